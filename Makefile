@@ -1,0 +1,52 @@
+# Every target sets up its own needs in a local virtual environment; nothing but Python >= 3.10 and make is assumed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PYTEST_ARGS ?= -n 2
+
+.PHONY: demo test test-all lint types format clean
+
+$(VENV)/.created:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+# torch first and by itself: resolved through the constraints it is a single pinned file.
+$(VENV)/.torch: constraints.txt $(VENV)/.created
+	$(PIP) torch
+	touch $@
+
+$(VENV)/.demo: pyproject.toml $(VENV)/.torch
+	$(PIP) --editable ".[report]" tqdm
+	touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.torch
+	$(PIP) --editable ".[dev]"
+	touch $@
+
+$(VENV)/.all: $(VENV)/.dev
+	$(PIP) --editable ".[dev,examples,trl,bench]" lightning segmentation-models-pytorch
+	touch $@
+
+demo: $(VENV)/.demo  ## the main job: train on real patients with and without fairloss
+	$(BIN)/python examples/quickstart.py
+
+test: $(VENV)/.dev lint types  ## lint, types, doctests, contract, oracles, tables
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-all: $(VENV)/.all lint types  ## the above, examples, several processes, frameworks, fuzzing
+	$(BIN)/python -m pytest $(PYTEST_ARGS) --all --cov
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

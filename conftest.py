@@ -1,0 +1,37 @@
+"""Pytest options: marked tests are skipped loudly, with the reason, unless they are asked for."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+# One thread a worker: xdist already fills the cores, and single-threaded sums are reproducible.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ON_REQUEST = ("slow", "processes", "frameworks", "examples", "fuzz")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--all", action="store_true", help="also run slow, multi-process, framework, example and fuzz tests"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        for marker in ON_REQUEST:
+            # A test named on the command line by `-m MARKER` is asked for, too.
+            if (
+                item.get_closest_marker(marker)
+                and not config.getoption("--all")
+                and marker not in (config.option.markexpr or "")
+            ):
+                item.add_marker(
+                    pytest.mark.skip(reason=f"marked {marker!r}: runs with --all (make test-all) or -m {marker}")
+                )
+        if item.get_closest_marker("gpu"):
+            import torch
+
+            if not torch.cuda.is_available():
+                item.add_marker(pytest.mark.skip(reason="marked 'gpu': needs a CUDA device"))

@@ -1,0 +1,1 @@
+"""Eager reference and dispatch beside each Triton kernel; the only package that may import triton."""

@@ -1,0 +1,128 @@
+"""Arbitrary group labels to integer ids and back; NumPy alone, so that the metrics share it without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["UNKNOWN", "GroupEncoding", "encode_groups"]
+
+UNKNOWN = -1
+"""The id of a sample whose group is not known."""
+
+
+class GroupEncoding(NamedTuple):
+    """Ids and the label behind each id, as :func:`encode_groups` returns them.
+
+    Attributes:
+        ids: (N,) int64, 0 .. ``num_groups`` - 1, or -1 for unknown. ``torch.from_numpy`` takes them as they are.
+        labels: the label of id 0, of id 1, ...; its length is the number of groups.
+    """
+
+    ids: NDArray[np.int64]
+    labels: tuple[Any, ...]
+
+    @property
+    def num_groups(self) -> int:
+        """Number of groups, those without a sample included."""
+        return len(self.labels)
+
+    def decode(self, ids: ArrayLike, unknown: Any = None) -> list[Any]:
+        """Labels of ``ids`` (integers of any shape, flattened); ``unknown`` stands for -1.
+
+        Raises:
+            ValueError: an id outside -1 .. ``num_groups`` - 1.
+        """
+        flat = np.asarray(ids).ravel()
+        bad = flat[(flat < UNKNOWN) | (flat >= self.num_groups)]
+        if bad.size:
+            raise ValueError(f"ids: {bad[0]} is not an id; accepted are -1 .. {self.num_groups - 1}")
+        return [unknown if i == UNKNOWN else self.labels[i] for i in flat.tolist()]
+
+
+def encode_groups(
+    labels: Iterable[Any], *, categories: Sequence[Any] | None = None, unknown: Iterable[Any] = ()
+) -> GroupEncoding:
+    """Number arbitrary group labels 0, 1, ..., with -1 for unknown.
+
+    Without ``categories`` a pandas categorical keeps its own order, and all else is sorted (by type and value where
+    types are mixed), so that the ids do not depend on the order of the samples. ``None``, NaN, ``pandas.NA`` and NaT
+    are unknown, and so is every label in ``unknown``.
+
+    Args:
+        labels: N labels: strings, numbers, booleans, a pandas series or categorical, a tensor.
+        categories: the labels of ids 0, 1, ...; fixes the ids across data splits.
+        unknown: further labels to be read as unknown, for example ``["", "N/A"]``.
+
+    Returns:
+        The ids, (N,) int64, and the label of each id.
+
+    Raises:
+        ValueError: ``labels`` is not one-dimensional, ``categories`` repeats a label, or a label is not among them.
+
+    Example:
+        >>> codes = encode_groups(["F", "M", None, "F"])
+        >>> codes.ids.tolist(), codes.labels
+        ([0, 1, -1, 0], ('F', 'M'))
+        >>> codes.decode([1, -1])
+        ['M', None]
+    """
+    values, own_order = _as_list(labels)
+    missing = _hashable("unknown", unknown)
+    known = [_is_known(v) and v not in missing for v in values]
+    if categories is None:
+        present = {v for v, k in zip(values, known, strict=True) if k}
+        order = own_order if own_order is not None else _sorted(present)
+    else:
+        order = list(categories)
+    names = tuple(v for v in order if _is_known(v) and v not in missing)
+    if len(set(names)) != len(names):
+        raise ValueError(f"categories: a label is repeated in {list(names)}")
+    index = {name: i for i, name in enumerate(names)}
+    ids = np.full(len(values), UNKNOWN, dtype=np.int64)
+    for i, (value, is_known) in enumerate(zip(values, known, strict=True)):
+        if is_known:
+            if value not in index:
+                raise ValueError(f"labels: {value!r} at position {i} is not among the categories {list(names)}")
+            ids[i] = index[value]
+    return GroupEncoding(ids, names)
+
+
+def _as_list(labels: Iterable[Any]) -> tuple[list[Any], list[Any] | None]:
+    """Python values of the labels, and the categories of a pandas categorical."""
+    if isinstance(labels, str):
+        raise ValueError("labels: one string was given; pass a sequence of labels")
+    dtype_categories = getattr(getattr(labels, "dtype", None), "categories", None)
+    own_order = None if dtype_categories is None else list(dtype_categories)
+    if hasattr(labels, "detach"):  # a tensor, without importing torch
+        labels = labels.detach().cpu().numpy()
+    if hasattr(labels, "ndim") and labels.ndim != 1:
+        raise ValueError(f"labels: one-dimensional labels are needed, {labels.ndim} dimensions were given")
+    values = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
+    # NumPy scalars inside lists and object arrays equal their Python twins but print and sort differently.
+    values = [v.item() if isinstance(v, np.generic) else v for v in values]
+    _hashable("labels", values)
+    return values, own_order
+
+
+def _hashable(name: str, values: Iterable[Any]) -> set[Any]:
+    try:
+        return set(values)
+    except TypeError as error:
+        raise ValueError(f"{name}: a label must be hashable (a string, a number, ...): {error}") from None
+
+
+def _is_known(value: Any) -> bool:
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return False
+    return bool(value == value)  # NaN differs from itself
+
+
+def _sorted(values: set[Any]) -> list[Any]:
+    try:
+        return sorted(values)
+    except TypeError:
+        return sorted(values, key=lambda v: (type(v).__name__, str(v)))

@@ -1,0 +1,1 @@
+"""Fairness metrics in NumPy; importing them imports no torch."""

@@ -1,0 +1,1 @@
+"""FairGRPO: fair advantages for policy optimisation."""
