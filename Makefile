@@ -25,7 +25,7 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.torch
 	touch $@
 
 $(VENV)/.all: $(VENV)/.dev
-	$(PIP) --editable ".[dev,examples,trl,bench]" lightning segmentation-models-pytorch
+	$(PIP) --editable ".[dev,examples,trl,bench]" lightning
 	touch $@
 
 demo: $(VENV)/.demo  ## the main job: train on real patients with and without fairloss
