@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 from fairloss._version import __version__
 
 if TYPE_CHECKING:
+    from fairloss.groups import intersect_groups as intersect_groups
     from fairloss.labels import encode_groups as encode_groups
+    from fairloss.memory import GroupMemory as GroupMemory
 
 # Public name -> the module that defines it.
 _HOME = {
+    "GroupMemory": "fairloss.memory",
     "encode_groups": "fairloss.labels",
+    "intersect_groups": "fairloss.groups",
 }
 _SUBMODULES = ("functional", "integrations", "metrics", "policy")
 

@@ -1,0 +1,197 @@
+"""Group ids and statistics by group: the one place that knows what a group is.
+
+An id is an integer 0 .. G-1, or -1 for unknown. Unknown samples enter no group statistic. Several attributes are (N, K)
+ids with a tuple of sizes; internally their groups lie side by side in one row of G = sum of sizes slots, so that one
+scatter serves all attributes. Nothing here has a shape that depends on values, and nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fairloss import _checks
+from fairloss.labels import GroupEncoding, encode_groups
+
+__all__ = [
+    "GroupEncoding",
+    "attribute_slices",
+    "check_groups",
+    "check_num_groups",
+    "encode_groups",
+    "group_counts_tensor",
+    "group_shares",
+    "intersect_groups",
+    "lookup",
+    "segment_mean",
+    "segment_sum",
+    "single_attribute",
+    "statistics_dtype",
+]
+
+
+def check_num_groups(num_groups: int | Sequence[int], *, name: str = "num_groups") -> tuple[int, ...]:
+    """``num_groups`` as a tuple, one size an attribute.
+
+    Raises:
+        TypeError: a size is not an integer.
+        ValueError: a size is below 1, or the tuple is empty.
+    """
+    if isinstance(num_groups, (tuple, list)):
+        if not num_groups:
+            raise ValueError(f"{name}: the tuple is empty; one size an attribute is needed")
+        return tuple(_checks.integer(f"{name}[{k}]", size, minimum=1) for k, size in enumerate(num_groups))
+    return (_checks.integer(name, num_groups, minimum=1),)
+
+
+def single_attribute(num_groups: int | Sequence[int], what: str) -> int:
+    """The size of the one attribute that ``what`` takes; the error for several says how to join them."""
+    sizes = check_num_groups(num_groups)
+    if len(sizes) > 1:
+        raise ValueError(
+            f"num_groups: {what} takes one attribute, {len(sizes)} were given; join them with fairloss.intersect_groups"
+        )
+    return sizes[0]
+
+
+def check_groups(groups: Tensor, num_groups: tuple[int, ...], n: int, *, name: str = "groups") -> Tensor:
+    """Validated ids, (N, K) int64.
+
+    Args:
+        groups: (N,) or (N, K), any integer or bool dtype, -1 = unknown.
+        num_groups: one size an attribute.
+        n: the batch size that the ids must have.
+        name: the argument's name in errors.
+
+    Raises:
+        TypeError: not a tensor, or not integers.
+        ValueError: wrong shape or length; an id out of range. The offending id is shown for CPU tensors in eager mode;
+            elsewhere the check is asynchronous (``torch._assert_async``), so that nothing waits for the device.
+    """
+    if not isinstance(groups, Tensor):
+        raise TypeError(f"{name}: a tensor of integer ids is needed, {type(groups).__name__} was given")
+    if groups.dtype.is_floating_point or groups.dtype.is_complex:
+        raise TypeError(f"{name}: integer or bool ids are needed, {groups.dtype} was given")
+    k = len(num_groups)
+    if not (groups.ndim == 1 and k == 1) and not (groups.ndim == 2 and groups.shape[1] == k):
+        wanted = "(N,) or (N, 1)" if k == 1 else f"(N, {k})"
+        raise ValueError(
+            f"{name}: shape {wanted} is needed for num_groups={num_groups}, {tuple(groups.shape)} was given"
+        )
+    if groups.shape[0] != n:
+        raise ValueError(f"{name}: {groups.shape[0]} ids were given for a batch of {n}")
+    ids = groups.to(torch.int64)
+    if ids.ndim == 1:
+        ids = ids.unsqueeze(1)
+    for column, size in enumerate(num_groups):
+        _check_range(ids[:, column], size, name if k == 1 else f"{name}[:, {column}]")
+    return ids
+
+
+def _check_range(ids: Tensor, size: int, name: str) -> None:
+    if ids.device.type == "cpu" and not torch.compiler.is_compiling():
+        if ids.numel():
+            low, high = (int(bound) for bound in torch.aminmax(ids))
+            if low < -1 or high >= size:
+                bad = low if low < -1 else high
+                raise ValueError(f"{name}: id {bad} is out of range; accepted are 0 .. {size - 1}, and -1 for unknown")
+    else:
+        torch._assert_async(((ids >= -1) & (ids < size)).all(), f"{name}: id out of range")
+
+
+def attribute_slices(num_groups: tuple[int, ...]) -> list[slice]:
+    """Where each attribute's groups lie in the row of all slots."""
+    ends = [sum(num_groups[: k + 1]) for k in range(len(num_groups))]
+    return [slice(end - size, end) for end, size in zip(ends, num_groups, strict=True)]
+
+
+def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float64 stays, everything narrower is accumulated in float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _slots(ids: Tensor, num_groups: tuple[int, ...]) -> Tensor:
+    """(N, K) ids -> (N * K,) slots; unknown ids go to one slot past the end."""
+    total = sum(num_groups)
+    if len(num_groups) > 1:
+        starts = [piece.start for piece in attribute_slices(num_groups)]
+        ids = torch.where(ids < 0, ids, ids + torch.tensor(starts, device=ids.device))
+    return torch.where(ids < 0, total, ids).reshape(-1)
+
+
+def segment_sum(values: Tensor, ids: Tensor, num_groups: tuple[int, ...]) -> Tensor:
+    """Sums by group: (N, ...) values and (N, K) ids -> (G, ...), G = sum of ``num_groups``, 0 where absent.
+
+    Differentiable in ``values``; unknown samples receive gradient 0. The dtype is that of ``values``.
+    """
+    total, k = sum(num_groups), len(num_groups)
+    if k > 1:
+        values = values.unsqueeze(1).expand(-1, k, *values.shape[1:]).reshape(-1, *values.shape[1:])
+    sums = values.new_zeros((total + 1, *values.shape[1:]))
+    return sums.index_add(0, _slots(ids, num_groups), values)[:total]
+
+
+def segment_mean(values: Tensor, ids: Tensor, num_groups: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Means by group, (G, ...), 0 where absent, and the counts, (G,) in the dtype of the values."""
+    counts = segment_sum(values.new_ones(values.shape[0]), ids, num_groups)
+    sums = segment_sum(values, ids, num_groups)
+    return sums / counts.clamp(min=1).reshape(-1, *([1] * (values.ndim - 1))), counts
+
+
+def lookup(table: Tensor, ids: Tensor, unknown: float) -> Tensor:
+    """``table[id]`` for each id of (N,), and ``unknown`` where the id is -1."""
+    return torch.where(ids < 0, unknown, table[ids.clamp(min=0)])
+
+
+def group_counts_tensor(group_counts: Sequence[float] | Tensor, num_groups: int | None = None) -> Tensor:
+    """Training-set counts by group as a float64 tensor, (G,).
+
+    Raises:
+        ValueError: the length differs from ``num_groups``, a count is negative or not finite, or all are zero.
+    """
+    counts = torch.as_tensor(group_counts, dtype=torch.float64).detach().cpu()
+    if counts.ndim != 1 or counts.numel() == 0:
+        raise ValueError(f"group_counts: one count a group is needed, shape {tuple(counts.shape)} was given")
+    if num_groups is not None and counts.numel() != num_groups:
+        raise ValueError(f"group_counts: {counts.numel()} counts were given for num_groups={num_groups}")
+    values = counts.tolist()
+    if not all(math.isfinite(c) and c >= 0 for c in values) or sum(values) == 0:
+        raise ValueError(f"group_counts: counts >= 0, not all 0, are needed, {values} was given")
+    return counts
+
+
+def group_shares(group_counts: Tensor) -> Tensor:
+    """Shares of the groups among the known samples, (G,), sum 1 (all 0 where nothing was counted)."""
+    return group_counts / group_counts.sum().clamp(min=torch.finfo(group_counts.dtype).tiny)
+
+
+def intersect_groups(groups: Tensor, num_groups: Sequence[int]) -> tuple[Tensor, int]:
+    """Join several attributes into one: id = ((a * K_1) + b) * K_2 + c ... for attributes a, b, c.
+
+    Args:
+        groups: (N, K) integer ids, -1 = unknown.
+        num_groups: the K sizes.
+
+    Returns:
+        (N,) int64 ids, -1 where any attribute is unknown, and the number of joint groups, the product of the sizes.
+
+    Raises:
+        TypeError, ValueError: as :func:`check_groups`.
+
+    Example:
+        >>> ids, count = intersect_groups(torch.tensor([[0, 1], [1, 2], [1, -1]]), (2, 3))
+        >>> ids.tolist(), count
+        ([1, 5, -1], 6)
+    """
+    sizes = check_num_groups(num_groups)
+    if not isinstance(groups, Tensor) or groups.ndim != 2:
+        given = tuple(groups.shape) if isinstance(groups, Tensor) else type(groups).__name__
+        raise ValueError(f"groups: ids of shape (N, {len(sizes)}) are needed, {given} was given")
+    ids = check_groups(groups, sizes, groups.shape[0])
+    joint = ids[:, 0]
+    for column in range(1, len(sizes)):
+        joint = joint * sizes[column] + ids[:, column]
+    return torch.where((ids < 0).any(dim=1), -1, joint), math.prod(sizes)
