@@ -1,0 +1,287 @@
+"""Predictions, labels and group labels of any usual kind as NumPy arrays, checked before any work.
+
+Lists, NumPy arrays, pandas series and tensors are read; a tensor is detached and moved through its own methods, so that
+torch is never imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairloss.labels import GroupEncoding, encode_groups
+
+__all__ = ["Floats", "Predictions", "as_groups", "as_predictions", "as_scores", "as_weight", "cross_groups", "to_array"]
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+TASKS = ("auto", "binary", "multiclass", "multilabel")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One-vs-rest view of a set of predictions.
+
+    Attributes:
+        task: ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
+        target: (N, K) bool; K = 1 for a binary task.
+        decided: (N, K) bool, the hard decisions.
+        score: (N, K) float64, or None where labels alone were given.
+        classes: the K classes' labels.
+    """
+
+    task: str
+    target: Bools
+    decided: Bools
+    score: Floats | None
+    classes: tuple[Any, ...]
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def correct(self) -> Floats:
+        """(N,) 1 where the decision is right; over labels, the share of right ones."""
+        same = self.target == self.decided
+        if self.task == "multiclass":  # an answer outside the classes has an empty row and is wrong
+            return np.asarray(same.all(axis=1), dtype=np.float64)
+        return np.asarray(same.mean(axis=1), dtype=np.float64)
+
+    def take(self, index: NDArray[Any]) -> Predictions:
+        """The samples at ``index``."""
+        score = None if self.score is None else self.score[index]
+        return Predictions(self.task, self.target[index], self.decided[index], score, self.classes)
+
+
+def to_array(values: Any, name: str) -> NDArray[Any]:
+    """``values`` as an array; a tensor is detached first, bfloat16 widened."""
+    if values is None:
+        raise TypeError(f"{name}: None was given; a list, an array, a pandas series or a tensor is needed")
+    if isinstance(values, (str, bytes)):
+        raise TypeError(f"{name}: one string was given; a sequence is needed")
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        if "bfloat16" in str(values.dtype):
+            values = values.float()
+        values = values.numpy()
+    elif hasattr(values, "to_numpy"):
+        values = values.to_numpy()
+    elif not isinstance(values, np.ndarray) and isinstance(values, Iterable) and not hasattr(values, "__array__"):
+        values = list(values)
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind in "US" and isinstance(values, list) and not all(isinstance(v, str) for v in values):
+            return np.asarray(values, dtype=object)  # else NumPy would make a label "nan" or "None" of a missing one
+        return array
+    except ValueError as error:
+        raise ValueError(
+            f"{name}: rows of unequal length were given; a rectangular array is needed ({error})"
+        ) from None
+
+
+def as_scores(values: Any, name: str) -> Floats:
+    """Finite float64 numbers of any shape."""
+    array = to_array(values, name)
+    if array.dtype.kind not in "biuf":
+        try:
+            array = array.astype(np.float64)
+        except (TypeError, ValueError):
+            raise TypeError(f"{name}: numbers are needed, {array.dtype} values were given") from None
+    array = array.astype(np.float64, copy=False)
+    if not np.isfinite(array).all():
+        position = int(np.flatnonzero(~np.isfinite(array).ravel())[0])
+        raise ValueError(f"{name}: {array.ravel()[position]} at position {position}; finite numbers are needed")
+    return array
+
+
+def as_weight(sample_weight: Any, n: int) -> Floats:
+    """(N,) non-negative weights, ones by default."""
+    if sample_weight is None:
+        return np.ones(n)
+    weight = as_scores(sample_weight, "sample_weight")
+    if weight.shape != (n,):
+        raise ValueError(f"sample_weight: shape {weight.shape} was given, ({n},) is needed")
+    if (weight < 0).any():
+        raise ValueError(f"sample_weight: {weight.min()} was given; weights must not be negative")
+    return weight
+
+
+def as_groups(groups: Any, n: int) -> GroupEncoding:
+    """Ids and labels of one attribute; -1, None and NaN are unknown, and a :class:`GroupEncoding` is taken as it is."""
+    if isinstance(groups, GroupEncoding):
+        encoding = groups
+    elif isinstance(groups, Mapping):
+        encoding = cross_groups(groups)
+    else:
+        array = None if hasattr(getattr(groups, "dtype", None), "categories") else to_array(groups, "groups")
+        if array is not None and array.ndim == 2 and array.shape[1] == 1:
+            array = array[:, 0]
+        if array is not None and array.ndim != 1:
+            raise ValueError(
+                f"groups: shape {array.shape} was given; one attribute (N,) is needed (several: pass a mapping of "
+                "names to attributes, which is read as their intersection)"
+            )
+        if array is not None and array.dtype.kind in "biu":
+            labels, ids = np.unique(array, return_inverse=True)
+            if array.dtype.kind == "i" and labels.size and labels[0] < -1:
+                raise ValueError(f"groups: {labels[0]} is no group; accepted are -1 for unknown and ids from 0")
+            known = labels[labels != -1] if array.dtype.kind == "i" else labels
+            shift = len(labels) - len(known)
+            encoding = GroupEncoding(ids.astype(np.int64).ravel() - shift, tuple(known.tolist()))
+        else:
+            encoding = encode_groups(groups if array is None else array, unknown=(-1,))
+    if encoding.ids.shape != (n,):
+        raise ValueError(f"groups: {len(encoding.ids)} labels were given for {n} samples")
+    return encoding
+
+
+def cross_groups(attributes: Mapping[str, Any], *, separator: str = " & ") -> GroupEncoding:
+    """Intersection of several attributes as one attribute, with labels such as ``"F & 60+"``.
+
+    Only the combinations that occur are groups. A sample with an unknown attribute is in no group.
+
+    Args:
+        attributes: names to (N,) group labels.
+        separator: text between the labels of a combination.
+
+    Returns:
+        Ids, (N,) int64, -1 for unknown, and the label of each id.
+
+    Raises:
+        ValueError: no attribute, or attributes of different lengths.
+
+    Example:
+        >>> codes = cross_groups({"sex": ["F", "M", "F"], "age": ["60+", "60+", None]})
+        >>> codes.ids.tolist(), codes.labels
+        ([0, 1, -1], ('F & 60+', 'M & 60+'))
+    """
+    if not attributes:
+        raise ValueError("attributes: none was given; a mapping of names to group labels is needed")
+    encodings = [as_groups(v, len(to_array(v, name))) for name, v in _plain(attributes).items()]
+    lengths = {len(e.ids) for e in encodings}
+    if len(lengths) != 1:
+        raise ValueError(f"attributes: different lengths {sorted(lengths)} were given")
+    known = np.all([e.ids >= 0 for e in encodings], axis=0)
+    code = np.zeros(lengths.pop(), dtype=np.int64)
+    for e in encodings:
+        code = code * max(e.num_groups, 1) + np.where(known, e.ids, 0)
+    present, inverse = np.unique(code[known], return_inverse=True)
+    ids = np.full(len(code), -1, dtype=np.int64)
+    ids[known] = inverse
+    names = []
+    for value in present.tolist():
+        parts = []
+        for e in reversed(encodings):
+            value, digit = divmod(value, max(e.num_groups, 1))
+            parts.append(str(e.labels[digit]))
+        names.append(separator.join(reversed(parts)))
+    return GroupEncoding(ids, tuple(names))
+
+
+def _plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    # An encoding is decoded, so that its labels, not its ids, name the combinations.
+    return {k: v.decode(v.ids) if isinstance(v, GroupEncoding) else v for k, v in attributes.items()}
+
+
+def as_predictions(
+    y_true: Any,
+    y_pred: Any,
+    *,
+    task: str = "auto",
+    threshold: float = 0.5,
+    strict: bool = False,
+    labels: Sequence[Any] | None = None,
+) -> Predictions:
+    """Read labels and predictions; see :func:`fairloss.metrics.group_metric` for what is accepted."""
+    if task not in TASKS:
+        raise ValueError(f"task: {task!r} was given; accepted are {', '.join(TASKS)}")
+    pred = to_array(y_pred, "y_pred")
+    true = np.zeros(pred.shape) if y_true is None else to_array(y_true, "y_true")
+    if len(true) != len(pred) or true.ndim == 0:
+        raise ValueError(f"y_true and y_pred: {true.shape} and {pred.shape} were given; one row a sample is needed")
+    if len(true) == 0:
+        raise ValueError("y_true: no sample was given")
+    if true.ndim == 2 and true.shape[1] == 1:
+        true = true[:, 0]
+    if true.ndim == 1 and pred.ndim == 2 and pred.shape[1] == 1:
+        pred = pred[:, 0]
+    if task == "auto":
+        task = _infer_task(true, pred)
+    if task == "binary":
+        if true.ndim != 1 or pred.ndim != 1:
+            raise ValueError(f"y_pred: shape {pred.shape} was given for a binary task; (N,) is needed")
+        target, score = _zero_one(true, "y_true")[:, None], as_scores(pred, "y_pred")[:, None]
+        return Predictions(task, target, _decide(score, threshold, strict), score, (1,))
+    if task == "multilabel":
+        if true.ndim != 2 or true.shape != pred.shape:
+            raise ValueError(f"y_true and y_pred: {true.shape} and {pred.shape} were given; (N, labels) is needed")
+        score = as_scores(pred, "y_pred")
+        names = tuple(labels) if labels is not None else tuple(range(true.shape[1]))
+        if len(names) != true.shape[1]:
+            raise ValueError(f"labels: {len(names)} names were given for {true.shape[1]} labels")
+        return Predictions(task, _zero_one(true, "y_true"), _decide(score, threshold, strict), score, names)
+    return _multiclass(true, pred, labels)
+
+
+def _infer_task(true: NDArray[Any], pred: NDArray[Any]) -> str:
+    if true.ndim == 2:
+        return "multilabel"
+    if pred.ndim == 2:
+        return "multiclass"
+    return "binary" if _is_zero_one(true) and pred.dtype.kind in "biuf" else "multiclass"
+
+
+def _is_zero_one(values: NDArray[Any]) -> bool:
+    return values.dtype.kind in "biuf" and bool(np.isin(values, (0, 1)).all())
+
+
+def _zero_one(values: NDArray[Any], name: str) -> Bools:
+    if values.dtype.kind == "O":
+        values = as_scores(values, name)
+    if not _is_zero_one(values):
+        other = next(v for v in values.ravel().tolist() if v not in (0, 1))
+        raise ValueError(f"{name}: {other!r} was given; 0 and 1 are accepted")
+    return values.astype(bool)
+
+
+def _decide(score: Floats, threshold: float, strict: bool) -> Bools:
+    if not np.isfinite(threshold):
+        raise ValueError(f"threshold: {threshold} was given; a finite number is needed")
+    return np.asarray(score > threshold if strict else score >= threshold)
+
+
+def _multiclass(true: NDArray[Any], pred: NDArray[Any], labels: Sequence[Any] | None) -> Predictions:
+    score = None
+    if true.ndim != 1:
+        raise ValueError(f"y_true: shape {true.shape} was given for a multiclass task; (N,) is needed")
+    if pred.ndim == 2:
+        score = as_scores(pred, "y_pred")
+        classes = tuple(labels) if labels is not None else tuple(range(pred.shape[1]))
+        if len(classes) != pred.shape[1]:
+            raise ValueError(f"labels: {len(classes)} classes were given for {pred.shape[1]} columns of y_pred")
+        decided = np.zeros(score.shape, dtype=bool)
+        decided[np.arange(len(score)), score.argmax(axis=1)] = True
+    elif pred.ndim == 1:
+        if labels is not None:
+            classes = tuple(labels)
+        else:  # an answer that is no class of the data ("unparsable") may be among these: it has no positives
+            classes = encode_groups([*true.tolist(), *pred.tolist()]).labels
+        codes = _codes(pred, classes)
+        decided = codes[:, None] == np.arange(len(classes))
+    else:
+        raise ValueError(f"y_pred: shape {pred.shape} was given; (N,) labels or (N, classes) scores are needed")
+    truth = _codes(true, classes)
+    if (truth < 0).any():
+        bad = true[truth < 0].tolist()[0]
+        raise ValueError(f"y_true: {bad!r} is not among the classes {list(classes)}")
+    return Predictions("multiclass", truth[:, None] == np.arange(len(classes)), decided, score, classes)
+
+
+def _codes(values: NDArray[Any], classes: Sequence[Any]) -> NDArray[np.int64]:
+    index = {c: i for i, c in enumerate(classes)}
+    if len(index) != len(classes):
+        raise ValueError(f"labels: a class is repeated in {list(classes)}")
+    return np.array([index.get(v, -1) for v in values.tolist()], dtype=np.int64)

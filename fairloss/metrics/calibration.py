@@ -1,0 +1,226 @@
+"""Calibration errors: binned, per sample, and how far groups differ in them; the F1-best threshold.
+
+The expected calibration error (ECE) is sum_b (n_b / n) |mean score in bin b - share of positives in bin b|, which is
+sum_b |sum over bin b of (score - label)| / n. Bins are closed on the right. FairMedFM's released code cuts each group's
+own score range (``strategy="range"``), so its gaps compare different bins; the default here uses the same equal-width
+bins on [0, 1] for every group. The formula printed in FairMedFM (appendix C.2) is no binned error at all but the mean
+of |score - label| (:func:`mean_absolute_calibration_error`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from fairloss.metrics._inputs import Floats, Predictions, as_predictions, as_weight
+
+__all__ = [
+    "best_f1_threshold",
+    "binary_cross_entropy",
+    "brier_score",
+    "expected_calibration_error",
+    "mean_absolute_calibration_error",
+]
+
+Strategy = Literal["uniform", "range", "quantile"]
+STRATEGIES = ("uniform", "range", "quantile")
+
+
+def expected_calibration_error(
+    y_true: Any,
+    y_score: Any,
+    *,
+    bins: int | Sequence[float] = 10,
+    strategy: Strategy = "uniform",
+    sample_weight: Any = None,
+) -> float:
+    """Expected calibration error sum_b (n_b / n) |mean score_b - mean label_b|; 0 means calibrated in every bin.
+
+    Args:
+        y_true: (N,) labels 0 and 1, or (N,) classes with (N, C) scores (then the largest score is set against whether
+            that class is right).
+        y_score: (N,) or (N, C) probabilities in [0, 1].
+        bins: their number, or the increasing edges themselves (scores outside fall into the outer bins).
+        strategy: ``"uniform"`` equal width on [0, 1]; ``"range"`` equal width between the smallest and the largest
+            score (FairMedFM's code); ``"quantile"`` equal mass.
+        sample_weight: (N,) non-negative weights; an integer weight equals that many repetitions.
+
+    Returns:
+        The error in [0, 1].
+
+    Raises:
+        ValueError: scores outside [0, 1], fewer than one bin, an unknown strategy.
+
+    Note:
+        The error of a small sample is biased upwards: compare groups of different sizes through the report's
+        intervals.
+
+    Example:
+        >>> round(expected_calibration_error([0, 1, 1, 1], [0.1, 0.6, 0.6, 0.9]), 6)
+        0.25
+    """
+    pred = as_predictions(y_true, y_score)
+    p, o = top_label(pred, "expected_calibration_error")
+    weight = as_weight(sample_weight, len(pred))
+    return binned_error(p, o, weight, bin_edges(p, weight, bins, strategy))
+
+
+def mean_absolute_calibration_error(y_true: Any, y_score: Any, *, sample_weight: Any = None) -> float:
+    """Mean of |score - label| over samples, FairMedFM's printed "ECE"; 0 means certain and right everywhere.
+
+    Args:
+        y_true: (N,) labels 0 and 1, or classes with (N, C) scores.
+        y_score: (N,) or (N, C) probabilities in [0, 1].
+        sample_weight: (N,) non-negative weights.
+
+    Returns:
+        The mean in [0, 1]. It measures sharpness as much as calibration: a calibrated 0.5 scores 0.5.
+
+    Raises:
+        ValueError: scores outside [0, 1].
+
+    Example:
+        >>> round(mean_absolute_calibration_error([0, 1], [0.25, 0.5]), 6)
+        0.375
+    """
+    pred = as_predictions(y_true, y_score)
+    p, o = top_label(pred, "mean_absolute_calibration_error")
+    return float(np.average(np.abs(p - o), weights=as_weight(sample_weight, len(pred))))
+
+
+def binary_cross_entropy(y_true: Any, y_score: Any, *, sample_weight: Any = None) -> float:
+    """Mean of -log(probability given to the label), logarithms cut at -100 as in torch; 0 means certain and right.
+
+    Args:
+        y_true: (N,) labels 0 and 1.
+        y_score: (N,) probabilities in [0, 1].
+        sample_weight: (N,) non-negative weights.
+
+    Returns:
+        The mean, in nats.
+
+    Raises:
+        ValueError: scores outside [0, 1].
+
+    Example:
+        >>> round(binary_cross_entropy([0, 1], [0.5, 0.5]), 6)
+        0.693147
+    """
+    pred = as_predictions(y_true, y_score, task="binary")
+    p, o = top_label(pred, "binary_cross_entropy")
+    return float(np.average(nll(p, o), weights=as_weight(sample_weight, len(pred))))
+
+
+def brier_score(y_true: Any, y_score: Any, *, sample_weight: Any = None) -> float:
+    """Mean of (score - label)^2; 0 means certain and right everywhere.
+
+    Args:
+        y_true: (N,) labels 0 and 1, or classes with (N, C) scores (then of the largest score).
+        y_score: (N,) or (N, C) probabilities in [0, 1].
+        sample_weight: (N,) non-negative weights.
+
+    Returns:
+        The mean in [0, 1].
+
+    Raises:
+        ValueError: scores outside [0, 1].
+
+    Example:
+        >>> brier_score([0, 1], [0.5, 0.5])
+        0.25
+    """
+    pred = as_predictions(y_true, y_score)
+    p, o = top_label(pred, "brier_score")
+    return float(np.average((p - o) ** 2, weights=as_weight(sample_weight, len(pred))))
+
+
+def best_f1_threshold(y_true: Any, y_score: Any, *, sample_weight: Any = None) -> float:
+    """The score t for which the decisions ``score >= t`` have the largest F1; the smallest such t among ties.
+
+    Args:
+        y_true: (N,) labels 0 and 1, with at least one positive.
+        y_score: (N,) scores of any range.
+        sample_weight: (N,) non-negative weights.
+
+    Returns:
+        One of the scores.
+
+    Raises:
+        ValueError: no positive label.
+
+    Note:
+        FairMedFM's code finds its threshold so, and then applies it as ``score > t`` (``strict=True``), which drops
+        the samples at the threshold itself. Choose a threshold on validation data, not on the data reported.
+
+    Example:
+        >>> best_f1_threshold([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
+        0.35
+    """
+    pred = as_predictions(y_true, y_score, task="binary")
+    assert pred.score is not None
+    weight, positive = as_weight(sample_weight, len(pred)), pred.target[:, 0]
+    total = weight[positive].sum()
+    if total <= 0:
+        raise ValueError("y_true: no positive label was given; F1 needs at least one")
+    values, inverse = np.unique(pred.score[:, 0], return_inverse=True)
+    tp = np.bincount(inverse, weights=weight * positive, minlength=len(values))[::-1].cumsum()[::-1]
+    flagged = np.bincount(inverse, weights=weight, minlength=len(values))[::-1].cumsum()[::-1]
+    return float(values[np.argmax(2 * tp / (flagged + total))])
+
+
+def top_label(pred: Predictions, name: str) -> tuple[Floats, Floats]:
+    """(N,) confidence and (N,) outcome; of the largest score for a multi-class task."""
+    if pred.score is None:
+        raise ValueError(f"{name}: scores are needed, labels were given")
+    if pred.task == "multilabel":
+        raise ValueError(f"{name}: a multilabel task was given; call it for one label at a time")
+    if pred.score.min() < 0 or pred.score.max() > 1:
+        raise ValueError(f"y_score: {pred.score.min():g} .. {pred.score.max():g} was given; probabilities are needed")
+    if pred.task == "binary":
+        return pred.score[:, 0], pred.target[:, 0].astype(np.float64)
+    return pred.score.max(axis=1), pred.correct()
+
+
+def nll(p: Floats, o: Floats) -> Floats:
+    """Negative log-likelihood of each label, cut at 100."""
+    with np.errstate(divide="ignore"):
+        return -np.maximum(np.log(np.where(o > 0.5, p, 1 - p)), -100.0)
+
+
+def bin_edges(p: Floats, weight: Floats, bins: int | Sequence[float], strategy: Strategy) -> Floats:
+    """The inner edges of the bins; bin b holds edge_{b-1} < score <= edge_b."""
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy: {strategy!r} was given; accepted are {', '.join(STRATEGIES)}")
+    if not isinstance(bins, (int, np.integer)):
+        edges = np.asarray(bins, dtype=np.float64)
+        if edges.ndim != 1 or len(edges) < 2 or (np.diff(edges) <= 0).any():
+            raise ValueError(f"bins: {bins!r} was given; at least two increasing edges are needed")
+        return edges[1:-1]
+    if bins < 1:
+        raise ValueError(f"bins: {bins} was given; at least one bin is needed")
+    if strategy == "uniform":
+        return np.linspace(0, 1, int(bins) + 1)[1:-1]
+    if strategy == "range":
+        return np.linspace(p.min(), p.max(), int(bins) + 1)[1:-1]
+    order = np.argsort(p, kind="stable")
+    mass = np.cumsum(weight[order])
+    wanted = mass[-1] * np.arange(1, int(bins)) / int(bins)
+    # The slack keeps a cumulative weight that equals the wanted mass but for rounding.
+    position = np.searchsorted(mass, wanted - 1e-9 * mass[-1], side="left")
+    return np.asarray(p[order][np.minimum(position, len(p) - 1)])
+
+
+def bin_index(p: Floats, edges: Floats) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """(N,) bin of each score."""
+    return np.searchsorted(edges, p, side="left").astype(np.int64)
+
+
+def binned_error(p: Floats, o: Floats, weight: Floats, edges: Floats) -> float:
+    """sum_b |sum over bin b of w (p - o)| / sum w; NaN without weight."""
+    total = weight.sum()
+    if total <= 0:
+        return float("nan")
+    sums = np.bincount(bin_index(p, edges), weights=weight * (p - o), minlength=len(edges) + 1)
+    return float(np.abs(sums).sum() / total)

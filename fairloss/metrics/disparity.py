@@ -1,0 +1,208 @@
+"""Summaries of a metric's values over groups: how far apart they are, and the worst of them.
+
+Every function takes the values themselves (a list, an array, or what ``group_metric`` returns), so that each works for
+any metric. NaN values (a group where the metric is undefined) are left out; a comparison of fewer than two defined
+values is NaN, never 0.
+
+References: FairDi, equations 4 to 6 and 9 to 10; FairMedFM, appendix C; FairGRPO, equations 7 to 11. The papers use
+one name for several formulas: FairDi's equity scaling takes the mean of absolute differences for the AUC and their sum
+for Dice, FairMedFM's the population standard deviation; FairGRPO prints the population standard deviation in
+equation 11, but its tables follow the sample one. Hence ``penalty`` and ``ddof`` have no default here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from fairloss.metrics._inputs import Floats, to_array
+
+__all__ = ["equity_scaled", "error_skew", "gap", "group_std", "performance_scaled_disparity", "worst"]
+
+Penalty = Literal["mean_abs", "sum_abs", "max_abs", "std", "gap"]
+PENALTIES = ("mean_abs", "sum_abs", "max_abs", "std", "gap")
+
+
+def _values(values: Any) -> Floats:
+    array = to_array(values, "values").astype(np.float64)
+    if array.ndim != 1:
+        raise ValueError(f"values: shape {array.shape} was given; one value a group, (G,), is needed")
+    return array
+
+
+def _defined(values: Any, at_least: int = 2) -> Floats | None:
+    array = _values(values)
+    array = array[~np.isnan(array)]
+    return array if len(array) >= at_least else None
+
+
+def _check_ddof(ddof: int) -> None:
+    if ddof not in (0, 1):
+        raise ValueError(f"ddof: {ddof!r} was given; 0 (population) and 1 (sample) are accepted")
+
+
+def gap(values: Any) -> float:
+    """max_g v_g - min_g v_g; 0 means that all groups have the same value.
+
+    Args:
+        values: (G,) one value a group; NaN is left out.
+
+    Returns:
+        The gap, NaN with fewer than two defined values.
+
+    Note:
+        In small samples the gap of an estimate is biased upwards: it is positive even where all groups are alike.
+        :class:`fairloss.metrics.FairnessReport` puts a bias-corrected estimate beside it.
+
+    Example:
+        >>> gap([0.75, 0.5, float("nan")])
+        0.25
+    """
+    v = _defined(values)
+    return float("nan") if v is None else float(v.max() - v.min())
+
+
+def worst(values: Any, *, higher_is_better: bool = True) -> float:
+    """The worst defined value: the minimum, or the maximum where smaller is better; NaN with none.
+
+    Example:
+        >>> worst([0.75, 0.5]), worst([0.1, 0.3], higher_is_better=False)
+        (0.5, 0.3)
+    """
+    v = _defined(values, 1)
+    if v is None:
+        return float("nan")
+    return float(v.min() if higher_is_better else v.max())
+
+
+def group_std(values: Any, *, ddof: int) -> float:
+    """Standard deviation over groups, sqrt(sum_g (v_g - mean)^2 / (G - ddof)); 0 means no difference.
+
+    Args:
+        values: (G,) one value a group; NaN is left out.
+        ddof: 0 for the population's (FairMedFM, FairDi's MeanPSD), 1 for the sample's (FairGRPO's tables).
+
+    Returns:
+        The standard deviation, NaN with fewer than two defined values.
+
+    Raises:
+        ValueError: ``ddof`` is neither 0 nor 1.
+
+    Example:
+        >>> group_std([0.6, 0.8], ddof=0), round(group_std([0.6, 0.8], ddof=1), 4)
+        (0.1, 0.1414)
+    """
+    _check_ddof(ddof)
+    v = _defined(values)
+    return float("nan") if v is None else float(v.std(ddof=ddof))
+
+
+def error_skew(values: Any) -> float:
+    """max_g (1 - v_g) / min_g (1 - v_g), the largest error over the smallest; 1 means that all groups have the same.
+
+    Args:
+        values: (G,) values with 1 as the best (accuracy, AUC, Dice) in [0, 1]; NaN is left out.
+
+    Returns:
+        The ratio; infinite where only some groups are perfect, 1 where all are, NaN with fewer than two values.
+
+    Raises:
+        ValueError: a value above 1, whose error would be negative.
+
+    Reference: FairMedFM, appendix C.2 ("Skew").
+
+    Example:
+        >>> round(error_skew([0.9, 0.8]), 12)
+        2.0
+    """
+    v = _defined(values)
+    if v is None:
+        return float("nan")
+    if v.max() > 1:
+        raise ValueError(f"values: {v.max()} was given; values of at most 1 are needed (fractions, not percent)")
+    error = 1 - v
+    if error.max() == 0:
+        return 1.0
+    return float("inf") if error.min() == 0 else float(error.max() / error.min())
+
+
+def equity_scaled(overall: float, values: Any, *, penalty: Penalty, ddof: int | None = None) -> float:
+    """Overall value over one plus a penalty for differences between groups, v / (1 + penalty); v itself means none.
+
+    ``penalty`` is ``"mean_abs"`` mean_g |v - v_g| (FairDi's ES-AUC, equation 4), ``"sum_abs"`` sum_g |v - v_g|
+    (FairVision, FairSeg, FairDi's ES-Dice, equations 9 to 10), ``"std"`` the standard deviation over groups (FairMedFM
+    with ``ddof=0``, FairGRPO's tables with ``ddof=1``), ``"max_abs"`` or ``"gap"``.
+
+    Args:
+        overall: the value over all samples, as a fraction.
+        values: (G,) one value a group, as fractions; NaN is left out.
+        penalty: see above. It has no default, because published tables disagree.
+        ddof: needed with ``penalty="std"``.
+
+    Returns:
+        The scaled value; NaN where no group has a value (fewer than two for ``"std"`` and ``"gap"``).
+
+    Raises:
+        ValueError: an unknown penalty, or ``ddof`` missing, or given where it has no meaning.
+
+    Note:
+        Percentages would make the penalty a hundred times as large: divide by 100 first.
+
+    Example:
+        >>> round(equity_scaled(0.8, [0.9, 0.7], penalty="mean_abs"), 6)
+        0.727273
+        >>> round(equity_scaled(0.8, [0.9, 0.7], penalty="sum_abs"), 6)
+        0.666667
+    """
+    if penalty not in PENALTIES:
+        raise ValueError(f"penalty: {penalty!r} was given; accepted are {', '.join(PENALTIES)}")
+    if (penalty == "std") != (ddof is not None):
+        raise ValueError(f"ddof: {ddof!r} was given with penalty={penalty!r}; it is needed with 'std', and only there")
+    v = _defined(values, 2 if penalty in ("std", "gap") else 1)
+    if v is None or np.isnan(overall):
+        return float("nan")
+    difference = np.abs(overall - v)
+    if penalty == "mean_abs":
+        amount = float(difference.mean())
+    elif penalty == "sum_abs":
+        amount = float(difference.sum())
+    elif penalty == "max_abs":
+        amount = float(difference.max())
+    elif penalty == "gap":
+        amount = gap(v)
+    else:
+        assert ddof is not None
+        amount = group_std(v, ddof=ddof)
+    return float(overall / (1 + amount))
+
+
+def performance_scaled_disparity(
+    overall: float, values: Any, *, reduce: Literal["mean", "max"], ddof: int = 0
+) -> float:
+    """Disparity in units of the overall value; 0 means no difference.
+
+    ``"mean"``: standard deviation over groups / overall (FairDi's MeanPSD, equation 5, population form).
+    ``"max"``: (max_g v_g - min_g v_g) / overall (MaxPSD, equation 6).
+
+    Args:
+        overall: the value over all samples.
+        values: (G,) one value a group; NaN is left out.
+        reduce: ``"mean"`` or ``"max"``.
+        ddof: for ``"mean"``; FairDi's tables follow 0.
+
+    Returns:
+        The disparity; NaN with fewer than two defined values or an overall value of 0.
+
+    Raises:
+        ValueError: an unknown ``reduce`` or ``ddof``.
+
+    Example:
+        >>> round(performance_scaled_disparity(0.8, [0.9, 0.7], reduce="max"), 6)
+        0.25
+    """
+    if reduce not in ("mean", "max"):
+        raise ValueError(f"reduce: {reduce!r} was given; accepted are mean, max")
+    _check_ddof(ddof)
+    disparity = group_std(values, ddof=ddof) if reduce == "mean" else gap(values)
+    return disparity / overall if overall != 0 else float("nan")

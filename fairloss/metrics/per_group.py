@@ -1,0 +1,299 @@
+"""One metric in every group of one attribute: the values behind all gaps.
+
+The values of a group where the metric is undefined (no positives for a true-positive rate, one class for an AUC) are
+NaN, with one warning that names the groups: fairlearn and torchmetrics report 0 there, which reads as "maximally
+unfair" or "perfectly fair" depending on the rate.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairloss.labels import GroupEncoding
+from fairloss.metrics import disparity
+from fairloss.metrics._inputs import Floats, Predictions, as_groups, as_predictions, as_scores, as_weight, to_array
+from fairloss.metrics.calibration import bin_edges, binned_error, nll, top_label
+from fairloss.metrics.ranking import weighted_auc
+from fairloss.metrics.rates import RATES, Convention, confusion_counts, mean_over_classes, rates, ratio
+
+__all__ = ["METRICS", "GroupMetric", "UndefinedGroupWarning", "group_mean", "group_metric"]
+
+Undefined = Literal["omit", "raise"]
+_SCORED = {"auc": True, "ece": False, "mean_abs_calibration_error": False, "bce": False, "brier": False}
+METRICS = {**RATES, **_SCORED}
+"""Names that :func:`group_metric` takes, and whether larger is better."""
+
+
+class UndefinedGroupWarning(UserWarning):
+    """A metric has no value in some group, which is left out of every comparison."""
+
+
+@dataclass(frozen=True)
+class GroupMetric:
+    """A metric's value in each group, with the counts that say how far to trust it.
+
+    Attributes:
+        name: of the metric.
+        labels: of the groups; the order of all that follows.
+        values: (G,) float64, NaN where undefined.
+        counts: (G,) samples of each group.
+        positives: (G,) positive labels of each group (binary tasks; else empty).
+        overall: the value over all samples, those of unknown group included.
+        higher_is_better: direction of the metric.
+    """
+
+    name: str
+    labels: tuple[Any, ...]
+    values: Floats
+    counts: NDArray[np.int64]
+    overall: float
+    higher_is_better: bool = True
+    positives: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.array(self.values, dtype=dtype)
+
+    @property
+    def undefined(self) -> tuple[Any, ...]:
+        """Labels of the groups without a value."""
+        return tuple(label for label, v in zip(self.labels, self.values, strict=True) if np.isnan(v))
+
+    def gap(self) -> float:
+        """Max - min over groups."""
+        return disparity.gap(self.values)
+
+    def worst(self) -> float:
+        """The worst group's value."""
+        return disparity.worst(self.values, higher_is_better=self.higher_is_better)
+
+    def std(self, *, ddof: int) -> float:
+        """Standard deviation over groups."""
+        return disparity.group_std(self.values, ddof=ddof)
+
+    def equity_scaled(self, *, penalty: disparity.Penalty, ddof: int | None = None) -> float:
+        """Overall value scaled down by differences between groups."""
+        return disparity.equity_scaled(self.overall, self.values, penalty=penalty, ddof=ddof)
+
+    def to_dict(self) -> dict[Any, float]:
+        """Label to value."""
+        return dict(zip(self.labels, self.values.tolist(), strict=True))
+
+
+def group_metric(
+    metric: str | Callable[..., float],
+    y_true: Any,
+    y_pred: Any,
+    groups: Any,
+    *,
+    sample_weight: Any = None,
+    threshold: float = 0.5,
+    strict: bool = False,
+    task: str = "auto",
+    labels: Sequence[Any] | None = None,
+    convention: Convention = "standard",
+    undefined: Undefined = "omit",
+    bins: int | Sequence[float] = 10,
+    strategy: Literal["uniform", "range", "quantile"] = "uniform",
+) -> GroupMetric:
+    """The value of ``metric`` in every group.
+
+    Args:
+        metric: a name among ``accuracy, tpr, tnr, fpr, fnr, precision, fdr, f1, balanced_accuracy, positive_rate,
+            prevalence, auc, ece, mean_abs_calibration_error, bce, brier``, or a function of (y_true, y_pred) and, where
+            weights are given, ``sample_weight=``, as in scikit-learn.
+        y_true: (N,) labels 0 and 1 (binary); (N,) classes (multi-class); (N, L) of 0 and 1 (multi-label).
+        y_pred: (N,) scores or 0/1 decisions (binary); (N, C) scores, whose largest decides, or (N,) classes, where an
+            answer outside the classes is wrong and a prediction of none of them (multi-class); (N, L) (multi-label).
+        groups: (N,) labels of any kind, a :class:`fairloss.labels.GroupEncoding`, or a mapping of names to attributes,
+            which is read as their intersection. None, NaN and -1 are unknown: in ``overall``, in no group.
+        sample_weight: (N,) non-negative weights; an integer weight equals that many repetitions.
+        threshold: a score is a positive decision where ``score >= threshold`` ...
+        strict: ... or where ``score > threshold``.
+        task: ``"auto"``, ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
+        labels: the classes, in the order of the columns of scores.
+        convention: ``"standard"``, or ``"fairgrpo"`` (see :mod:`fairloss.metrics.rates`).
+        undefined: ``"omit"`` gives NaN and one warning; ``"raise"`` an error.
+        bins: for ``ece``: number of bins, or their edges.
+        strategy: for ``ece``: bins of ``"uniform"`` width on [0, 1] or of equal mass (``"quantile"``), the same for all
+            groups; or on each group's own score ``"range"`` (FairMedFM's code).
+
+    Returns:
+        Values, counts and the overall value. Rates of a multi-class or multi-label task are means over the classes
+        (one-vs-rest) where they are defined; accuracy is the share of right answers.
+
+    Raises:
+        ValueError: shapes that do not fit, labels or scores outside what the metric takes, an unknown name, or an
+            undefined value with ``undefined="raise"``.
+
+    Example:
+        >>> result = group_metric("accuracy", [1, 0, 1, 1], [0.9, 0.2, 0.4, 0.8], ["F", "F", "M", "M"])
+        >>> result.to_dict(), result.overall, result.gap()
+        ({'F': 1.0, 'M': 0.5}, 0.75, 0.5)
+    """
+    _check_undefined(undefined)
+    if callable(metric):
+        return _from_callable(metric, y_true, y_pred, groups, sample_weight, undefined)
+    pred = as_predictions(y_true, y_pred, task=task, threshold=threshold, strict=strict, labels=labels)
+    encoding, weight = as_groups(groups, len(pred)), as_weight(sample_weight, len(pred))
+    options = {"convention": convention, "bins": bins, "strategy": strategy}
+    values = mean_over_classes(class_values(metric, pred, encoding.ids, encoding.num_groups, weight, **options))
+    overall = mean_over_classes(class_values(metric, pred, np.zeros_like(encoding.ids), 1, weight, **options))
+    result = _result(metric, encoding, values, float(overall[0]), METRICS[metric], pred)
+    return _judge(result, undefined)
+
+
+def group_mean(
+    values: Any,
+    groups: Any,
+    *,
+    sample_weight: Any = None,
+    name: str = "mean",
+    higher_is_better: bool = True,
+    undefined: Undefined = "omit",
+) -> GroupMetric:
+    """Mean of any per-sample value (Dice, IoU, a loss) in every group.
+
+    Args:
+        values: (N,) numbers; NaN (a Dice of two empty masks) is left out.
+        groups: as in :func:`group_metric`.
+        sample_weight: (N,) non-negative weights.
+        name: of the value.
+        higher_is_better: its direction.
+        undefined: ``"omit"`` or ``"raise"``.
+
+    Returns:
+        Means, counts (of samples with a value) and the overall mean.
+
+    Raises:
+        ValueError: values that are not one number a sample.
+
+    Example:
+        >>> group_mean([0.9, 0.7, 0.6], ["a", "a", "b"]).gap()
+        0.2
+    """
+    _check_undefined(undefined)
+    array = to_array(values, "values").astype(np.float64)
+    if array.ndim != 1:
+        raise ValueError(f"values: shape {array.shape} was given; one number a sample, (N,), is needed")
+    encoding, weight = as_groups(groups, len(array)), as_weight(sample_weight, len(array))
+    defined = ~np.isnan(array)
+    x, w = as_scores(array[defined], "values"), weight[defined]
+    inside = defined & (encoding.ids >= 0)
+    ids = encoding.ids[inside]
+    sums = group_sums(ids, (weight * np.where(defined, array, 0.0))[inside], encoding.num_groups)
+    means = ratio(sums, group_sums(ids, weight[inside], encoding.num_groups))
+    counts = np.bincount(ids, minlength=encoding.num_groups)
+    overall = float((w * x).sum() / w.sum()) if w.sum() > 0 else float("nan")
+    return _judge(GroupMetric(name, encoding.labels, means, counts, overall, higher_is_better), undefined)
+
+
+def group_sums(ids: NDArray[np.int64], values: Floats, num_groups: int) -> Floats:
+    """(G,) sums of each group's values; ids are known."""
+    return np.bincount(ids, weights=values, minlength=num_groups).astype(np.float64)
+
+
+def class_values(
+    metric: str,
+    pred: Predictions,
+    ids: NDArray[np.int64],
+    num_groups: int,
+    weight: Floats,
+    *,
+    convention: Any = "standard",
+    bins: Any = 10,
+    strategy: Any = "uniform",
+) -> Floats:
+    """(G, K) values of each group and one-vs-rest class; (G, 1) for metrics that are not a mean over classes."""
+    if metric == "accuracy" and pred.task == "multiclass" and convention == "standard":
+        known = ids >= 0
+        right = group_sums(ids[known], (weight * pred.correct())[known], num_groups)
+        return ratio(right, group_sums(ids[known], weight[known], num_groups))[:, None]
+    if metric in RATES:
+        return rates(metric, confusion_counts(pred, ids, num_groups, weight), convention=convention)
+    if metric not in METRICS:
+        raise ValueError(f"metric: {metric!r} was given; accepted are {', '.join(METRICS)}, or a function")
+    if pred.score is None:
+        raise ValueError(f"y_pred: classes were given; {metric} needs scores")
+    if metric == "auc":
+        values = np.full((num_groups, pred.target.shape[1]), np.nan)
+        for g in range(num_groups):
+            at = ids == g
+            for k in range(values.shape[1]):
+                values[g, k] = weighted_auc(pred.score[at, k], pred.target[at, k], weight[None, at])[0]
+        return values
+    p, o = top_label(pred, metric)
+    edges = None if metric != "ece" or strategy == "range" else bin_edges(p, weight, bins, strategy)
+    values = np.full((num_groups, 1), np.nan)
+    for g in range(num_groups):
+        at = (ids == g) & (weight > 0)
+        if at.any():
+            values[g, 0] = _scored(metric, p[at], o[at], weight[at], edges, bins)
+    return values
+
+
+def _scored(metric: str, p: Floats, o: Floats, weight: Floats, edges: Floats | None, bins: Any) -> float:
+    if metric == "ece":
+        return binned_error(p, o, weight, bin_edges(p, weight, bins, "range") if edges is None else edges)
+    return float(np.average(sample_errors(metric, p, o), weights=weight))
+
+
+def sample_errors(metric: str, p: Floats, o: Floats) -> Floats:
+    """(N,) the per-sample values whose mean is the metric."""
+    if metric == "bce":
+        return nll(p, o)
+    return np.asarray((p - o) ** 2 if metric == "brier" else np.abs(p - o))
+
+
+def _from_callable(
+    metric: Callable[..., float], y_true: Any, y_pred: Any, groups: Any, sample_weight: Any, undefined: Undefined
+) -> GroupMetric:
+    true, pred = to_array(y_true, "y_true"), to_array(y_pred, "y_pred")
+    if len(true) != len(pred):
+        raise ValueError(f"y_true and y_pred: {len(true)} and {len(pred)} samples were given")
+    encoding = as_groups(groups, len(true))
+    weight = None if sample_weight is None else as_weight(sample_weight, len(true))
+
+    def value(at: NDArray[np.bool_]) -> float:
+        if not at.any():
+            return float("nan")
+        return float(metric(true[at], pred[at], **({} if weight is None else {"sample_weight": weight[at]})))
+
+    values = np.array([value(encoding.ids == g) for g in range(encoding.num_groups)], dtype=np.float64)
+    name = getattr(metric, "__name__", "metric")
+    return _judge(_result(name, encoding, values, value(np.ones(len(true), dtype=bool)), True, None), undefined)
+
+
+def _result(
+    name: str, encoding: GroupEncoding, values: Floats, overall: float, higher: bool, pred: Predictions | None
+) -> GroupMetric:
+    known = encoding.ids >= 0
+    counts = np.bincount(encoding.ids[known], minlength=encoding.num_groups)
+    positives = np.zeros(0, dtype=np.int64)
+    if pred is not None and pred.task == "binary":
+        positives = np.bincount(encoding.ids[known & pred.target[:, 0]], minlength=encoding.num_groups)
+    return GroupMetric(name, encoding.labels, values, counts, overall, higher, positives)
+
+
+def _check_undefined(undefined: str) -> None:
+    if undefined not in ("omit", "raise"):
+        raise ValueError(f"undefined: {undefined!r} was given; accepted are omit, raise")
+
+
+def _judge(result: GroupMetric, undefined: Undefined) -> GroupMetric:
+    if result.undefined:
+        report_undefined(result.name, result.undefined, undefined)
+    return result
+
+
+def report_undefined(name: str, labels: tuple[Any, ...], undefined: Undefined) -> None:
+    """One warning, or an error, that names the groups."""
+    text = f"{name} is undefined in group(s) {', '.join(map(str, labels))}"
+    if undefined == "raise":
+        raise ValueError(text)
+    warnings.warn(f"{text}: left out", UndefinedGroupWarning, stacklevel=4)

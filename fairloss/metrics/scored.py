@@ -1,0 +1,128 @@
+"""The named gaps of scores: ranking and calibration in each group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from fairloss.metrics.disparity import Penalty
+from fairloss.metrics.per_group import Undefined, group_metric
+
+__all__ = ["auc_gap", "calibration_gap", "equity_scaled_auc"]
+
+
+def auc_gap(
+    y_true: Any,
+    y_score: Any,
+    groups: Any,
+    *,
+    sample_weight: Any = None,
+    task: str = "auto",
+    undefined: Undefined = "omit",
+) -> float:
+    """max_g AUC_g - min_g AUC_g; 0 means that all groups are ranked equally well.
+
+    Args:
+        y_true: (N,) labels 0 and 1, (N,) classes, or (N, L).
+        y_score: (N,), (N, C) or (N, L) scores; with several classes the mean of one-vs-rest areas.
+        groups: (N,) group labels, or a mapping of names to attributes.
+        sample_weight: (N,) non-negative weights.
+        task: see :func:`fairloss.metrics.max_accuracy_gap`.
+        undefined: see there; a group with one class only has no area.
+
+    Returns:
+        A fraction; NaN where fewer than two groups have an area.
+
+    Raises:
+        ValueError: as :func:`fairloss.metrics.max_accuracy_gap`.
+
+    Note:
+        Pairs are compared within each group. A model can rank every group perfectly and still place one group's
+        scores above the other's, which the gap does not see.
+
+    Example:
+        >>> auc_gap([0, 1, 0, 1], [0.1, 0.9, 0.6, 0.4], ["F", "F", "M", "M"])
+        1.0
+    """
+    options = {"sample_weight": sample_weight, "task": task, "undefined": undefined}
+    return group_metric("auc", y_true, y_score, groups, **options).gap()
+
+
+def equity_scaled_auc(
+    y_true: Any,
+    y_score: Any,
+    groups: Any,
+    *,
+    penalty: Penalty = "mean_abs",
+    ddof: int | None = None,
+    sample_weight: Any = None,
+    task: str = "auto",
+    undefined: Undefined = "omit",
+) -> float:
+    """AUC / (1 + penalty for differences between groups' AUCs); the AUC itself means no difference.
+
+    Args:
+        y_true: (N,) labels 0 and 1, (N,) classes, or (N, L).
+        y_score: (N,), (N, C) or (N, L) scores.
+        groups: (N,) group labels, or a mapping of names to attributes.
+        penalty: ``"mean_abs"`` (FairDi, equation 4), ``"sum_abs"`` (FairVision), ``"std"`` (FairMedFM, ``ddof=0``),
+            ``"max_abs"`` or ``"gap"``; see :func:`fairloss.metrics.equity_scaled`.
+        ddof: needed with ``penalty="std"``.
+        sample_weight: (N,) non-negative weights.
+        task: see :func:`fairloss.metrics.max_accuracy_gap`.
+        undefined: see there.
+
+    Returns:
+        A fraction; NaN where no group has an area.
+
+    Raises:
+        ValueError: as :func:`fairloss.metrics.max_accuracy_gap` and :func:`fairloss.metrics.equity_scaled`.
+
+    Example:
+        >>> round(equity_scaled_auc([0, 1, 0, 1], [0.1, 0.9, 0.6, 0.4], ["F", "F", "M", "M"]), 6)
+        0.5
+    """
+    options = {"sample_weight": sample_weight, "task": task, "undefined": undefined}
+    result = group_metric("auc", y_true, y_score, groups, **options)
+    return result.equity_scaled(penalty=penalty, ddof=ddof)
+
+
+def calibration_gap(
+    y_true: Any,
+    y_score: Any,
+    groups: Any,
+    *,
+    measure: Literal["ece", "mean_abs"] = "ece",
+    bins: int | Sequence[float] = 10,
+    strategy: Literal["uniform", "range", "quantile"] = "uniform",
+    sample_weight: Any = None,
+    undefined: Undefined = "omit",
+) -> float:
+    """max_g e_g - min_g e_g of a calibration error; 0 means that all groups are calibrated equally well, or badly.
+
+    Args:
+        y_true: (N,) labels 0 and 1, or classes with (N, C) scores.
+        y_score: (N,) or (N, C) probabilities in [0, 1].
+        groups: (N,) group labels, or a mapping of names to attributes.
+        measure: ``"ece"``, binned, or ``"mean_abs"``, the mean of |score - label| (FairMedFM's printed formula).
+        bins: number of bins, or their edges.
+        strategy: ``"uniform"`` or ``"quantile"`` bins, the same for every group, or each group's own score
+            ``"range"`` (FairMedFM's code: errors in different bins).
+        sample_weight: (N,) non-negative weights.
+        undefined: see :func:`fairloss.metrics.max_accuracy_gap`.
+
+    Returns:
+        A fraction; NaN with fewer than two groups.
+
+    Raises:
+        ValueError: scores outside [0, 1], an unknown measure or strategy.
+
+    Example:
+        >>> round(calibration_gap([0, 1, 0, 1], [0.0, 1.0, 0.3, 0.7], ["F", "F", "M", "M"]), 6)
+        0.3
+    """
+    if measure not in ("ece", "mean_abs"):
+        raise ValueError(f"measure: {measure!r} was given; accepted are ece, mean_abs")
+    name = "ece" if measure == "ece" else "mean_abs_calibration_error"
+    options = {"sample_weight": sample_weight, "undefined": undefined, "bins": bins, "strategy": strategy}
+    return group_metric(name, y_true, y_score, groups, **options).gap()

@@ -1,0 +1,220 @@
+"""What the metrics accept, conventions, and clear errors for what they do not."""
+
+import numpy as np
+import pytest
+
+import fairloss.metrics as fm
+from fairloss.labels import encode_groups
+from tests import oracles_metrics as oracle
+
+Y, S, G = [1, 0, 1, 0], [0.9, 0.5, 0.4, 0.1], ["F", "F", "M", "M"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (([1, 0, 2, 0], S, G), {"task": "binary"}, "y_true: 2 was given"),
+        ((Y, [0.9, float("nan"), 0.4, 0.1], G), {}, "y_pred: nan at position 1"),
+        ((Y, S[:3], G), {}, r"y_true and y_pred: \(4,\) and \(3,\)"),
+        ((Y, S, G[:3]), {}, "groups: 3 labels were given for 4 samples"),
+        ((Y, S, [0, 1, -5, 0]), {}, "groups: -5"),
+        ((Y, S, np.zeros((4, 2))), {}, r"groups: shape \(4, 2\)"),
+        ((Y, S, G), {"sample_weight": [1, 1, 1, -1]}, "sample_weight: -1"),
+        ((Y, S, G), {"sample_weight": [1, 1]}, "sample_weight: shape"),
+        ((Y, S, G), {"threshold": float("nan")}, "threshold: nan"),
+        ((Y, S, G), {"task": "regression"}, "task: 'regression'"),
+        ((Y, S, G), {"convention": "other"}, "convention: 'other'"),
+        ((Y, S, G), {"undefined": "zero"}, "undefined: 'zero'"),
+        (([], [], []), {}, "no sample"),
+        ((["a", "b"], np.eye(2), [0, 1]), {"labels": ["a", "c"]}, "y_true: 'b' is not among the classes"),
+        (([0, 1], np.eye(2), [0, 1]), {"labels": ["a"]}, "labels: 1 classes were given for 2 columns"),
+    ],
+)
+def test_errors_name_the_argument(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        fm.group_metric("accuracy", *arguments, **options)
+
+
+def test_more_errors():
+    with pytest.raises(ValueError, match="metric: 'acc' was given; accepted are accuracy"):
+        fm.group_metric("acc", Y, S, G)
+    with pytest.raises(ValueError, match="auc needs scores"):
+        fm.group_metric("auc", ["a", "b", "a", "b"], ["a", "b", "b", "b"], G)
+    with pytest.raises(ValueError, match="probabilities are needed"):
+        fm.expected_calibration_error(Y, [1.5, 0, 0, 0])
+    with pytest.raises(ValueError, match="bins: 0"):
+        fm.expected_calibration_error(Y, S, bins=0)
+    with pytest.raises(ValueError, match="strategy: 'width'"):
+        fm.expected_calibration_error(Y, S, strategy="width")
+    with pytest.raises(ValueError, match="measure: 'max'"):
+        fm.calibration_gap(Y, S, G, measure="max")
+    with pytest.raises(ValueError, match="no positive label"):
+        fm.best_f1_threshold([0, 0], [0.1, 0.2])
+    with pytest.raises(ValueError, match="agg: 'sum'"):
+        fm.equalized_odds_difference(Y, S, G, agg="sum")
+    with pytest.raises(ValueError, match="over_classes: 'all'"):
+        fm.max_accuracy_gap(Y, S, G, over_classes="all")
+    with pytest.raises(TypeError, match="y_true: None"):
+        fm.demographic_parity_difference(None, np.eye(4), G)
+    with pytest.raises(TypeError, match="y_pred: None"):
+        fm.group_metric("auc", Y, None, G)
+    with pytest.raises(ValueError, match="ddof: None"):
+        fm.equity_scaled(0.5, [0.4, 0.6], penalty="std")
+    with pytest.raises(ValueError, match="ddof: 1"):
+        fm.equity_scaled(0.5, [0.4, 0.6], penalty="gap", ddof=1)
+    with pytest.raises(ValueError, match="ddof: 2"):
+        fm.group_std([0.4, 0.6], ddof=2)
+    with pytest.raises(ValueError, match="not percent"):
+        fm.error_skew([90.0, 80.0])
+    with pytest.raises(TypeError):
+        fm.group_std([0.4, 0.6])  # explicit on purpose: published tables disagree
+    with pytest.raises(ValueError, match="hard decisions"):
+        fm.dice([[0.5, 1.0]], [[0.0, 1.0]])
+    with pytest.raises(ValueError, match="equal"):
+        fm.dice([1, 0], [1, 0])
+
+
+def test_threshold_rule():
+    rule = {"threshold": 0.5}
+    assert fm.group_metric("positive_rate", Y, S, G, **rule).to_dict() == {"F": 1.0, "M": 0.0}
+    assert fm.group_metric("positive_rate", Y, S, G, strict=True, **rule).to_dict() == {"F": 0.5, "M": 0.0}
+    # A float32 score equal to the threshold stays equal to it.
+    scores = np.array(S, dtype=np.float32)
+    t = fm.best_f1_threshold(Y, scores)
+    assert t in scores.astype(np.float64)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_best_f1_threshold(seed):
+    rng = np.random.default_rng(seed)
+    y, s = rng.integers(0, 2, 50), np.round(rng.random(50), 1)
+    assert fm.best_f1_threshold(y, s) == oracle.f1_best_threshold(y.tolist(), s.tolist())
+
+
+def test_bins():
+    y, s = [0, 1, 1, 1, 0, 1], [0.0, 0.1, 0.2, 0.35, 0.6, 1.0]
+    for strategy, edges in {
+        "uniform": np.linspace(0, 1, 6),
+        "range": np.linspace(0, 1, 6),
+        "quantile": [0, 0.1, 0.35, 1.0],
+    }.items():
+        bins = len(edges) - 1
+        assert fm.expected_calibration_error(y, s, bins=bins, strategy=strategy) == pytest.approx(
+            oracle.ece(y, s, edges)
+        )
+        assert fm.expected_calibration_error(y, s, bins=edges) == pytest.approx(oracle.ece(y, s, edges))
+    group = ["a", "a", "a", "b", "b", "b"]
+    own = fm.group_metric("ece", y, s, group, bins=2, strategy="range").values
+    assert own[0] == pytest.approx(oracle.ece(y[:3], s[:3], [0, 0.1, 0.2]))
+    assert own[1] == pytest.approx(oracle.ece(y[3:], s[3:], [0.35, 0.675, 1.0]))
+    shared = fm.group_metric("ece", y, s, group, bins=2, strategy="quantile").values
+    assert shared[0] == pytest.approx(oracle.ece(y[:3], s[:3], [0, 0.2, 1.0]))
+
+
+def test_ties_count_half_or_nothing():
+    y, s = [0, 1, 1], [0.5, 0.5, 0.7]
+    assert fm.auc(y, s) == 0.75
+    assert fm.auc(y, s, ties="zero") == 0.5 == oracle.auc(y, s, tie=0.0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_weighted_auc(seed):
+    rng = np.random.default_rng(seed)
+    y, s, w = rng.integers(0, 2, 40), np.round(rng.random(40), 1), rng.random(40)
+    assert fm.auc(y, s, sample_weight=w) == pytest.approx(oracle.auc(y, s, w), abs=1e-12)
+    assert fm.auc(y, s, sample_weight=w, ties="zero") == pytest.approx(oracle.auc(y, s, w, tie=0.0), abs=1e-12)
+
+
+def test_fairgrpo_convention():
+    y, g = list("AAABBBCC") + list("AAAB"), ["x"] * 8 + ["y"] * 4
+    answers = [*"AAXBAAAA", "A", None, "A", "A"]  # C never predicted; an X and a None are no class
+    for name in ("accuracy", "tpr", "fpr", "f1", "fdr"):
+        found = fm.group_metric(name, y, answers, g, convention="fairgrpo").to_dict()
+        expected = {
+            "x": oracle.fairgrpo_macro(name, y[:8], answers[:8]),
+            "y": oracle.fairgrpo_macro(name, y[8:], answers[8:]),
+        }
+        assert found == pytest.approx(expected), name
+    difference = fm.predictive_parity_difference(y, answers, g, convention="fairgrpo")
+    assert difference == pytest.approx(
+        abs(oracle.fairgrpo_macro("fdr", y[:8], answers[:8]) - oracle.fairgrpo_macro("fdr", y[8:], answers[8:]))
+    )
+    # Outside the convention a class without predictions has no false discovery rate.
+    with pytest.warns(fm.UndefinedGroupWarning):
+        fm.predictive_parity_difference(y, answers, g)
+
+
+def test_multilabel():
+    y = np.array([[1, 0], [0, 1], [1, 1], [0, 0]])
+    p = np.array([[0.9, 0.1], [0.2, 0.3], [0.6, 0.8], [0.7, 0.1]])
+    result = fm.group_metric("accuracy", y, p, G)
+    assert result.to_dict() == {"F": 0.75, "M": 0.75}
+    assert result.overall == 0.75
+    rate = fm.group_metric("positive_rate", y, p, G, labels=["a", "b"])
+    assert rate.to_dict() == {"F": 0.25, "M": 0.75}
+    assert fm.demographic_parity_difference(y, p, G) == pytest.approx((0.5 + 0.5) / 2)
+    assert fm.demographic_parity_difference(y, p, G, over_classes="max_gap") == 0.5
+
+
+def test_missing_labels_in_lists_stay_missing():
+    for missing in (None, float("nan")):
+        assert fm.group_metric("accuracy", Y, S, ["F", missing, "M", "M"]).labels == ("F", "M")
+    with pytest.raises(ValueError, match="y_true: nan is not among the classes"):
+        fm.group_metric("accuracy", ["a", float("nan")], ["a", "b"], [0, 1])
+
+
+def test_intersections_and_encodings():
+    sex, age = ["F", "M", "F", "M"], ["old", "old", "young", None]
+    values = fm.group_metric("accuracy", Y, S, {"sex": sex, "age": age}).to_dict()
+    assert values == {"F & old": 1.0, "F & young": 0.0, "M & old": 0.0}
+    codes = encode_groups(G, categories=["F", "M", "X"])
+    with pytest.warns(fm.UndefinedGroupWarning, match="X"):
+        result = fm.group_metric("accuracy", Y, S, codes)
+    assert result.labels == ("F", "M", "X")
+    assert result.counts.tolist() == [2, 2, 0]
+    crossed = fm.cross_groups({"sex": encode_groups(sex), "age": age})
+    assert crossed.labels == ("F & old", "F & young", "M & old")
+    assert crossed.ids.tolist() == [0, 2, 1, -1]
+
+
+def test_a_function_as_metric():
+    def mean_error(y_true, y_pred, sample_weight=None):
+        return float(np.average(np.abs(y_true - y_pred), weights=sample_weight))
+
+    result = fm.group_metric(mean_error, [3.0, 1.0, 2.0], [2.0, 1.0, 4.0], [0, 0, 1])
+    assert result.to_dict() == {0: 0.5, 1: 2.0}
+    weighted = fm.group_metric(mean_error, [3.0, 1.0, 2.0], [2.0, 1.0, 4.0], [0, 0, 1], sample_weight=[3, 1, 1])
+    assert weighted.to_dict() == {0: 0.75, 1: 2.0}
+
+
+def test_dice_and_iou():
+    true = np.zeros((3, 2, 4), dtype=int)
+    pred = np.zeros((3, 2, 4), dtype=int)
+    true[0, 0], pred[0, 0, :2] = 1, 1
+    true[1], pred[1] = 1, 1
+    assert fm.dice(true, pred)[:2].tolist() == [pytest.approx(2 * 2 / 6), 1.0]
+    assert fm.iou(true, pred)[:2].tolist() == [0.5, 1.0]
+    assert np.isnan(fm.dice(true, pred)[2])
+    assert fm.iou(true, pred, empty=1.0)[2] == 1.0
+    labels_true, labels_pred = np.array([[0, 1, 2, 2]]), np.array([[0, 1, 1, 2]])
+    assert fm.dice(labels_true, labels_pred, num_classes=3)[0] == pytest.approx([1, 2 / 3, 2 / 3])
+    assert fm.iou(labels_true, labels_pred, num_classes=3, include_background=False)[0] == pytest.approx([0.5, 0.5])
+    assert fm.group_mean(fm.dice(true, pred), [0, 1, 1]).to_dict() == {0: pytest.approx(2 / 3), 1: 1.0}
+
+
+def test_aggregation_orders():
+    scores = {"A": {"sex": {"F": 0.8, "M": 0.6}, "age": {"o": 0.9, "y": 0.5}}, "B": {"sex": {"F": 0.5, "M": 0.9}}}
+    assert fm.aggregate_disparity(scores) == pytest.approx(((0.2 + 0.4) / 2 + 0.4) / 2)
+    assert fm.aggregate_disparity(scores, missing={"C": 0}) == pytest.approx(((0.2 + 0.4) / 2 + 0.4) / 3)
+    assert fm.aggregate_disparity(scores, statistic="std", ddof=0) == pytest.approx(((0.1 + 0.2) / 2 + 0.2) / 2)
+    expected = np.mean([abs(0.65 - 0.75), 0.4])
+    assert fm.aggregate_disparity(scores, order="average_first") == pytest.approx(expected)
+    for bad, message in [
+        ({"values": {}}, "no data set"),
+        ({"values": scores, "missing": {"A": 0.0}}, "'A' is among"),
+        ({"values": {"A": {}}}, "'A' has no attribute"),
+        ({"values": scores, "statistic": "std"}, "ddof"),
+        ({"values": scores, "order": "average_first", "missing": {"C": 0}}, "missing"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            fm.aggregate_disparity(bad.pop("values"), **bad)
