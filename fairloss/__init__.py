@@ -12,11 +12,27 @@ from fairloss._version import __version__
 
 if TYPE_CHECKING:
     from fairloss.groups import intersect_groups as intersect_groups
+    from fairloss.inputs import check_inputs as check_inputs
     from fairloss.labels import encode_groups as encode_groups
+    from fairloss.losses.cross_entropy import FairCrossEntropyLoss as FairCrossEntropyLoss
+    from fairloss.losses.group_dro import GroupDROLoss as GroupDROLoss
+    from fairloss.losses.loss_variance import LossVarianceLoss as LossVarianceLoss
+    from fairloss.losses.max_acc_gap import MaxAccGapLoss as MaxAccGapLoss
+    from fairloss.losses.parity import DemographicParityLoss as DemographicParityLoss
+    from fairloss.losses.parity import EqualizedOddsLoss as EqualizedOddsLoss
+    from fairloss.losses.weighting import InverseFrequencyWeighting as InverseFrequencyWeighting
     from fairloss.memory import GroupMemory as GroupMemory
 
 # Public name -> the module that defines it.
 _HOME = {
+    "MaxAccGapLoss": "fairloss.losses.max_acc_gap",
+    "FairCrossEntropyLoss": "fairloss.losses.cross_entropy",
+    "InverseFrequencyWeighting": "fairloss.losses.weighting",
+    "GroupDROLoss": "fairloss.losses.group_dro",
+    "LossVarianceLoss": "fairloss.losses.loss_variance",
+    "DemographicParityLoss": "fairloss.losses.parity",
+    "EqualizedOddsLoss": "fairloss.losses.parity",
+    "check_inputs": "fairloss.inputs",
     "GroupMemory": "fairloss.memory",
     "encode_groups": "fairloss.labels",
     "intersect_groups": "fairloss.groups",

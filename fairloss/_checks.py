@@ -24,7 +24,8 @@ def number(
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: a number is needed, {value!r} was given")
     result = float(value)
-    if not (math.isfinite(result) and above < result and minimum <= result <= maximum):
+    # Comparisons alone (NaN fails them): torch.compile traces them for floats that it treats as dynamic.
+    if not (-math.inf < result < math.inf and above < result and minimum <= result <= maximum):
         bounds = [f"> {above:g}"] * (above > -math.inf) + [f">= {minimum:g}"] * (minimum > -math.inf)
         bounds += [f"<= {maximum:g}"] * (maximum < math.inf)
         wanted = " ".join(["a finite number", " and ".join(bounds)]).strip()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from fairloss import _checks
 from fairloss.labels import GroupEncoding, encode_groups
 
 __all__ = [
+    "ATTRIBUTE_REDUCTIONS",
+    "AttributeReduction",
     "GroupEncoding",
     "attribute_slices",
     "check_groups",
@@ -26,11 +29,16 @@ __all__ = [
     "group_shares",
     "intersect_groups",
     "lookup",
+    "reduce_attributes",
     "segment_mean",
     "segment_sum",
+    "share_estimate",
     "single_attribute",
     "statistics_dtype",
 ]
+
+AttributeReduction = Literal["mean", "sum", "max"]
+ATTRIBUTE_REDUCTIONS = ("mean", "sum", "max")
 
 
 def check_num_groups(num_groups: int | Sequence[int], *, name: str = "num_groups") -> tuple[int, ...]:
@@ -166,6 +174,24 @@ def group_counts_tensor(group_counts: Sequence[float] | Tensor, num_groups: int 
 def group_shares(group_counts: Tensor) -> Tensor:
     """Shares of the groups among the known samples, (G,), sum 1 (all 0 where nothing was counted)."""
     return group_counts / group_counts.sum().clamp(min=torch.finfo(group_counts.dtype).tiny)
+
+
+def share_estimate(sums: Tensor, counts: Tensor, shares: Tensor) -> Tensor:
+    """S_g = sum_{i in g} v_i / (n pi_g), (G,), 0 where absent: unbiased for group means at any batch size.
+
+    Its mean over the micro-batches of an epoch is the group's mean, while a mean of batch means weighs a sample by the luck
+    of its batch. ``counts`` are the batch's, n their sum, ``shares`` the pi_g.
+    """
+    # One detached coefficient a group: backward then needs nothing that is derived from state updated in place.
+    scale = 1 / (counts.sum().clamp(min=1) * torch.where(counts > 0, shares, 1.0))
+    return sums * scale.detach()
+
+
+def reduce_attributes(values: Tensor, reduction: AttributeReduction) -> Tensor:
+    """One value an attribute, (K,), to a scalar."""
+    if reduction == "max":
+        return values.amax()
+    return values.sum() if reduction == "sum" else values.mean()
 
 
 def intersect_groups(groups: Tensor, num_groups: Sequence[int]) -> tuple[Tensor, int]:

@@ -65,9 +65,8 @@ class GroupMemory(StatefulModule):
         super().__init__()
         self.num_groups = single_attribute(num_groups, "GroupMemory")
         self.capacity = _checks.integer("capacity", capacity, minimum=1)
-        self.counts = None
-        if group_counts is not None:
-            self.register_state("counts", group_counts_tensor(group_counts, self.num_groups))
+        counts = None if group_counts is None else group_counts_tensor(group_counts, self.num_groups)
+        self.register_constant("counts", counts)
         self.register_state("values", torch.zeros(self.num_groups, self.capacity))
         self.register_state("seen", torch.zeros(self.num_groups, dtype=torch.int64))
 

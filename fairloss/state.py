@@ -12,13 +12,39 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["StatefulModule"]
+__all__ = ["ConstantsModule", "StatefulModule"]
 
 _HEADER_DTYPE = torch.int64
 
 
-class StatefulModule(nn.Module):
-    """An ``nn.Module`` with state tensors declared by :meth:`register_state`.
+class ConstantsModule(nn.Module):
+    """An ``nn.Module`` with constant tensors: derived from its arguments, on its device, in their own dtype, not saved."""
+
+    _followers: tuple[str, ...]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._followers = ()
+
+    def register_constant(self, name: str, tensor: Tensor | None) -> None:
+        """Keep ``tensor`` as the attribute ``name``; it moves with the module and is never cast."""
+        setattr(self, name, tensor)
+        if tensor is not None:
+            self._followers = (*self._followers, name)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ConstantsModule:
+        super()._apply(fn, recurse)
+        for name in self._followers:
+            tensor = getattr(self, name)
+            # The device is read off a probe, so that a cast of the module leaves the dtype alone.
+            device = fn(torch.empty(0, device=tensor.device)).device
+            wide_on_mps = device.type == "mps" and tensor.dtype == torch.float64  # which has no float64
+            setattr(self, name, tensor.to(device, torch.float32 if wide_on_mps else tensor.dtype))
+        return self
+
+
+class StatefulModule(ConstantsModule):
+    """A module with state tensors declared by :meth:`register_state`.
 
     The tensors are ordinary attributes; update them in place. ``state_dict`` holds them under ``_extra_state`` as one
     uint8 tensor (safetensors accepts no dicts), preceded by their shapes, which loading compares.
@@ -32,17 +58,8 @@ class StatefulModule(nn.Module):
 
     def register_state(self, name: str, tensor: Tensor) -> None:
         """Declare ``tensor`` as the state called ``name``."""
-        setattr(self, name, tensor)
+        self.register_constant(name, tensor)
         self._state_names = (*self._state_names, name)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StatefulModule:
-        super()._apply(fn, recurse)
-        for name in self._state_names:
-            tensor = getattr(self, name)
-            # The device is read off a probe, so that a cast of the module leaves the state's dtype alone.
-            device = fn(torch.empty(0, device=tensor.device)).device
-            setattr(self, name, tensor.to(device))
-        return self
 
     def _states(self) -> list[Tensor]:
         return [getattr(self, name) for name in self._state_names]

@@ -1,0 +1,24 @@
+"""Every loss as a function: the class's snake_case name without ``Loss``, options by keyword."""
+
+from fairloss.losses.cross_entropy import CrossEntropyParts, fair_cross_entropy
+from fairloss.losses.group_dro import group_dro
+from fairloss.losses.likelihood import Likelihood, sample_likelihood
+from fairloss.losses.loss_variance import loss_variance
+from fairloss.losses.max_acc_gap import group_gap, max_acc_gap
+from fairloss.losses.parity import demographic_parity, equalized_odds
+from fairloss.losses.weighting import inverse_frequency_weighting, inverse_frequency_weights
+
+__all__ = [
+    "CrossEntropyParts",
+    "Likelihood",
+    "demographic_parity",
+    "equalized_odds",
+    "fair_cross_entropy",
+    "group_dro",
+    "group_gap",
+    "inverse_frequency_weighting",
+    "inverse_frequency_weights",
+    "loss_variance",
+    "max_acc_gap",
+    "sample_likelihood",
+]

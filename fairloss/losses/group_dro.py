@@ -1,0 +1,188 @@
+"""Group distributionally robust optimisation: groups weighted by an adversary that follows their losses.
+
+Paper: Sagawa et al. 2019, *Distributionally Robust Neural Networks for Group Shifts*, algorithm 1. Differences of the
+default: a group's loss is estimated by Lhat_g = sum_{i in g} l_i / (n pi_g), unbiased at any batch size and 0 when the
+group is absent, where the released code takes the batch mean, so that at batch 2 a rare group's q grows with how often it
+is seen, not with how it fares; and groups never seen share no weight. ``variant="released"`` is the authors' code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fairloss import _checks
+from fairloss.distributed import ProcessGroup, check_process_group
+from fairloss.groups import (
+    check_groups,
+    group_counts_tensor,
+    group_shares,
+    share_estimate,
+    single_attribute,
+    statistics_dtype,
+)
+from fairloss.losses.values import check_values, global_sums
+from fairloss.state import StatefulModule
+
+__all__ = ["GroupDROLoss", "group_dro"]
+
+GroupDROVariant = Literal["default", "released"]
+
+
+def _estimates(sums: Tensor, counts: Tensor, shares: Tensor | None) -> Tensor:
+    """(G,) loss of each group, 0 where absent: batch means, or with shares sum_{i in g} l_i / (n pi_g)."""
+    if shares is None:
+        return sums / counts.clamp(min=1)
+    return share_estimate(sums, counts, shares)
+
+
+def group_dro(
+    values: Tensor,
+    groups: Tensor,
+    *,
+    q: Tensor,
+    shares: Tensor | None = None,
+    process_group: ProcessGroup | None = None,
+) -> Tensor:
+    """sum_g q_g Lhat_g for given group weights; :class:`GroupDROLoss` keeps them and moves them.
+
+    Args:
+        values: (N,) per-sample losses.
+        groups: (N,) integer or bool ids, -1 = unknown.
+        q: (G,) weights; no gradient flows to them.
+        shares: (G,) group shares pi_g, positive; Lhat_g = sum_{i in g} l_i / (n pi_g), n the known samples. ``None``:
+            Lhat_g is the batch's mean.
+        process_group: sums over its ranks.
+
+    Returns:
+        A scalar in float32 (float64 for float64 values).
+
+    Example:
+        >>> losses, groups = torch.tensor([1.0, 1.0, 4.0, 2.0]), torch.tensor([0, 0, 1, 1])
+        >>> group_dro(losses, groups, q=torch.tensor([0.25, 0.75]))
+        tensor(2.5000)
+    """
+    check_values(values)
+    check_process_group(process_group)
+    for name, table in (("q", q), ("shares", shares)):
+        if table is not None and (table.ndim != 1 or table.shape != q.shape):
+            raise ValueError(f"{name}: shape (G,) is needed, {tuple(table.shape)} was given")
+    sizes = (q.shape[0],)
+    ids = check_groups(groups, sizes, values.shape[0])
+    v = values.to(statistics_dtype(values.dtype))
+    sums, counts = global_sums(v, ids, sizes, process_group)
+    return (q.detach().to(v) * _estimates(sums, counts, None if shares is None else shares.to(v))).sum()
+
+
+class GroupDROLoss(StatefulModule):
+    """Group DRO: sum_g q_g Lhat_g with weights q that grow with the groups' losses.
+
+    In training, before the value is taken: log q_g += step_size * (Lhat_g + adjustment / sqrt(N_g)), then q = softmax(log q)
+    over the groups ever seen. Lhat_g = sum_{i in g} l_i / (n pi_g), n the known samples of the batch, pi_g the group's share
+    from ``group_counts``, else among all samples seen, this batch included.
+
+    Args:
+        num_groups: number of groups of the one attribute.
+        step_size: eta > 0 of the exponentiated-gradient step.
+        adjustment: C >= 0 of the generalisation adjustment C / sqrt(N_g); needs ``group_counts``.
+        group_counts: training-set counts a group, (G,).
+        variant: ``"default"`` as above; ``"released"``: batch means and all groups from the first step on.
+        process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.distributed`.
+
+    Attributes:
+        log_q: (G,) float64 state.
+        seen: (G,) int64 state, samples of each group seen so far.
+
+    Shape:
+        - values: (N,) floating, any per-sample loss
+        - groups: (N,) integer or bool ids, -1 = unknown
+        - output: scalar, float32 (float64 for float64 values)
+
+    Raises:
+        TypeError, ValueError: naming the argument, before any change of state.
+
+    Note:
+        The state moves in training mode with gradients enabled, once a call; in eval mode the value uses q as it stands.
+        Unknown samples take no part: add their task loss if they should count. An absent group contributes 0. The group
+        that does worse never ends with the smaller weight. The value is on the scale of a mean loss.
+
+    Example:
+        >>> loss = GroupDROLoss(2, step_size=0.5, group_counts=[50, 50])
+        >>> value = loss(torch.tensor([1.0, 3.0]), torch.tensor([0, 1]))
+        >>> loss.q
+        tensor([0.2689, 0.7311], dtype=torch.float64)
+        >>> value
+        tensor(2.4621)
+
+    References:
+        Sagawa et al., *Distributionally Robust Neural Networks for Group Shifts*, algorithm 1.
+    """
+
+    log_q: Tensor
+    seen: Tensor
+    counts: Tensor | None
+
+    def __init__(
+        self,
+        num_groups: int,
+        step_size: float = 0.01,
+        adjustment: float = 0.0,
+        group_counts: Sequence[float] | Tensor | None = None,
+        *,
+        variant: GroupDROVariant = "default",
+        process_group: ProcessGroup | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_groups = single_attribute(num_groups, "GroupDROLoss")
+        self.step_size = _checks.number("step_size", step_size, above=0)
+        self.adjustment = _checks.number("adjustment", adjustment, minimum=0)
+        self.variant = _checks.choice("variant", variant, ("default", "released"))
+        check_process_group(process_group)
+        self.process_group = process_group
+        counts = None if group_counts is None else group_counts_tensor(group_counts, self.num_groups)
+        self.register_constant("counts", counts)
+        if counts is None and self.adjustment > 0:
+            raise ValueError("adjustment: C / sqrt(N_g) needs group_counts, None was given")
+        self.register_state("log_q", torch.zeros(self.num_groups, dtype=torch.float64))
+        self.register_state("seen", torch.zeros(self.num_groups, dtype=torch.int64))
+
+    @property
+    def q(self) -> Tensor:
+        """Current weights, (G,) float64, sum 1 (all 0 before the first group is seen)."""
+        return self._weights(self.seen)
+
+    def _weights(self, seen: Tensor) -> Tensor:
+        if self.variant == "released":
+            return torch.softmax(self.log_q, 0)
+        return torch.where(seen > 0, torch.softmax(self.log_q.masked_fill(seen == 0, -1e300), 0), 0.0)
+
+    def forward(self, values: Tensor, groups: Tensor) -> Tensor:
+        """Loss of a batch; see the class."""
+        check_values(values)
+        sizes = (self.num_groups,)
+        ids = check_groups(groups, sizes, values.shape[0])
+        v = values.to(statistics_dtype(values.dtype))
+        sums, counts = global_sums(v, ids, sizes, self.process_group)
+        seen = self.seen + counts.to(torch.int64)
+        shares = None
+        if self.variant == "default":
+            shares = group_shares(self.counts if self.counts is not None else seen.to(torch.float64)).to(v)
+        losses = _estimates(sums, counts, shares)
+        if self.training and torch.is_grad_enabled():
+            self._step(losses.detach().to(torch.float64), seen)
+        return (self._weights(seen).to(v) * losses).sum()
+
+    def _step(self, losses: Tensor, seen: Tensor) -> None:
+        with torch.no_grad():
+            if self.counts is not None and self.adjustment > 0:
+                losses = losses + self.adjustment / self.counts.clamp(min=1).sqrt()
+            self.seen.copy_(seen)
+            moved = self.log_q + self.step_size * losses
+            # The largest is brought back to 0: only differences matter, and nothing grows without bound.
+            self.log_q.copy_(moved - moved.amax())
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return f"num_groups={self.num_groups}, step_size={self.step_size}, variant={self.variant!r}"

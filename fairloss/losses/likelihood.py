@@ -1,0 +1,228 @@
+"""Per-sample likelihoods: what every loss on logits needs of (input, target), whatever the kind of task.
+
+The likelihood of the given label is ``exp(-nll)``, so a model's soft accuracy costs nothing beyond its cross-entropy, at
+any vocabulary. It always uses the plain nll, without class weights or label smoothing.
+
+Kinds of task and their shapes:
+
+| task         | input              | target                                     | likelihood                               |
+|--------------|--------------------|--------------------------------------------|------------------------------------------|
+| binary       | (N,) or (N, 1)     | (N,) or (N, 1), 0/1 or in [0, 1]           | t p + (1 - t)(1 - p), p = sigmoid        |
+| multiclass   | (N, C)             | (N,) integers, or (N, C) probabilities     | softmax_t, or sum_c t_c softmax_c        |
+| multilabel   | (N, C)             | (N, C), 0/1 or in [0, 1]                   | mean over labels of the binary one       |
+| tokens       | (N, T, V)          | (N, T) integers                            | exp(-mean token nll), or of their sum    |
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fairloss import _checks
+from fairloss.groups import statistics_dtype
+from fairloss.kernels.nll import nll as streamed_nll
+
+__all__ = ["TASKS", "Likelihood", "Rows", "Task", "TokenReduction", "check_task", "resolve_task", "sample_likelihood"]
+
+Task = Literal["auto", "binary", "multiclass", "multilabel", "tokens"]
+TokenReduction = Literal["mean", "sum"]
+TASKS = ("auto", "binary", "multiclass", "multilabel", "tokens")
+
+# From this many classes on, a second buffer of the logits' size costs more than the op call that avoids it.
+_STREAM_FROM = 1 << 14
+
+
+class Likelihood(NamedTuple):
+    """Likelihood of each sample's label.
+
+    Attributes:
+        prob: (N,), in [0, 1], float32 or float64; gradient flows to the logits.
+        valid: (N,) bool, False where every target of the sample is ignored; such a sample enters no group.
+    """
+
+    prob: Tensor
+    valid: Tensor
+
+
+class Rows(NamedTuple):
+    """The cross-entropies a task consists of: one row a sample, or one a token.
+
+    Attributes:
+        nll: (M,) plain negative log-likelihoods, 0 where ignored. With float targets their cross-entropy.
+        prob: (M,) likelihood of the given label.
+        valid: (M,) bool, False where the target is ignored.
+    """
+
+    nll: Tensor
+    prob: Tensor
+    valid: Tensor
+
+
+def check_task(task: str) -> Task:
+    """``task`` if it is one of :data:`TASKS`."""
+    return _checks.choice("task", task, TASKS)  # type: ignore[return-value]
+
+
+def resolve_task(input: Tensor, target: Tensor, task: Task) -> Task:
+    """The kind of task, with the shapes and dtypes of ``input`` and ``target`` checked against it.
+
+    Raises:
+        TypeError: not tensors, or logits that are not floating.
+        ValueError: shapes that do not fit; under ``"auto"`` what has two readings, with both named.
+    """
+    if not isinstance(input, Tensor) or not input.dtype.is_floating_point:
+        given = input.dtype if isinstance(input, Tensor) else type(input).__name__
+        raise TypeError(f"input: floating-point logits are needed, {given} was given")
+    if not isinstance(target, Tensor) or target.dtype.is_complex:
+        given = target.dtype if isinstance(target, Tensor) else type(target).__name__
+        raise TypeError(f"target: a tensor of labels is needed, {given} was given")
+    if task == "auto":
+        task = _unambiguous(input, target)
+    shapes = f"input {tuple(input.shape)} and target {tuple(target.shape)} were given"
+    n = input.shape[0] if input.ndim else -1
+    if task == "binary":
+        fits = input.shape in ((n,), (n, 1)) and target.shape in ((n,), (n, 1))
+        wanted = "input (N,) or (N, 1) and target (N,) or (N, 1)"
+    elif task == "multiclass":
+        soft = target.dtype.is_floating_point
+        fits = input.ndim == 2 and target.shape == (input.shape if soft else input.shape[:1])
+        wanted = "input (N, C) and target (N,) of integers or (N, C) of probabilities"
+    elif task == "multilabel":
+        fits = input.ndim == 2 and target.shape == input.shape
+        wanted = "input (N, C) and target (N, C)"
+    else:
+        fits = input.ndim == 3 and target.shape == input.shape[:2] and not target.dtype.is_floating_point
+        wanted = "input (N, T, V), class last, and target (N, T) of integers"
+    if not fits:
+        raise ValueError(f"target: task {task!r} needs {wanted}; {shapes} ({target.dtype})")
+    return task
+
+
+def _unambiguous(input: Tensor, target: Tensor) -> Task:
+    soft = target.dtype.is_floating_point
+    if input.ndim == 1 or (input.ndim == 2 and input.shape[1] == 1):
+        return "binary"
+    if input.ndim == 2 and target.ndim == 1 and not soft:
+        return "multiclass"
+    if input.ndim == 2 and target.shape == input.shape:
+        raise ValueError(
+            "target: a target of the input's shape (N, C) has two readings; say which: "
+            "task='multiclass' (floats are class probabilities, as CutMix and mixup make them) or "
+            "task='multilabel' (each label is binary)"
+        )
+    if input.ndim == 3 and target.shape == input.shape[:2] and not soft:
+        return "tokens"
+    raise ValueError(
+        f"target: no task fits input {tuple(input.shape)} and target {tuple(target.shape)} ({target.dtype}); "
+        "see the table in fairloss.losses.likelihood, or pass task="
+    )
+
+
+def _check_classes(target: Tensor, valid: Tensor, num_classes: int) -> None:
+    """Integer targets in 0 .. C-1, the ignored ones aside; shown in eager mode on CPU, asynchronous elsewhere."""
+    inside = ((target >= 0) & (target < num_classes)) | ~valid
+    if target.device.type == "cpu" and not torch.compiler.is_compiling():
+        if not bool(inside.all()):
+            bad = int(target[~inside][0])
+            raise ValueError(f"target: class {bad} is out of range; accepted are 0 .. {num_classes - 1}")
+    else:
+        torch._assert_async(inside.all(), "target: class out of range")
+
+
+def _check_fractions(target: Tensor, hard: bool) -> None:
+    inside = (target == 0) | (target == 1) if hard else (target >= 0) & (target <= 1)
+    if target.device.type == "cpu" and not torch.compiler.is_compiling():
+        if not bool(inside.all()):
+            wanted = "0 or 1 (task='binary' takes fractions, too)" if hard else "in [0, 1]"
+            raise ValueError(f"target: {float(target[~inside][0]):g} was given; labels {wanted} are needed")
+    else:
+        torch._assert_async(inside.all(), "target: label out of range")
+
+
+def rows_of(input: Tensor, target: Tensor, *, task: Task, auto: bool = False, ignore_index: int = -100) -> Rows:
+    """Rows of a resolved task, multilabel excepted: (N,) for binary and multiclass, (N * T,) for tokens.
+
+    Args:
+        input: the logits.
+        target: the labels.
+        task: what :func:`resolve_task` returned.
+        auto: whether the caller asked for ``"auto"``, under which binary targets must be 0 or 1.
+        ignore_index: integer targets of multiclass and tokens that count for nothing.
+    """
+    if task == "binary":
+        x = input.reshape(-1).to(statistics_dtype(input.dtype))
+        _check_fractions(target, hard=auto or not target.dtype.is_floating_point)
+        t = target.reshape(-1).to(x.dtype)
+        # -log(t p + (1 - t)(1 - p)) is the nll for 0/1; for fractions the cross-entropy is, and the likelihood is linear.
+        row_nll = F.binary_cross_entropy_with_logits(x, t, reduction="none")
+        p = torch.sigmoid(x)
+        return Rows(row_nll, t * p + (1 - t) * (1 - p), torch.ones_like(t, dtype=torch.bool))
+    if target.dtype.is_floating_point:
+        logp = F.log_softmax(input, dim=1, dtype=statistics_dtype(input.dtype))
+        _check_fractions(target, hard=False)
+        t = target.to(logp.dtype)
+        # xlogy-like: a class of probability 0 and target 0 contributes 0, not 0 * -inf.
+        entropy = -torch.where(t == 0, 0.0, t * logp).sum(1)
+        return Rows(entropy, (t * logp.exp()).sum(1), torch.ones_like(entropy, dtype=torch.bool))
+    logits, labels = input.reshape(-1, input.shape[-1]), target.reshape(-1).to(torch.int64)
+    valid = labels != ignore_index
+    _check_classes(labels, valid, logits.shape[1])
+    labels = torch.where(valid, labels, 0)
+    if logits.shape[1] >= _STREAM_FROM or logits.dtype not in (torch.float32, torch.float64):
+        row_nll = streamed_nll(logits, labels)
+    else:
+        row_nll = F.cross_entropy(logits, labels, reduction="none")
+    row_nll = torch.where(valid, row_nll, 0.0)
+    return Rows(row_nll, torch.exp(-row_nll), valid)
+
+
+def sample_likelihood(
+    input: Tensor,
+    target: Tensor,
+    *,
+    task: Task = "auto",
+    ignore_index: int = -100,
+    token_reduction: TokenReduction = "mean",
+) -> Likelihood:
+    """Likelihood of each sample's label, whatever the task; see the module's table.
+
+    Args:
+        input: logits, any floating dtype; computed in float32 at least.
+        target: labels.
+        task: kind of task.
+        ignore_index: integer targets that count for nothing.
+        token_reduction: ``"mean"``: exp(-mean token nll), the geometric mean of the token likelihoods; ``"sum"``: the
+            whole answer's probability.
+
+    Returns:
+        Likelihoods and which samples have one.
+
+    Raises:
+        TypeError, ValueError: as :func:`resolve_task`; a target out of range.
+
+    Example:
+        >>> sample_likelihood(torch.tensor([[0.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])).prob
+        tensor([0.5000, 0.7311])
+    """
+    kind = resolve_task(input, target, task)
+    if kind == "multilabel":
+        n, labels = input.shape
+        rows = rows_of(input.reshape(-1), target.reshape(-1), task="binary")
+        prob = rows.prob.reshape(n, labels).mean(1)
+        return Likelihood(prob, torch.ones_like(prob, dtype=torch.bool))
+    rows = rows_of(input, target, task=kind, auto=task == "auto", ignore_index=ignore_index)
+    if kind != "tokens":
+        return Likelihood(rows.prob, rows.valid)
+    return likelihood_of_tokens(rows, target.shape[1], token_reduction)
+
+
+def likelihood_of_tokens(rows: Rows, length: int, token_reduction: TokenReduction) -> Likelihood:
+    """Token rows, (N * T,), to samples, (N,)."""
+    total = rows.nll.reshape(-1, length).sum(1)
+    count = rows.valid.reshape(-1, length).sum(1)
+    if token_reduction == "mean":
+        total = total / count.clamp(min=1)
+    return Likelihood(torch.exp(-total), count > 0)

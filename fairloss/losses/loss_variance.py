@@ -1,0 +1,115 @@
+"""Variance between groups of the mean loss: the regulariser of FairLoRA.
+
+Paper: Sukumaran et al., *FairLoRA: Unpacking Bias Mitigation in Vision Models with Fairness-Driven Low-Rank Adaptation*,
+Var[L_s]. The variance is over the groups present, each counting once whatever its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fairloss import _checks
+from fairloss.distributed import ProcessGroup, check_process_group
+from fairloss.groups import (
+    ATTRIBUTE_REDUCTIONS,
+    AttributeReduction,
+    attribute_slices,
+    check_groups,
+    check_num_groups,
+    reduce_attributes,
+    statistics_dtype,
+)
+from fairloss.losses.values import check_values, global_sums
+
+__all__ = ["LossVarianceLoss", "loss_variance"]
+
+
+def loss_variance(
+    values: Tensor,
+    groups: Tensor,
+    *,
+    num_groups: int | Sequence[int],
+    reduction: AttributeReduction = "mean",
+    process_group: ProcessGroup | None = None,
+) -> Tensor:
+    """Variance of the group means as a function; see :class:`LossVarianceLoss`.
+
+    Example:
+        >>> loss_variance(torch.tensor([1.0, 1.0, 3.0]), torch.tensor([0, 0, 1]), num_groups=2)
+        tensor(1.)
+    """
+    sizes = check_num_groups(num_groups)
+    _checks.choice("reduction", reduction, ATTRIBUTE_REDUCTIONS)
+    check_process_group(process_group)
+    check_values(values)
+    ids = check_groups(groups, sizes, values.shape[0])
+    v = values.to(statistics_dtype(values.dtype))
+    sums, counts = global_sums(v, ids, sizes, process_group)
+    means = sums / counts.clamp(min=1)
+    variances = []
+    for piece in attribute_slices(sizes):
+        here = (counts[piece] > 0).to(v.dtype)
+        number = here.sum().clamp(min=1)
+        centre = (means[piece] * here).sum() / number
+        variances.append(((means[piece] - centre).square() * here).sum() / number)
+    return reduce_attributes(torch.stack(variances), reduction)
+
+
+class LossVarianceLoss(nn.Module):
+    """Variance between groups of the mean of a per-sample value.
+
+    loss = (1/P) sum_g (m_g - mbar)^2 over the P groups present, m_g = mean_{i in g} v_i, mbar their unweighted mean. 0
+    means equal means.
+
+    Args:
+        num_groups: number of groups; a tuple for several attributes.
+        reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.
+        process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.distributed`.
+
+    Shape:
+        - values: (N,) floating, any per-sample loss
+        - groups: (N,) or (N, K) integer or bool ids, -1 = unknown
+        - output: scalar, float32 (float64 for float64 values)
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+
+    Note:
+        Absent groups take no part; fewer than two present groups give 0. Gradient flows to every known sample.
+
+    Example:
+        >>> LossVarianceLoss(2)(torch.tensor([1.0, 1.0, 3.0]), torch.tensor([0, 0, 1]))
+        tensor(1.)
+
+    References:
+        Sukumaran et al., *FairLoRA: Unpacking Bias Mitigation in Vision Models with Fairness-Driven Low-Rank Adaptation*.
+    """
+
+    def __init__(
+        self,
+        num_groups: int | Sequence[int],
+        *,
+        reduction: AttributeReduction = "mean",
+        process_group: ProcessGroup | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_groups = check_num_groups(num_groups)
+        self.reduction = _checks.choice("reduction", reduction, ATTRIBUTE_REDUCTIONS)
+        check_process_group(process_group)
+        self.process_group = process_group
+
+    def forward(self, values: Tensor, groups: Tensor) -> Tensor:
+        """Loss of a batch; see the class."""
+        return loss_variance(
+            values,
+            groups,
+            num_groups=self.num_groups,
+            reduction=self.reduction,  # type: ignore[arg-type]
+            process_group=self.process_group,
+        )
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return f"num_groups={self.num_groups}, reduction={self.reduction!r}"

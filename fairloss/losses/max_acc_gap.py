@@ -1,0 +1,266 @@
+"""MaxAccGap: the gap between the best and the worst group's soft accuracy.
+
+Paper: Gu et al., *Fairness-Aware Fine-Tuning of Vision-Language Models for Medical Glaucoma Diagnosis*, eqs 5-6.
+The paper's hard max and min are the default. Differences: absent groups take no part (the
+paper's estimate is undefined there), ``smoothing`` and ``memory`` are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fairloss import _checks
+from fairloss.distributed import ProcessGroup, check_process_group
+from fairloss.groups import (
+    ATTRIBUTE_REDUCTIONS,
+    AttributeReduction,
+    attribute_slices,
+    check_groups,
+    check_num_groups,
+    reduce_attributes,
+    share_estimate,
+    single_attribute,
+    statistics_dtype,
+)
+from fairloss.losses.likelihood import Task, TokenReduction, check_task, sample_likelihood
+from fairloss.losses.values import check_values, global_sums
+from fairloss.memory import GroupMemory
+
+__all__ = ["MaxAccGapLoss", "check_memory", "gap_over_groups", "group_gap", "max_acc_gap"]
+
+
+def gap_over_groups(
+    means: Tensor,
+    present: Tensor,
+    num_groups: tuple[int, ...],
+    *,
+    smoothing: float | None = None,
+    reduction: AttributeReduction = "mean",
+) -> Tensor:
+    """Largest minus smallest of the present groups' means, a value an attribute, reduced over attributes.
+
+    (G,) means and presence -> a scalar. Fewer than two present groups of an attribute: 0, connected to the graph.
+    """
+    gaps = []
+    for piece in attribute_slices(num_groups):
+        v, here = means[piece], present[piece]
+        enough = here.sum() >= 2
+        # Where the gap is undefined all groups stand in with their zeros, so that no infinity meets the gradient.
+        use = here | ~enough
+        if smoothing is None:
+            gap = v.masked_fill(~use, -torch.inf).amax() - v.masked_fill(~use, torch.inf).amin()
+        else:
+            upper = torch.softmax((v / smoothing).masked_fill(~use, -torch.inf), 0)
+            lower = torch.softmax((-v / smoothing).masked_fill(~use, -torch.inf), 0)
+            gap = ((upper - lower) * v).sum()
+        gaps.append(torch.where(enough, gap, v.sum() * 0.0))
+    return reduce_attributes(torch.stack(gaps), reduction)
+
+
+def check_memory(memory: GroupMemory | None, num_groups: tuple[int, ...]) -> None:
+    """Raise unless ``memory`` is None or fits the one attribute."""
+    if memory is None:
+        return
+    if not isinstance(memory, GroupMemory):
+        raise TypeError(f"memory: a fairloss.GroupMemory is needed, {type(memory).__name__} was given")
+    size = single_attribute(num_groups, "a memory")
+    if memory.num_groups != size:
+        raise ValueError(f"memory: it has {memory.num_groups} groups, num_groups is {size}")
+
+
+def _union_means(sums: Tensor, counts: Tensor, memory: GroupMemory) -> tuple[Tensor, Tensor]:
+    """Means and presence over memory and batch; the gradient is that of S_g (see :class:`fairloss.GroupMemory`)."""
+    held_sums, held_counts = memory.totals()
+    count = counts + held_counts
+    mean = (sums.detach() + held_sums) / count.clamp(min=1)
+    estimate = share_estimate(sums, counts, memory.shares(counts))
+    # S - S.detach() is exactly 0: the value is the union's mean, to the last bit.
+    return mean + (estimate - estimate.detach()), count > 0
+
+
+def group_gap(
+    values: Tensor,
+    groups: Tensor,
+    *,
+    num_groups: int | Sequence[int],
+    smoothing: float | None = None,
+    memory: GroupMemory | None = None,
+    reduction: AttributeReduction = "mean",
+    process_group: ProcessGroup | None = None,
+) -> Tensor:
+    """Gap between the largest and the smallest group mean of any per-sample value.
+
+    gap = max_g m_g - min_g m_g over the groups present, m_g = mean_{i in g} v_i. With ``smoothing=t`` the max (min) is the
+    average of the m_g weighted by softmax(m/t) (softmax(-m/t)): inside [min, max], and hard as t -> 0. 0 means that all
+    groups' means are equal.
+
+    Args:
+        values: (N,) floating: an accuracy, a loss, a Dice score.
+        groups: (N,) integer or bool ids, -1 = unknown; (N, K) for K attributes.
+        num_groups: number of groups; a tuple of K numbers for K attributes.
+        smoothing: t > 0, in the unit of the values; ``None`` is the hard gap.
+        memory: ranks the groups on memory and batch (one attribute). It takes the batch in when it is in training mode and
+            gradients are enabled.
+        reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.
+        process_group: makes the result that of all its ranks' samples.
+
+    Returns:
+        A scalar in float32 (float64 for float64 values).
+
+    Raises:
+        TypeError, ValueError: naming the argument; nothing has changed then.
+
+    Note:
+        Absent groups take no part; with fewer than two present (memory included) the gap is 0 and ``backward()`` works.
+        Gradient flows through the means of the largest and smallest groups, ties sharing it, or with smoothing through all.
+
+    Example:
+        >>> values = torch.tensor([1.0, 0.0, 1.0, 1.0])
+        >>> group_gap(values, torch.tensor([0, 0, 1, 1]), num_groups=3)
+        tensor(0.5000)
+    """
+    sizes = check_num_groups(num_groups)
+    if smoothing is not None:
+        smoothing = _checks.number("smoothing", smoothing, above=0)
+    _checks.choice("reduction", reduction, ATTRIBUTE_REDUCTIONS)
+    check_process_group(process_group)
+    check_memory(memory, sizes)
+    check_values(values)
+    ids = check_groups(groups, sizes, values.shape[0])
+    v = values.to(statistics_dtype(values.dtype))
+    sums, counts = global_sums(v, ids, sizes, process_group)
+    if memory is None:
+        means, present = sums / counts.clamp(min=1), counts > 0
+    else:
+        means, present = _union_means(sums, counts, memory)
+    gap = gap_over_groups(means, present, sizes, smoothing=smoothing, reduction=reduction)
+    if memory is not None and memory.training and torch.is_grad_enabled():
+        memory.push(v, ids[:, 0], process_group=process_group)
+    return gap
+
+
+def max_acc_gap(
+    input: Tensor,
+    target: Tensor,
+    groups: Tensor,
+    *,
+    num_groups: int | Sequence[int],
+    smoothing: float | None = None,
+    memory: GroupMemory | None = None,
+    task: Task = "auto",
+    ignore_index: int = -100,
+    token_reduction: TokenReduction = "mean",
+    reduction: AttributeReduction = "mean",
+    process_group: ProcessGroup | None = None,
+) -> Tensor:
+    """Soft MaxAccGap as a function; see :class:`MaxAccGapLoss`.
+
+    Example:
+        >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
+        >>> max_acc_gap(logits, torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]), num_groups=2)
+        tensor(0.3808)
+    """
+    likelihood = sample_likelihood(input, target, task=task, ignore_index=ignore_index, token_reduction=token_reduction)
+    return group_gap(
+        likelihood.prob,
+        known_groups(groups, likelihood.valid),
+        num_groups=num_groups,
+        smoothing=smoothing,
+        memory=memory,
+        reduction=reduction,
+        process_group=process_group,
+    )
+
+
+def known_groups(groups: Tensor, valid: Tensor) -> Tensor:
+    """``groups`` with the id -1 where a sample has no likelihood; groups that will not pass the checks are left to them."""
+    if not isinstance(groups, Tensor) or groups.shape[:1] != valid.shape or groups.dtype.is_floating_point:
+        return groups
+    keep = valid if groups.ndim == 1 else valid.unsqueeze(1)
+    return torch.where(keep, groups.to(torch.int64), -1)
+
+
+class MaxAccGapLoss(nn.Module):
+    """Soft MaxAccGap: the largest minus the smallest group's mean probability of the true label.
+
+    acc_g = mean_{i in g} exp(-nll_i);  loss = max_g acc_g - min_g acc_g over the groups present. 0 means that every group
+    is served equally well, 1 is the largest value.
+
+    Args:
+        num_groups: number of groups; a tuple for several attributes.
+        smoothing: t > 0 replaces max and min by softmax(+-acc/t)-weighted averages; ``None`` is the paper's hard gap.
+        memory: a :class:`fairloss.GroupMemory`, so that small batches are ranked on more than themselves.
+        task: kind of input: ``"auto"``, ``"binary"``, ``"multiclass"``, ``"multilabel"`` or ``"tokens"``.
+        ignore_index: integer targets that count for nothing.
+        token_reduction: ``"mean"`` or ``"sum"`` of the token nlls of an answer.
+        reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.
+        process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.distributed`.
+
+    Shape:
+        - input: logits (N,), (N, 1), (N, C) or (N, T, V), float16 to float64 (computed in float32 at least)
+        - target: (N,), (N, C) or (N, T)
+        - groups: (N,) or (N, K) integer or bool ids, -1 = unknown
+        - output: scalar, float32 (float64 for float64 logits)
+
+    Raises:
+        TypeError, ValueError: naming the argument, before any work or change of state.
+
+    Note:
+        Absent groups take no part; with fewer than two present the loss is 0 and ``backward()`` works. As a training signal
+        add it to a task loss: alone, it is just as happy with every group served badly. Gradient reaches the best and the
+        worst group (all groups with smoothing): it lowers the best one's accuracy as readily as it raises the worst one's.
+
+    Example:
+        >>> loss = MaxAccGapLoss(num_groups=2)
+        >>> loss(torch.tensor([3.0, -1.0]), torch.tensor([1, 1]), torch.tensor([0, 1]))
+        tensor(0.6836)
+
+    References:
+        Gu et al., *Fairness-Aware Fine-Tuning of Vision-Language Models for Medical Glaucoma Diagnosis*, eqs 5-6.
+    """
+
+    def __init__(
+        self,
+        num_groups: int | Sequence[int],
+        *,
+        smoothing: float | None = None,
+        memory: GroupMemory | None = None,
+        task: Task = "auto",
+        ignore_index: int = -100,
+        token_reduction: TokenReduction = "mean",
+        reduction: AttributeReduction = "mean",
+        process_group: ProcessGroup | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_groups = check_num_groups(num_groups)
+        self.smoothing = None if smoothing is None else _checks.number("smoothing", smoothing, above=0)
+        check_memory(memory, self.num_groups)
+        check_process_group(process_group)
+        self.memory = memory
+        self.task = check_task(task)
+        self.ignore_index = _checks.integer("ignore_index", ignore_index, minimum=-(2**63))
+        self.token_reduction = _checks.choice("token_reduction", token_reduction, ("mean", "sum"))
+        self.reduction = _checks.choice("reduction", reduction, ATTRIBUTE_REDUCTIONS)
+        self.process_group = process_group
+
+    def forward(self, input: Tensor, target: Tensor, groups: Tensor) -> Tensor:
+        """Loss of a batch; see the class."""
+        return max_acc_gap(
+            input,
+            target,
+            groups,
+            num_groups=self.num_groups,
+            smoothing=self.smoothing,
+            memory=self.memory,
+            task=self.task,
+            ignore_index=self.ignore_index,
+            token_reduction=self.token_reduction,  # type: ignore[arg-type]
+            reduction=self.reduction,  # type: ignore[arg-type]
+            process_group=self.process_group,
+        )
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return f"num_groups={self.num_groups}, smoothing={self.smoothing}, task={self.task!r}"
