@@ -57,6 +57,10 @@ class FundusSet:
         return len(self.task.group_names)
 
     @property
+    def group_names(self) -> tuple[str, ...]:
+        return self.task.group_names
+
+    @property
     def group_counts(self) -> list[int]:
         """Photographs of every group; unknown ones in none."""
         return np.bincount(self.group[self.group >= 0], minlength=self.num_groups).tolist()
