@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 from fairloss._version import __version__
 
 if TYPE_CHECKING:
+    from fairloss.embedding_queue import EmbeddingQueue as EmbeddingQueue
     from fairloss.groups import intersect_groups as intersect_groups
     from fairloss.inputs import check_inputs as check_inputs
     from fairloss.labels import encode_groups as encode_groups
+    from fairloss.losses.concept import ConceptAlignmentLoss as ConceptAlignmentLoss
+    from fairloss.losses.contrastive import CrossGroupContrastiveLoss as CrossGroupContrastiveLoss
     from fairloss.losses.cross_entropy import FairCrossEntropyLoss as FairCrossEntropyLoss
     from fairloss.losses.group_dro import GroupDROLoss as GroupDROLoss
     from fairloss.losses.loss_variance import LossVarianceLoss as LossVarianceLoss
@@ -33,6 +36,9 @@ _HOME = {
     "DemographicParityLoss": "fairloss.losses.parity",
     "EqualizedOddsLoss": "fairloss.losses.parity",
     "check_inputs": "fairloss.inputs",
+    "ConceptAlignmentLoss": "fairloss.losses.concept",
+    "CrossGroupContrastiveLoss": "fairloss.losses.contrastive",
+    "EmbeddingQueue": "fairloss.embedding_queue",
     "GroupMemory": "fairloss.memory",
     "encode_groups": "fairloss.labels",
     "intersect_groups": "fairloss.groups",

@@ -1,5 +1,7 @@
 """Every loss as a function: the class's snake_case name without ``Loss``, options by keyword."""
 
+from fairloss.losses.concept import concept_alignment
+from fairloss.losses.contrastive import ContrastiveParts, cross_group_contrastive
 from fairloss.losses.cross_entropy import CrossEntropyParts, fair_cross_entropy
 from fairloss.losses.group_dro import group_dro
 from fairloss.losses.likelihood import Likelihood, sample_likelihood
@@ -9,8 +11,11 @@ from fairloss.losses.parity import demographic_parity, equalized_odds
 from fairloss.losses.weighting import inverse_frequency_weighting, inverse_frequency_weights
 
 __all__ = [
+    "ContrastiveParts",
     "CrossEntropyParts",
     "Likelihood",
+    "concept_alignment",
+    "cross_group_contrastive",
     "demographic_parity",
     "equalized_odds",
     "fair_cross_entropy",

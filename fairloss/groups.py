@@ -22,6 +22,7 @@ __all__ = [
     "AttributeReduction",
     "GroupEncoding",
     "attribute_slices",
+    "check_free_groups",
     "check_groups",
     "check_num_groups",
     "encode_groups",
@@ -79,35 +80,55 @@ def check_groups(groups: Tensor, num_groups: tuple[int, ...], n: int, *, name: s
         ValueError: wrong shape or length; an id out of range. The offending id is shown for CPU tensors in eager mode;
             elsewhere the check is asynchronous (``torch._assert_async``), so that nothing waits for the device.
     """
-    if not isinstance(groups, Tensor):
-        raise TypeError(f"{name}: a tensor of integer ids is needed, {type(groups).__name__} was given")
-    if groups.dtype.is_floating_point or groups.dtype.is_complex:
-        raise TypeError(f"{name}: integer or bool ids are needed, {groups.dtype} was given")
     k = len(num_groups)
-    if not (groups.ndim == 1 and k == 1) and not (groups.ndim == 2 and groups.shape[1] == k):
-        wanted = "(N,) or (N, 1)" if k == 1 else f"(N, {k})"
-        raise ValueError(
-            f"{name}: shape {wanted} is needed for num_groups={num_groups}, {tuple(groups.shape)} was given"
-        )
-    if groups.shape[0] != n:
-        raise ValueError(f"{name}: {groups.shape[0]} ids were given for a batch of {n}")
-    ids = groups.to(torch.int64)
-    if ids.ndim == 1:
-        ids = ids.unsqueeze(1)
+    ids = _integer_ids(groups, k, n, name, f" for num_groups={num_groups}")
     for column, size in enumerate(num_groups):
         _check_range(ids[:, column], size, name if k == 1 else f"{name}[:, {column}]")
     return ids
 
 
-def _check_range(ids: Tensor, size: int, name: str) -> None:
+def check_free_groups(groups: Tensor, num_attributes: int | None, n: int, *, name: str = "groups") -> Tensor:
+    """As :func:`check_groups` where ids are only compared with one another, so that no size is declared.
+
+    Args:
+        groups: (N,) or (N, K), any integer or bool dtype, -1 = unknown.
+        num_attributes: K, or None for whatever ``groups`` has.
+        n: the batch size that the ids must have.
+        name: the argument's name in errors.
+    """
+    if num_attributes is None:
+        num_attributes = groups.shape[1] if isinstance(groups, Tensor) and groups.ndim == 2 else 1
+    ids = _integer_ids(groups, num_attributes, n, name, "")
+    _check_range(ids, None, name)
+    return ids
+
+
+def _integer_ids(groups: Tensor, k: int, n: int, name: str, why: str) -> Tensor:
+    if not isinstance(groups, Tensor):
+        raise TypeError(f"{name}: a tensor of integer ids is needed, {type(groups).__name__} was given")
+    if groups.dtype.is_floating_point or groups.dtype.is_complex:
+        raise TypeError(f"{name}: integer or bool ids are needed, {groups.dtype} was given")
+    if not (groups.ndim == 1 and k == 1) and not (groups.ndim == 2 and groups.shape[1] == k):
+        wanted = "(N,) or (N, 1)" if k == 1 else f"(N, {k})"
+        raise ValueError(f"{name}: shape {wanted} is needed{why}, {tuple(groups.shape)} was given")
+    if groups.shape[0] != n:
+        raise ValueError(f"{name}: {groups.shape[0]} ids were given for a batch of {n}")
+    ids = groups.to(torch.int64)
+    return ids.unsqueeze(1) if ids.ndim == 1 else ids
+
+
+def _check_range(ids: Tensor, size: int | None, name: str) -> None:
+    """Ids must lie in -1 .. size - 1; without a size, be -1 at least."""
     if ids.device.type == "cpu" and not torch.compiler.is_compiling():
         if ids.numel():
             low, high = (int(bound) for bound in torch.aminmax(ids))
-            if low < -1 or high >= size:
+            if low < -1 or (size is not None and high >= size):
                 bad = low if low < -1 else high
-                raise ValueError(f"{name}: id {bad} is out of range; accepted are 0 .. {size - 1}, and -1 for unknown")
+                accepted = "0, 1, ..." if size is None else f"0 .. {size - 1}"
+                raise ValueError(f"{name}: id {bad} is out of range; accepted are {accepted}, and -1 for unknown")
     else:
-        torch._assert_async(((ids >= -1) & (ids < size)).all(), f"{name}: id out of range")
+        inside = ids >= -1 if size is None else (ids >= -1) & (ids < size)
+        torch._assert_async(inside.all(), f"{name}: id out of range")
 
 
 def attribute_slices(num_groups: tuple[int, ...]) -> list[slice]:

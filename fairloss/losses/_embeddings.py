@@ -1,0 +1,40 @@
+"""What the losses on embeddings share: checks of (embeddings, target, groups), unit rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fairloss.groups import statistics_dtype
+
+
+def check_embeddings(embeddings: Tensor, *, name: str = "embeddings") -> None:
+    """Raise unless ``embeddings`` is a floating tensor (N, D) with D >= 1."""
+    if not isinstance(embeddings, Tensor):
+        raise TypeError(f"{name}: a tensor is needed, {type(embeddings).__name__} was given")
+    if not embeddings.dtype.is_floating_point:
+        raise TypeError(f"{name}: floating values are needed, {embeddings.dtype} was given")
+    if embeddings.ndim != 2 or embeddings.shape[1] == 0:
+        raise ValueError(f"{name}: shape (N, D) is needed, {tuple(embeddings.shape)} was given")
+
+
+def check_labels(target: Tensor, n: int, *, name: str = "target") -> Tensor:
+    """One integer label a sample, as (N,) int64."""
+    if not isinstance(target, Tensor):
+        raise TypeError(f"{name}: a tensor of integer labels is needed, {type(target).__name__} was given")
+    if target.dtype.is_floating_point or target.dtype.is_complex:
+        raise TypeError(f"{name}: integer or bool labels are needed, {target.dtype} was given")
+    if target.ndim != 1 or target.shape[0] != n:
+        raise ValueError(f"{name}: one label for each of the {n} rows is needed, {tuple(target.shape)} was given")
+    return target.to(torch.int64)
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """Rows scaled to norm 1 in float32 at least; a row of zeros stays zero and receives no gradient.
+
+    (``torch.nn.functional.normalize`` multiplies the gradient of such a row, a dead unit's, by 1e12.)
+    """
+    x = x.to(statistics_dtype(x.dtype))
+    squares = (x * x).sum(dim=1, keepdim=True)
+    dead = squares == 0
+    return torch.where(dead, 0.0, x * torch.where(dead, 1.0, squares).rsqrt())

@@ -1,0 +1,80 @@
+"""Contract cases of the losses on embeddings."""
+
+from __future__ import annotations
+
+import torch
+
+import fairloss
+from fairloss import functional as ff
+from tests import oracles_embeddings as oracles
+from tests.contract import Case, groups_of
+
+
+def embeddings(generator, n, dtype):
+    return {
+        "embeddings": torch.randn(n, 5, generator=generator).to(dtype),
+        "target": torch.randint(0, 3, (n,), generator=generator),
+        "groups": groups_of(generator, n),
+    }
+
+
+def two_attributes(generator, n, dtype):
+    batch = embeddings(generator, n, dtype)
+    return {**batch, "groups": torch.stack([groups_of(generator, n), groups_of(generator, n, 2)], 1)}
+
+
+def queue_with_rows(attributes):
+    """A queue with a few rows of its own, so that the first batch already meets them."""
+    queue = fairloss.EmbeddingQueue(12, 5, num_attributes=attributes)
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.stack([torch.randint(0, 2, (7,), generator=generator) for _ in range(attributes)], 1)
+    queue.push(torch.randn(7, 5, generator=generator), torch.randint(0, 3, (7,), generator=generator), ids)
+    return queue
+
+
+def contrastive_case(name, *, attributes=1, queue=False, notes="", **options):
+    def sizes(g):
+        return g if attributes == 1 else (g, 2)
+
+    def make(num_groups=3, process_group=None):
+        own = queue_with_rows(attributes) if queue else None
+        return fairloss.CrossGroupContrastiveLoss(
+            queue=own, num_groups=sizes(num_groups), process_group=process_group, **options
+        )
+
+    def function(num_groups=3, **batch):
+        own = queue_with_rows(attributes) if queue else None
+        return ff.cross_group_contrastive(**batch, queue=own, num_groups=sizes(num_groups), **options)
+
+    held = queue_with_rows(attributes) if queue else None
+    rows = []
+    if held is not None:
+        rows = list(zip(held.embeddings.double(), held.labels.tolist(), held.groups.tolist(), strict=True))[:7]
+
+    def oracle(embeddings, target, groups):
+        z, y, ids = (torch.as_tensor(x) for x in (embeddings, target, groups))
+        known = {k: v for k, v in options.items() if k in ("temperature", "margin")}
+        return float(oracles.contrastive(z, y, ids, queue=rows, paper=options.get("variant") == "paper", **known))
+
+    return Case(
+        f"cross_group_contrastive-{name}",
+        make,
+        embeddings if attributes == 1 else two_attributes,
+        oracle,
+        function,
+        differentiable=("embeddings",),
+        # With a queue there are other groups outside the batch, and its rows keep their group names.
+        zero_without_two_groups=not queue,
+        relabel=not queue and attributes == 1,
+        notes=notes,
+    )
+
+
+CASES = [
+    contrastive_case("default"),
+    contrastive_case("paper", variant="paper"),
+    contrastive_case("all_negatives", temperature=0.5, margin=-2.0),
+    contrastive_case("two_attributes", attributes=2),
+    contrastive_case("queue", queue=True),
+    contrastive_case("queue_two_attributes", queue=True, attributes=2, temperature=0.3),
+]
