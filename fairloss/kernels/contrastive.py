@@ -102,7 +102,8 @@ def contrastive_losses(
             lse[rows] = torch.logsumexp(s.masked_fill(~negatives, -torch.inf), dim=1)
             counts[rows] = positives.sum(1).to(s.dtype)
             x = torch.sub(lse[rows, None], s, out=s).masked_fill_(positives.logical_not_(), -torch.inf)
-            losses[rows] = F.softplus(x).sum(1) / counts[rows].clamp(min=1)
+            # torch's own threshold, 20, is where softplus(x) - x = 2e-9: too early for float64.
+            losses[rows] = F.softplus(x, threshold=40).sum(1) / counts[rows].clamp(min=1)
     return losses, lse, counts
 
 

@@ -75,7 +75,7 @@ def concept_alignment(
     else:
         # An image without a single negative gets the term 0: softplus(-inf).
         lse = s.masked_fill(true, torch.finfo(wide).min).logsumexp(1, keepdim=True)
-        terms = torch.nn.functional.softplus(lse - s)
+        terms = torch.nn.functional.softplus(lse - s, threshold=40)  # 20 is too early for float64
     total = torch.where(true, terms, 0.0).sum()
     total, count = all_reduce_sums([total, true.sum().to(wide)], process_group)
     return total if variant == "paper" else total / count.detach().clamp(min=1)
