@@ -91,6 +91,25 @@ def gap_case(name, batch, kind, **kwargs):
     )
 
 
+def memory_case(name, batch, kind):
+    """A memory that is empty at first: value and gradient are the batch's own."""
+
+    def make(num_groups=3, process_group=None):
+        memory = fairloss.GroupMemory(num_groups, 16)
+        return fairloss.MaxAccGapLoss(num_groups, memory=memory, process_group=process_group)
+
+    def function(num_groups=3, **batch):
+        return ff.max_acc_gap(**batch, num_groups=num_groups, memory=fairloss.GroupMemory(num_groups, 16))
+
+    return Case(
+        name=f"max_acc_gap-{name}",
+        make=make,
+        batch=batch,
+        oracle=lambda input, target, groups: oracles.max_acc_gap(input, target, groups, kind),
+        function=function,
+    )
+
+
 def ce_oracle(kind, gap_weight=0.0, weighted=False, smoothing=None, **task):
     def oracle(input, target, groups):
         w = None
@@ -232,6 +251,8 @@ CASES = [
     gap_case("tokens_sum", tokens, "tokens", token_reduction="sum"),
     gap_case("two_attributes", multiclass, "multiclass", attributes=2),
     gap_case("two_attributes_max", multiclass, "multiclass", attributes=2, reduction="max", smoothing=0.2),
+    memory_case("memory", multiclass, "multiclass"),
+    memory_case("memory_binary", binary, "binary"),
     ce_case("vanilla", multiclass, "multiclass"),
     ce_case("fr", multiclass, "multiclass", gap_weight=0.7),
     ce_case("gr", multiclass, "multiclass", weighted=True),
