@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fairloss.losses.group_dro import GroupDROLoss as GroupDROLoss
     from fairloss.losses.loss_variance import LossVarianceLoss as LossVarianceLoss
     from fairloss.losses.max_acc_gap import MaxAccGapLoss as MaxAccGapLoss
+    from fairloss.losses.moments import MomentAlignmentLoss as MomentAlignmentLoss
     from fairloss.losses.parity import DemographicParityLoss as DemographicParityLoss
     from fairloss.losses.parity import EqualizedOddsLoss as EqualizedOddsLoss
     from fairloss.losses.weighting import InverseFrequencyWeighting as InverseFrequencyWeighting
@@ -39,6 +40,7 @@ _HOME = {
     "ConceptAlignmentLoss": "fairloss.losses.concept",
     "CrossGroupContrastiveLoss": "fairloss.losses.contrastive",
     "EmbeddingQueue": "fairloss.embedding_queue",
+    "MomentAlignmentLoss": "fairloss.losses.moments",
     "GroupMemory": "fairloss.memory",
     "encode_groups": "fairloss.labels",
     "intersect_groups": "fairloss.groups",

@@ -7,6 +7,7 @@ from fairloss.losses.group_dro import group_dro
 from fairloss.losses.likelihood import Likelihood, sample_likelihood
 from fairloss.losses.loss_variance import loss_variance
 from fairloss.losses.max_acc_gap import group_gap, max_acc_gap
+from fairloss.losses.moments import moment_alignment
 from fairloss.losses.parity import demographic_parity, equalized_odds
 from fairloss.losses.weighting import inverse_frequency_weighting, inverse_frequency_weights
 
@@ -25,5 +26,6 @@ __all__ = [
     "inverse_frequency_weights",
     "loss_variance",
     "max_acc_gap",
+    "moment_alignment",
     "sample_likelihood",
 ]

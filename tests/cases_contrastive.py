@@ -70,6 +70,25 @@ def contrastive_case(name, *, attributes=1, queue=False, notes="", **options):
     )
 
 
+def moments_case(name, *, attributes=1, **options):
+    def sizes(g):
+        return g if attributes == 1 else (g, 2)
+
+    def make(num_groups=3, process_group=None):
+        return fairloss.MomentAlignmentLoss(3, sizes(num_groups), process_group=process_group, **options)
+
+    def function(num_groups=3, **batch):
+        return ff.moment_alignment(**batch, num_classes=3, num_groups=sizes(num_groups), **options)
+
+    def oracle(embeddings, target, groups):
+        known = {k: v for k, v in options.items() if k != "form"}
+        z, y, ids = (torch.as_tensor(x) for x in (embeddings, target, groups))
+        return float(oracles.moments(z, y, ids, num_groups=[0] * attributes, **known))
+
+    draw = embeddings if attributes == 1 else two_attributes
+    return Case(f"moment_alignment-{name}", make, draw, oracle, function, ("embeddings",), relabel=attributes == 1)
+
+
 CASES = [
     contrastive_case("default"),
     contrastive_case("paper", variant="paper"),
@@ -77,4 +96,9 @@ CASES = [
     contrastive_case("two_attributes", attributes=2),
     contrastive_case("queue", queue=True),
     contrastive_case("queue_two_attributes", queue=True, attributes=2, temperature=0.3),
+    moments_case("gram", form="gram"),
+    moments_case("explicit", form="explicit"),
+    moments_case("two_attributes", attributes=2, cov_weight=0.5),
+    moments_case("paper", attributes=2, reduction="sum", form="gram"),
+    moments_case("unit_rows", normalize=True, reduction="max", form="gram"),
 ]

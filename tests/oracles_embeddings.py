@@ -48,3 +48,34 @@ def with_gradient(oracle, embeddings, *args, **kwargs):
     value = oracle(z, *args, **kwargs)
     (grad,) = torch.autograd.grad(value, z, allow_unused=True)
     return value.detach(), torch.zeros_like(z) if grad is None else grad
+
+
+def moments(
+    embeddings, target, groups, *, num_groups=None, cov_weight=1.0, normalize=False, reduction="mean", ignore=-100
+):
+    """Explicit covariances of every cell, one by one."""
+    z = torch.as_tensor(embeddings, dtype=torch.float64)
+    if normalize:
+        z = torch.stack([unit(row) for row in z]) if len(z) else z
+    y, ids = torch.as_tensor(target).tolist(), columns(groups)
+    attributes = len(num_groups) if num_groups is not None else len(ids[0]) if ids else 1
+    per_attribute = []
+    for k in range(attributes):
+        total, cells = z.sum() * 0, 0
+        for label in sorted(set(y) - {ignore}):
+            mus, sigmas = [], []
+            for value in sorted({d[k] for d, t in zip(ids, y, strict=True) if t == label and d[k] >= 0}):
+                rows = [z[i] for i in range(len(y)) if y[i] == label and ids[i][k] == value]
+                mu = sum(rows) / len(rows)
+                mus.append(mu)
+                if len(rows) > 1:
+                    sigmas.append(sum(torch.outer(r - mu, r - mu) for r in rows) / len(rows))
+            if len(mus) < 2:
+                continue
+            cells += len(mus)
+            total = total + sum(((mu - sum(mus) / len(mus)) ** 2).sum() for mu in mus)
+            if sigmas:
+                total = total + cov_weight * sum(((s - sum(sigmas) / len(sigmas)) ** 2).sum() for s in sigmas)
+        per_attribute.append(total if reduction == "sum" else total / max(cells, 1))
+    stacked = torch.stack(per_attribute)
+    return {"sum": stacked.sum, "mean": stacked.mean, "max": stacked.max}[reduction]()

@@ -303,7 +303,7 @@ def test_one_concept_an_image_is_the_cross_entropy():
     expected = torch.nn.functional.cross_entropy(rows @ words.T / 0.07, target)
     torch.testing.assert_close(ConceptAlignmentLoss()(z, e, target), expected)
     assert ConceptAlignmentLoss()(z, e, torch.full((8,), -100)) == 0
-    for bad, named in [(target + 1, "target: id 5"), (target.float(), "target"), (torch.ones(8, 4), "target")]:
+    for bad, named in [(target + 1, "target: label 5"), (target.float(), "target"), (torch.ones(8, 4), "target")]:
         with pytest.raises((TypeError, ValueError), match=named):
             ConceptAlignmentLoss()(z, e, bad)
     with pytest.raises(ValueError, match="concepts"):

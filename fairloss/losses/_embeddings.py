@@ -29,6 +29,22 @@ def check_labels(target: Tensor, n: int, *, name: str = "target") -> Tensor:
     return target.to(torch.int64)
 
 
+def check_classes(target: Tensor, n: int, num_classes: int, ignore_index: int, *, name: str = "target") -> Tensor:
+    """As :func:`check_labels`, for labels 0 .. ``num_classes`` - 1 and ``ignore_index``.
+
+    The label out of range is shown for CPU tensors in eager mode; elsewhere the check is asynchronous.
+    """
+    labels = check_labels(target, n, name=name)
+    bad = (labels != ignore_index) & ((labels < 0) | (labels >= num_classes))
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        if bool(bad.any()):
+            accepted = f"0 .. {num_classes - 1}, and {ignore_index} to ignore"
+            raise ValueError(f"{name}: label {int(labels[bad][0])} is out of range; accepted are {accepted}")
+    else:
+        torch._assert_async(~bad.any(), f"{name}: label out of range")
+    return labels
+
+
 def unit_rows(x: Tensor) -> Tensor:
     """Rows scaled to norm 1 in float32 at least; a row of zeros stays zero and receives no gradient.
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fairloss import _checks
 from fairloss.distributed import ProcessGroup, all_reduce_sums, check_process_group
 from fairloss.groups import statistics_dtype
-from fairloss.losses._embeddings import check_embeddings, check_labels, unit_rows
+from fairloss.losses._embeddings import check_classes, check_embeddings, unit_rows
 
 __all__ = ["ConceptAlignmentLoss", "concept_alignment"]
 
@@ -25,20 +25,20 @@ VARIANTS = ("default", "paper")
 
 
 def _true_concepts(target: Tensor, n: int, c: int, ignore_index: int) -> Tensor:
-    """Target as (N, C) bool; values are checked where that waits for no device."""
-    look = isinstance(target, Tensor) and target.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Target as (N, C) bool."""
     if isinstance(target, Tensor) and target.ndim == 2:
         if tuple(target.shape) != (n, c):
             raise ValueError(f"target: (N,) ids or a ({n}, {c}) table is needed, {tuple(target.shape)} was given")
-        if look and not bool(((target == 0) | (target == 1)).all()):
-            raise ValueError("target: a table of 0 and 1 is needed; other values were given")
+        binary = ((target == 0) | (target == 1)).all()
+        if target.device.type == "cpu" and not torch.compiler.is_compiling():
+            if not bool(binary):
+                raise ValueError("target: a table of 0 and 1 is needed; other values were given")
+        else:
+            torch._assert_async(binary, "target: a table of 0 and 1 is needed")
         return target == 1
-    ids = check_labels(target, n)
-    taking_part = ids != ignore_index
-    if look and bool((taking_part & ((ids < 0) | (ids >= c))).any()):
-        bad = int(ids[taking_part & ((ids < 0) | (ids >= c))][0])
-        raise ValueError(f"target: id {bad} is out of range; accepted are 0 .. {c - 1}, and {ignore_index} to ignore")
-    return (ids.unsqueeze(1) == torch.arange(c, device=ids.device)) & taking_part.unsqueeze(1)
+    ids = check_classes(target, n, c, ignore_index)
+    # ignore_index may itself lie in 0 .. C-1.
+    return (ids.unsqueeze(1) == torch.arange(c, device=ids.device)) & (ids != ignore_index).unsqueeze(1)
 
 
 def concept_alignment(
