@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from fairloss.losses.concept import ConceptAlignmentLoss as ConceptAlignmentLoss
     from fairloss.losses.contrastive import CrossGroupContrastiveLoss as CrossGroupContrastiveLoss
     from fairloss.losses.cross_entropy import FairCrossEntropyLoss as FairCrossEntropyLoss
+    from fairloss.losses.distribution_alignment import DistributionAlignmentLoss as DistributionAlignmentLoss
+    from fairloss.losses.fair_identity_scaling import FISLoss as FISLoss
     from fairloss.losses.group_dro import GroupDROLoss as GroupDROLoss
     from fairloss.losses.loss_variance import LossVarianceLoss as LossVarianceLoss
     from fairloss.losses.max_acc_gap import MaxAccGapLoss as MaxAccGapLoss
@@ -41,6 +43,8 @@ _HOME = {
     "CrossGroupContrastiveLoss": "fairloss.losses.contrastive",
     "EmbeddingQueue": "fairloss.embedding_queue",
     "MomentAlignmentLoss": "fairloss.losses.moments",
+    "DistributionAlignmentLoss": "fairloss.losses.distribution_alignment",
+    "FISLoss": "fairloss.losses.fair_identity_scaling",
     "GroupMemory": "fairloss.memory",
     "encode_groups": "fairloss.labels",
     "intersect_groups": "fairloss.groups",

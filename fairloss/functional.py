@@ -3,6 +3,8 @@
 from fairloss.losses.concept import concept_alignment
 from fairloss.losses.contrastive import ContrastiveParts, cross_group_contrastive
 from fairloss.losses.cross_entropy import CrossEntropyParts, fair_cross_entropy
+from fairloss.losses.distribution_alignment import distribution_alignment
+from fairloss.losses.fair_identity_scaling import fis, fis_weights
 from fairloss.losses.group_dro import group_dro
 from fairloss.losses.likelihood import Likelihood, sample_likelihood
 from fairloss.losses.loss_variance import loss_variance
@@ -10,6 +12,7 @@ from fairloss.losses.max_acc_gap import group_gap, max_acc_gap
 from fairloss.losses.moments import moment_alignment
 from fairloss.losses.parity import demographic_parity, equalized_odds
 from fairloss.losses.weighting import inverse_frequency_weighting, inverse_frequency_weights
+from fairloss.transport import transport_distances
 
 __all__ = [
     "ContrastiveParts",
@@ -18,8 +21,11 @@ __all__ = [
     "concept_alignment",
     "cross_group_contrastive",
     "demographic_parity",
+    "distribution_alignment",
     "equalized_odds",
     "fair_cross_entropy",
+    "fis",
+    "fis_weights",
     "group_dro",
     "group_gap",
     "inverse_frequency_weighting",
@@ -28,4 +34,5 @@ __all__ = [
     "max_acc_gap",
     "moment_alignment",
     "sample_likelihood",
+    "transport_distances",
 ]

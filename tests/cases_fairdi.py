@@ -1,0 +1,63 @@
+"""Contract cases of identity scaling, distribution alignment, error-bound scaling and distillation."""
+
+from __future__ import annotations
+
+import torch
+
+import fairloss
+from fairloss import functional as ff
+from tests import oracles_fairdi as oracles
+from tests.contract import Case, groups_of
+
+
+def losses(generator, n, dtype):
+    return {
+        "losses": (3 * torch.rand(n, generator=generator) ** 2).to(dtype),
+        "groups": groups_of(generator, n),
+    }
+
+
+def scores(generator, n, dtype):
+    return {"scores": torch.randn(n, generator=generator).to(dtype), "groups": groups_of(generator, n)}
+
+
+def fis_case(name, oracle, gradient, *, memory=False, **options):
+    def make(num_groups=3, process_group=None):
+        return fairloss.FISLoss(num_groups, process_group=process_group, **options)
+
+    return Case(
+        f"fis-{name}",
+        make,
+        losses,
+        lambda losses, groups: oracle(losses, groups, **options),
+        lambda num_groups=3, **batch: ff.fis(**batch, num_groups=num_groups, **options),
+        differentiable=("losses",),
+        oracle_gradient=None if gradient is None else lambda losses, groups: gradient(losses, groups, **options),
+        zero_without_two_groups=False,
+        logits=False,
+        compile="sinkhorn runs on the host" if options.get("transport") == "sinkhorn" else True,
+    )
+
+
+def alignment_case(p):
+    return Case(
+        f"distribution_alignment-{p}",
+        lambda num_groups=3, process_group=None: fairloss.DistributionAlignmentLoss(
+            num_groups, p, process_group=process_group
+        ),
+        scores,
+        lambda scores, groups: oracles.distribution_alignment(scores, groups, p),
+        lambda num_groups=3, **batch: ff.distribution_alignment(**batch, num_groups=num_groups, p=p),
+        differentiable=("scores",),
+        logits=True,
+    )
+
+
+CASES = [
+    fis_case("default", oracles.fis_default, oracles.fis_default_gradient),
+    fis_case("capped", oracles.fis_default, oracles.fis_default_gradient, c=0.3, max_weight=2.0, temperature=0.5),
+    fis_case("paper", oracles.fis_paper, oracles.fis_paper_gradient, variant="paper"),
+    fis_case("released", oracles.fis_released, None, variant="released", c=0.4, temperature=2.0),
+    alignment_case(1),
+    alignment_case(2),
+]
