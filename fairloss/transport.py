@@ -74,10 +74,11 @@ def wasserstein_to_all(values: Tensor, ids: Tensor, num_groups: int, p: int) -> 
     below_high = mass_below(high)
     # The lower bound of a value's quantiles is the upper one of its group's value before.
     below_low = torch.where(rank > 0, torch.cat([below_high[:1], below_high[:-1]]), 0.0)
+    # A single group is all there is: exactly 0, and so is its gradient.
+    present = (sizes[:num_groups] > 0) & ((sizes[:num_groups] > 0).sum() > 1)
     if p == 2:
         terms = torch.stack([y * y, y * (below_high - below_low)], 1)
         sums = terms.new_zeros((num_groups + 1, 2)).index_add(0, slots, terms)[:num_groups]
-        present = sizes[:num_groups] > 0
         squared = sums[:, 0] / sizes[:num_groups].clamp(min=1) + (x * x).sum() / n_safe - 2 * sums[:, 1]
         return torch.where(present, squared.clamp(min=0), 0.0)
     # p = 1: among the quantiles of y those below y come first; how many values lie below is y's place in the sort.
@@ -85,7 +86,8 @@ def wasserstein_to_all(values: Tensor, ids: Tensor, num_groups: int, p: int) -> 
     cut = torch.minimum(torch.maximum(regroup * n, low), high)
     width = (2 * cut - low - high).to(x.dtype) / (n * n_safe)
     term = torch.where(inside, y * width - 2 * mass_below(cut) + below_low + below_high, 0.0)
-    return term.new_zeros(num_groups + 1).index_add(0, slots, term)[:num_groups]
+    sums = term.new_zeros(num_groups + 1).index_add(0, slots, term)[:num_groups]
+    return torch.where(present, sums, 0.0)
 
 
 def _sinkhorn_cost(x: Any, y: Any, epsilon: float) -> float:

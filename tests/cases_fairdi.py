@@ -21,7 +21,7 @@ def scores(generator, n, dtype):
     return {"scores": torch.randn(n, generator=generator).to(dtype), "groups": groups_of(generator, n)}
 
 
-def fis_case(name, oracle, gradient, *, memory=False, **options):
+def fis_case(name, oracle, gradient, **options):
     def make(num_groups=3, process_group=None):
         return fairloss.FISLoss(num_groups, process_group=process_group, **options)
 
@@ -32,7 +32,7 @@ def fis_case(name, oracle, gradient, *, memory=False, **options):
         lambda losses, groups: oracle(losses, groups, **options),
         lambda num_groups=3, **batch: ff.fis(**batch, num_groups=num_groups, **options),
         differentiable=("losses",),
-        oracle_gradient=None if gradient is None else lambda losses, groups: gradient(losses, groups, **options),
+        oracle_gradient=lambda losses, groups: gradient(losses, groups, **options),
         zero_without_two_groups=False,
         logits=False,
         compile="sinkhorn runs on the host" if options.get("transport") == "sinkhorn" else True,
@@ -57,7 +57,9 @@ CASES = [
     fis_case("default", oracles.fis_default, oracles.fis_default_gradient),
     fis_case("capped", oracles.fis_default, oracles.fis_default_gradient, c=0.3, max_weight=2.0, temperature=0.5),
     fis_case("paper", oracles.fis_paper, oracles.fis_paper_gradient, variant="paper"),
-    fis_case("released", oracles.fis_released, None, variant="released", c=0.4, temperature=2.0),
+    fis_case(
+        "released", oracles.fis_released, oracles.fis_released_gradient, variant="released", c=0.4, temperature=2.0
+    ),
     alignment_case(1),
     alignment_case(2),
 ]

@@ -80,16 +80,25 @@ def fis_paper(losses, groups, variant="paper", c=0.5):
     return float(losses @ fis_paper_gradient(losses, groups, c=c))
 
 
-def fis_released(losses, groups, variant="released", c=0.5, temperature=1.0):
+def fis_released(losses, groups, variant="released", c=0.5, temperature=1.0, with_gradient=False):
     """The group part's softmax runs over known samples; unknown ones have the mean share."""
     n = len(losses)
     o = half_squares(losses, groups)
     known = [g for g in groups.tolist() if g >= 0]
     total = sum(math.exp(o[g] / temperature) for g in known)
-    neutral = 1 / (len(known) or n)
+    neutral = 1 / (len(known) or n or 1)
     group_part = np.array([math.exp(o[g] / temperature) / total if g >= 0 else neutral for g in groups.tolist()])
     individual = np.exp(losses / temperature) / np.exp(losses / temperature).sum()
-    return float(2 * losses @ ((1 - c) * individual + c * group_part) / n)
+    weights = (1 - c) * individual + c * group_part
+    # d (s . l) / d l_i = s_i + s_i (l_i - s . l) / T: the softmax is part of the graph.
+    through = individual * (losses - individual @ losses) / temperature
+    if with_gradient:
+        return 2 * (weights + (1 - c) * through) / n
+    return float(2 * losses @ weights / max(n, 1))
+
+
+def fis_released_gradient(losses, groups, **options):
+    return fis_released(losses, groups, **options, with_gradient=True)
 
 
 def distribution_alignment(scores, groups, p):

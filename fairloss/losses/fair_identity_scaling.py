@@ -59,8 +59,8 @@ def _mean_one(logits: Tensor, included: Tensor, cap: float) -> Tensor:
     left = n - cap * torch.arange(largest.shape[0], device=n.device)
     log_lam = torch.log(left.clamp(min=1e-9).to(logits.dtype)) - rest
     fits = (left > 0) & (log_lam + largest <= math.log(cap) + 1e-9)
-    k = fits.to(torch.uint8).argmax()
-    weights = torch.exp((masked + log_lam[k]).clamp(max=math.log(cap)))
+    k = fits.to(torch.uint8).argmax(0, keepdim=True)
+    weights = torch.exp((masked + log_lam.gather(0, k)).clamp(max=math.log(cap)))
     # Nothing fits only where nothing is included, or a loss is not a number.
     return torch.where(included, torch.where(fits.any(), weights, 1.0), 0.0)
 
@@ -88,13 +88,14 @@ def _group_part(scores: Tensor, ids: Tensor, variant: Variant, cap: float) -> Te
     per_sample = lookup(scores, ids[:, 0], 0.0)
     if variant == "default":
         return torch.where(known, _mean_one(per_sample, known, cap), 1.0)
+    n = known.sum().to(torch.float64)
     if variant == "released":
         # Softmax over samples; an unknown one gets the mean of the known.
-        shares = _mean_one(per_sample, known, math.inf) / known.sum().clamp(min=1)
-        return torch.where(known, shares, 1.0 / torch.where(known.any(), known.sum(), known.shape[0]))
+        shares = _mean_one(per_sample, known, math.inf) / n.clamp(min=1)
+        return torch.where(known, shares, 1 / torch.where(n > 0, n, known.shape[0]))
     present = segment_sum(torch.ones_like(per_sample), ids, (scores.shape[0],)) > 0
-    table = _mean_one(scores, present, math.inf) / present.sum().clamp(min=1)
-    return torch.where(known, lookup(table, ids[:, 0], 0.0), 1.0 / present.sum().clamp(min=1))
+    groups = present.sum().to(torch.float64).clamp(min=1)
+    return lookup(_mean_one(scores, present, math.inf), ids[:, 0], 1.0) / groups
 
 
 def fis_weights(
