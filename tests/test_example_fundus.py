@@ -1,6 +1,7 @@
 """The rendered photographs: labels and masks agree with the parameters, groups look as their task says, seeds hold."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,6 +146,8 @@ def test_every_task_renders_and_is_described(name):
     assert len(task.shares) == len(task.looks)
     assert sum(task.shares) == pytest.approx(1)
     assert task.about
+    page = Path(__file__).resolve().parents[1] / "docs" / "examples" / "rendered_fundus.md"
+    assert f"| `{name}` |" in page.read_text(encoding="utf-8")
     data = fundus.make(name, images=40, size=16, shares=[1] * len(task.looks))
     assert set(data.label) == {0, 1}
     assert data.images.std() > 20

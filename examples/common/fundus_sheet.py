@@ -38,7 +38,7 @@ def sheet(path: Path, *, tasks: tuple[str, ...] = tuple(fundus.TASKS), columns: 
                     spine.set_visible(False)
                 if k == 0:
                     ax.set_ylabel(f"{name}\n{data.task.group_names[g]}", fontsize=8)
-    return plots.save(fig, path)
+    return plots.save(fig, path, dpi=100)
 
 
 if __name__ == "__main__":

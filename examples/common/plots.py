@@ -31,11 +31,11 @@ def figure(width: float = 8.0, height: float = 4.5, columns: int = 1, rows: int 
     return plt.subplots(rows, columns, figsize=(width, height), layout="constrained")
 
 
-def save(fig: Any, path: Path) -> Path:
-    """Write the figure as PNG and forget it."""
+def save(fig: Any, path: Path, *, dpi: int = 150) -> Path:
+    """Write the figure as PNG (or what the path ends in) and forget it."""
     import matplotlib.pyplot as plt
 
-    fig.savefig(path, dpi=150)
+    fig.savefig(path, dpi=dpi)
     plt.close(fig)
     return path
 

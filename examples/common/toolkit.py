@@ -96,15 +96,16 @@ def cell(value: Any, digits: int = 3) -> str:
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[Any]], *, digits: int = 3) -> None:
     """Print a table in the terminal; the first column is text, the others are right-aligned."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     for i, name in enumerate(header):
-        table.add_column(name, justify="left" if i == 0 else "right")
+        table.add_column(escape(name), justify="left" if i == 0 else "right")
     for row in rows:
-        table.add_row(*(cell(v, digits) for v in row))
+        table.add_row(*(escape(cell(v, digits)) for v in row))
     # Beside a log file or a pipe, rich would fold the table into 80 columns.
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, digits: int = 3) -> str:
