@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from fairloss._version import __version__
 
 if TYPE_CHECKING:
+    from fairloss.data import BalancedGroupSampler as BalancedGroupSampler
+    from fairloss.data import GroupBatchSampler as GroupBatchSampler
     from fairloss.embedding_queue import EmbeddingQueue as EmbeddingQueue
     from fairloss.groups import intersect_groups as intersect_groups
     from fairloss.inputs import check_inputs as check_inputs
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 # Public name -> the module that defines it.
 _HOME = {
+    "BalancedGroupSampler": "fairloss.data",
+    "GroupBatchSampler": "fairloss.data",
     "MaxAccGapLoss": "fairloss.losses.max_acc_gap",
     "FairCrossEntropyLoss": "fairloss.losses.cross_entropy",
     "InverseFrequencyWeighting": "fairloss.losses.weighting",
