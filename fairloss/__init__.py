@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from fairloss.losses.parity import EqualizedOddsLoss as EqualizedOddsLoss
     from fairloss.losses.weighting import InverseFrequencyWeighting as InverseFrequencyWeighting
     from fairloss.memory import GroupMemory as GroupMemory
+    from fairloss.policy.advantages import fair_grpo_advantages as fair_grpo_advantages
+    from fairloss.policy.fair_grpo import FairGRPOAdvantage as FairGRPOAdvantage
+    from fairloss.policy.objective import fair_grpo_policy_loss as fair_grpo_policy_loss
 
 # Public name -> the module that defines it.
 _HOME = {
@@ -49,8 +52,11 @@ _HOME = {
     "MomentAlignmentLoss": "fairloss.losses.moments",
     "DistributionAlignmentLoss": "fairloss.losses.distribution_alignment",
     "FISLoss": "fairloss.losses.fair_identity_scaling",
+    "FairGRPOAdvantage": "fairloss.policy.fair_grpo",
     "GroupMemory": "fairloss.memory",
     "encode_groups": "fairloss.labels",
+    "fair_grpo_advantages": "fairloss.policy.advantages",
+    "fair_grpo_policy_loss": "fairloss.policy.objective",
     "intersect_groups": "fairloss.groups",
 }
 _SUBMODULES = ("functional", "integrations", "metrics", "policy")

@@ -12,6 +12,8 @@ from fairloss.losses.max_acc_gap import group_gap, max_acc_gap
 from fairloss.losses.moments import moment_alignment
 from fairloss.losses.parity import demographic_parity, equalized_odds
 from fairloss.losses.weighting import inverse_frequency_weighting, inverse_frequency_weights
+from fairloss.policy.advantages import fair_grpo_advantages
+from fairloss.policy.objective import fair_grpo_policy_loss
 from fairloss.transport import transport_distances
 
 __all__ = [
@@ -24,6 +26,8 @@ __all__ = [
     "distribution_alignment",
     "equalized_odds",
     "fair_cross_entropy",
+    "fair_grpo_advantages",
+    "fair_grpo_policy_loss",
     "fis",
     "fis_weights",
     "group_dro",

@@ -6,6 +6,7 @@ it. State kept here follows the module's device but never its dtype, and ``state
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -55,11 +56,14 @@ class StatefulModule(ConstantsModule):
     def __init__(self) -> None:
         super().__init__()
         self._state_names = ()
+        self._growing: tuple[str, ...] = ()
 
-    def register_state(self, name: str, tensor: Tensor) -> None:
-        """Declare ``tensor`` as the state called ``name``."""
+    def register_state(self, name: str, tensor: Tensor, *, growing: bool = False) -> None:
+        """Declare ``tensor`` as the state called ``name``; a ``growing`` one takes any shape of its rank when loaded."""
         self.register_constant(name, tensor)
         self._state_names = (*self._state_names, name)
+        if growing:
+            self._growing = (*self._growing, name)
 
     def _states(self) -> list[Tensor]:
         return [getattr(self, name) for name in self._state_names]
@@ -81,6 +85,8 @@ class StatefulModule(ConstantsModule):
         Raises:
             ValueError: the state was saved by a module of another size; nothing is changed then.
         """
+        if self._growing:
+            self._resize(state)
         header = torch.tensor(self._header(), dtype=_HEADER_DTYPE).view(torch.uint8)
         sizes = [t.numel() * t.element_size() for t in self._states()]
         name = type(self).__name__
@@ -91,3 +97,24 @@ class StatefulModule(ConstantsModule):
         for tensor, piece in zip(self._states(), state[header.numel() :].split(sizes), strict=True):
             # Cloned: a slice need not start at a multiple of the element size, which view() requires.
             tensor.copy_(piece.clone().view(tensor.dtype).reshape(tensor.shape))
+
+    def _resize(self, state: Any) -> None:
+        """Give the growing tensors the shapes that the packed ``state`` names, if nothing else differs from ours."""
+        ours = self._header()
+        length = len(ours) * torch.empty(0, dtype=_HEADER_DTYPE).element_size()
+        if not isinstance(state, Tensor) or state.dtype != torch.uint8 or state.numel() < length:
+            return
+        theirs = state[:length].cpu().clone().view(_HEADER_DTYPE).tolist()
+        shapes, position = {}, 1
+        for name in self._state_names:
+            rank = getattr(self, name).ndim
+            shapes[name] = theirs[position + 1 : position + 1 + rank]
+            if theirs[position] != rank or (
+                name not in self._growing and shapes[name] != list(getattr(self, name).shape)
+            ):
+                return
+            position += 1 + rank
+        sizes = {name: getattr(self, name).element_size() * math.prod(shape) for name, shape in shapes.items()}
+        if state.numel() == length + sum(sizes.values()):
+            for name in self._growing:
+                setattr(self, name, getattr(self, name).new_empty(shapes[name]))

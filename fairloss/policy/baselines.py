@@ -1,0 +1,266 @@
+"""The advantages that FairGRPO is compared with: GRPO, RLOO, REINFORCE++, GRPO with resampling and with GroupDRO.
+
+GRPO (Shao et al. 2024) standardises rewards within a prompt; RLOO (Ahmadian et al. 2024) subtracts the mean of the prompt's
+other rollouts; REINFORCE++ (Hu 2025) standardises over the whole batch. The two fairness baselines of the FairGRPO paper act
+on GRPO: resampling (Puyol-Anton et al. 2021) draws every group equally often, GroupDRO (Sagawa et al. 2019) moves weight to
+the groups that do worst. The paper gives no formulas for the two; ours are in the docstrings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fairloss import _checks
+from fairloss.distributed import ProcessGroup, all_reduce_sum, check_process_group
+from fairloss.groups import check_groups, group_counts_tensor, lookup, segment_sum, single_attribute
+from fairloss.policy.advantages import prepare
+from fairloss.policy.core import standardise
+from fairloss.policy.layout import as_rewards, layout_of
+from fairloss.state import StatefulModule
+
+__all__ = [
+    "GroupDROAdvantage",
+    "grpo_advantages",
+    "reinforce_pp_advantages",
+    "resampling_weights",
+    "rloo_advantages",
+]
+
+
+@torch.no_grad()
+def grpo_advantages(
+    rewards: Tensor, *, prompt_ids: Tensor | None = None, scale: str = "std", eps: float = 1e-6
+) -> Tensor:
+    """GRPO: (r - mean) / (std + eps) within each prompt, ddof 1; 0 where all rollouts of a prompt earned the same.
+
+    Args:
+        rewards: (Q, R), NaN where a rollout is missing or could not be scored (advantage 0), or (B,) with ``prompt_ids``.
+        prompt_ids: (B,) integers, equal for rollouts of one prompt.
+        scale: "std", or "none" for r - mean (Dr. GRPO).
+        eps: added to the standard deviation.
+
+    Returns:
+        Advantages in the shape of ``rewards``, float32 at least.
+
+    Raises:
+        TypeError, ValueError: as :func:`fairloss.fair_grpo_advantages`.
+
+    Example:
+        >>> grpo_advantages(torch.tensor([[1.0, 0, 1, 1], [0, 0, 0, 0]]))
+        tensor([[ 0.5000, -1.5000,  0.5000,  0.5000],
+                [ 0.0000,  0.0000,  0.0000,  0.0000]])
+
+    Reference:
+        Shao et al., DeepSeekMath, 2024.
+    """
+    _checks.choice("scale", scale, ("std", "none"))
+    eps = _checks.number("eps", eps, above=0)
+    rewards = as_rewards(rewards, prompt_ids)
+    layout = layout_of(rewards, prompt_ids)
+    if scale == "std":
+        return standardise(rewards, layout, eps)[0]
+    scorable = ~torch.isnan(rewards)
+    values = torch.where(scorable, rewards, 0.0)
+    means = layout.total(values) / layout.total(scorable.to(values.dtype)).clamp(min=1)
+    return torch.where(scorable, values - layout.spread(means), 0.0)
+
+
+@torch.no_grad()
+def rloo_advantages(rewards: Tensor, *, prompt_ids: Tensor | None = None) -> Tensor:
+    """RLOO: each reward minus the mean of the prompt's other rollouts; 0 for a prompt's only rollout.
+
+    Arguments, result and errors are those of :func:`grpo_advantages`.
+
+    Example:
+        >>> rloo_advantages(torch.tensor([[1.0, 0, 1, 1]]))
+        tensor([[ 0.3333, -1.0000,  0.3333,  0.3333]])
+
+    Reference:
+        Ahmadian et al., Back to Basics: Revisiting REINFORCE-Style Optimization, 2024.
+    """
+    rewards = as_rewards(rewards, prompt_ids)
+    layout = layout_of(rewards, prompt_ids)
+    counts = layout.total((~torch.isnan(rewards)).to(rewards.dtype))
+    factor = torch.where(counts > 1, counts / (counts - 1).clamp(min=1), 0.0)
+    return grpo_advantages(rewards, prompt_ids=prompt_ids, scale="none") * layout.spread(factor)
+
+
+@torch.no_grad()
+def reinforce_pp_advantages(
+    rewards: Tensor,
+    *,
+    prompt_ids: Tensor | None = None,
+    baseline: str = "batch",
+    eps: float = 1e-6,
+    process_group: ProcessGroup | None = None,
+) -> Tensor:
+    """REINFORCE++: (r - mean) / (std + eps) over the whole batch, ddof 1.
+
+    Args:
+        rewards: as :func:`grpo_advantages`.
+        prompt_ids: as :func:`grpo_advantages`.
+        baseline: "batch", or "prompt" to subtract each prompt's mean before the batch is standardised (the paper's variant
+            for several rollouts a prompt).
+        eps: added to the standard deviation.
+        process_group: mean and deviation run over all its ranks.
+
+    Returns:
+        Advantages in the shape of ``rewards``, float32 at least; 0 for NaN rewards.
+
+    Example:
+        >>> reinforce_pp_advantages(torch.tensor([[1.0, 0, 1, 1], [0, 0, 0, 0]]))[0]
+        tensor([ 1.2076, -0.7246,  1.2076,  1.2076])
+
+    Reference:
+        Hu, REINFORCE++: A Simple and Efficient Approach for Aligning Large Language Models, 2025.
+    """
+    _checks.choice("baseline", baseline, ("batch", "prompt"))
+    eps = _checks.number("eps", eps, above=0)
+    check_process_group(process_group)
+    scorable = ~torch.isnan(as_rewards(rewards, prompt_ids))
+    if baseline == "prompt":
+        values = grpo_advantages(rewards, prompt_ids=prompt_ids, scale="none")
+    else:
+        values = torch.where(scorable, as_rewards(rewards, prompt_ids), 0.0)
+    wide = values.to(torch.float64)
+    n, total = all_reduce_sum(torch.stack([scorable.sum().to(torch.float64), wide.sum()]), process_group)
+    mean = total / n.clamp(min=1)
+    square = all_reduce_sum(torch.where(scorable, (wide - mean).square(), 0.0).sum(), process_group)
+    std = (square / (n - 1).clamp(min=1)).sqrt()
+    return torch.where(scorable, (wide - mean) / (std + eps), 0.0).to(values.dtype)
+
+
+def resampling_weights(groups: Tensor, *, num_groups: int, power: float = 1.0) -> Tensor:
+    """Sampling weight of each example, 1 / N_g^power: with power 1 every group is drawn equally often.
+
+    For ``torch.utils.data.WeightedRandomSampler``: GRPO on prompts drawn so is the paper's "GRPO + resampling". 0 never
+    occurs. Multiplied onto GRPO advantages the weights have the same expectation without changing the sampler.
+
+    Args:
+        groups: (N,) ids of the training set, -1 = unknown.
+        num_groups: number of groups.
+        power: 0 for no resampling, 1 for equal groups.
+
+    Returns:
+        (N,) float32 weights with mean 1 over known examples; unknown ones weigh 1.
+
+    Raises:
+        TypeError, ValueError: ids or options out of range.
+
+    Example:
+        >>> resampling_weights(torch.tensor([0, 0, 0, 1]), num_groups=2)
+        tensor([0.6667, 0.6667, 0.6667, 2.0000])
+
+    Reference:
+        Puyol-Anton et al., Fairness in Cardiac MR Image Analysis, 2021.
+    """
+    size = single_attribute(num_groups, "resampling_weights")
+    power = _checks.number("power", power, minimum=0)
+    n = groups.shape[0] if isinstance(groups, Tensor) and groups.ndim else 0
+    ids = check_groups(groups, (size,), n)
+    counts = segment_sum(ids.new_ones(n, dtype=torch.float64), ids, (size,))
+    weights = torch.where(counts > 0, counts.clamp(min=1).pow(-power), 0.0)
+    mean = (weights * counts).sum() / counts.sum().clamp(min=1)
+    return lookup(weights / torch.where(mean > 0, mean, 1.0), ids[:, 0], 1.0).to(torch.float32)
+
+
+class GroupDROAdvantage(StatefulModule):
+    r"""GRPO advantages under GroupDRO: weight moves to the groups whose rewards are lowest.
+
+    .. math::  \hat L_g = -\frac{1}{n \pi_g} \sum_{q \in g} \bar r_q,\quad \log q_g \mathrel{+}= \eta \hat L_g,\quad
+        w_q = q_{g} / \pi_{g}
+
+    with rbar_q a prompt's mean reward, n the batch's known prompts and pi_g the group's share of those seen so far, so that
+    L_g is unbiased at any batch size and sum_i w_i A_i / n is GroupDRO's sum_g q_g (mean of group g's A). Softmax runs over
+    groups ever seen. Unknown prompts weigh 1.
+
+    Args:
+        num_groups: number of groups of the one attribute.
+        step_size: eta.
+        group_counts: training-set counts a group, for the shares.
+        batch_normalize: divide by the batch's standard deviation (ddof 1) + eps, as FairGRPO does.
+        eps: added to standard deviations.
+        process_group: sums run over all its ranks.
+
+    Note:
+        A call in training mode advances the state, whether or not gradients are enabled; in ``eval()`` it is read alone.
+
+    Example:
+        >>> dro = GroupDROAdvantage(2, step_size=1.0)
+        >>> advantages = dro(torch.tensor([[1.0, 0, 1, 1], [0, 0, 1, 0]]), torch.tensor([0, 1]))
+        >>> dro.weights()
+        tensor([0.7551, 1.2449])
+
+    Reference:
+        Sagawa et al., Distributionally Robust Neural Networks for Group Shifts, 2019.
+    """
+
+    log_q: Tensor
+    seen: Tensor
+    counts: Tensor | None
+
+    def __init__(
+        self,
+        num_groups: int,
+        step_size: float = 0.01,
+        *,
+        group_counts: Sequence[float] | Tensor | None = None,
+        batch_normalize: bool = True,
+        eps: float = 1e-6,
+        process_group: ProcessGroup | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_groups = single_attribute(num_groups, "GroupDROAdvantage")
+        self.step_size = _checks.number("step_size", step_size, minimum=0)
+        self.eps, self.batch_normalize = _checks.number("eps", eps, above=0), bool(batch_normalize)
+        check_process_group(process_group)
+        self.process_group = process_group
+        self.register_state("log_q", torch.zeros(self.num_groups, dtype=torch.float64))
+        self.register_state("seen", torch.zeros(self.num_groups, dtype=torch.int64))
+        self.counts = None
+        if group_counts is not None:
+            self.register_constant("counts", group_counts_tensor(group_counts, self.num_groups))
+
+    def _shares(self, seen: Tensor) -> Tensor:
+        counts = (self.counts if self.counts is not None else seen).to(torch.float64)
+        return counts / counts.sum().clamp(min=1e-300)
+
+    def weights(self) -> Tensor:
+        """(G,) weight q_g / pi_g of a prompt of each group, 0 for groups never seen."""
+        present = self.seen > 0
+        q = torch.softmax(torch.where(present, self.log_q, -torch.inf), 0)
+        shares = self._shares(self.seen)
+        return torch.where(present, q / torch.where(shares > 0, shares, 1.0), 0.0).to(torch.float32)
+
+    @torch.no_grad()
+    def forward(self, rewards: Tensor, groups: Tensor, *, prompt_ids: Tensor | None = None) -> Tensor:
+        """Weighted GRPO advantages in the shape of ``rewards``; arguments as :func:`fairloss.fair_grpo_advantages`."""
+        batch = prepare(rewards, groups, None, prompt_ids, num_groups=self.num_groups, num_domains=1, validate=False)
+        scores, _, counts = standardise(batch.rewards, batch.layout, self.eps)
+        if self.training:
+            self._advance(batch.layout.total(torch.nan_to_num(batch.rewards.to(torch.float64))), counts, batch.groups)
+        weights = lookup(self.weights().to(scores.dtype), batch.groups, 1.0)
+        advantages = scores * batch.layout.spread(weights)
+        if self.batch_normalize:
+            wide = advantages.to(torch.float64)
+            scorable = (~torch.isnan(batch.rewards)).sum().to(torch.float64)
+            n, total, square = all_reduce_sum(
+                torch.stack([scorable, wide.sum(), wide.square().sum()]), self.process_group
+            )
+            variance = (square - total.square() / n.clamp(min=1)).clamp(min=0) / (n - 1).clamp(min=1)
+            advantages = advantages / (variance.sqrt() + self.eps).to(advantages.dtype)
+        return advantages
+
+    def _advance(self, totals: Tensor, counts: Tensor, groups: Tensor) -> None:
+        known = torch.where(counts > 0, groups, -1).unsqueeze(1)
+        per_prompt = torch.stack([(counts > 0).to(torch.float64), -totals / counts.clamp(min=1)], dim=1)
+        present, losses = all_reduce_sum(segment_sum(per_prompt, known, (self.num_groups,)), self.process_group).T
+        self.seen.add_(present.to(torch.int64))
+        shares = self._shares(self.seen)
+        expected = present.sum() * shares
+        self.log_q.add_(
+            self.step_size * torch.where(expected > 0, losses / torch.where(expected > 0, expected, 1.0), 0.0)
+        )

@@ -1,0 +1,253 @@
+"""Groups for prompts without labels: k-means on how well their rollouts do, within each domain, on the host.
+
+FairGRPO (Dai et al., section 3, "group discovery") clusters the reward vectors of unlabelled prompts, so that prompts of
+like difficulty are weighted alike. :class:`Discovery` differs from the authors' code, which :class:`ReleasedDiscovery`
+follows, in that it
+
+- clusters quantiles of a prompt's rewards: rollouts have no order, and permuting them changed the authors' advantages by
+  up to half; prompts with different numbers of rollouts fit together, too;
+- remembers a bounded uniform sample a domain; the authors' code refits on every vector ever seen;
+- chooses k by silhouette, 1 if no split is clear (below 0.25); the authors' elbow with k up to 3 nearly always returns 3,
+  and is here as ``num_clusters="elbow"``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fairloss import _checks
+from fairloss.distributed import ProcessGroup, gather_rows
+from fairloss.state import StatefulModule
+
+__all__ = ["Discovery", "Proposal", "ReleasedDiscovery", "choose_clusters", "quantile_features"]
+
+Array = npt.NDArray[np.float64]
+
+_ELBOW_TOLERANCE = 0.10
+_CLEAR_SPLIT = 0.25
+_MOST_CLUSTERS = 3
+
+
+class Proposal(NamedTuple):
+    """Clusters for one batch, and the memory to keep if the batch counts."""
+
+    labels: Tensor
+    """(n,) int64 cluster of each prompt, in the order given."""
+    share: Tensor
+    """(D, K) float64: each cluster's share of its domain's unknown prompts."""
+    mean: Tensor
+    """(D, K) float64: mean reward of each cluster."""
+    memory: tuple[Tensor, Tensor]
+
+
+def quantile_features(rewards: Tensor, num_features: int) -> Tensor:
+    """(n, R) rewards, NaN where missing -> (n, F + 1): F evenly spaced quantiles of each row (linear), then its mean."""
+    counts = (~torch.isnan(rewards)).sum(1)
+    ordered = torch.nan_to_num(rewards, nan=torch.inf).sort(1).values
+    levels = torch.linspace(0, 1, num_features, dtype=torch.float64, device=rewards.device)
+    position = levels * (counts - 1).clamp(min=0).unsqueeze(1)
+    low = position.floor()
+    at = ordered.to(torch.float64).gather(1, low.long())
+    above = ordered.to(torch.float64).gather(1, position.ceil().long())
+    quantiles = at + (position - low) * (above - at)
+    means = torch.nansum(rewards.to(torch.float64), 1, keepdim=True) / counts.clamp(min=1).unsqueeze(1)
+    return torch.cat([quantiles, means], 1).to(torch.float32)
+
+
+def _kmeans(points: npt.NDArray[Any], k: int, seed: int, n_init: int | str) -> Any:
+    from sklearn.cluster import KMeans
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fewer distinct points than clusters cannot occur: k is bounded by them
+        return KMeans(n_clusters=k, random_state=seed, n_init=n_init).fit(points)
+
+
+def choose_clusters(points: npt.NDArray[Any], rule: str | int, seed: int, n_init: int | str) -> Any:
+    """The fitted k-means of ``points`` (n, F), with k by ``rule``: "silhouette", "elbow", or a number; never more than
+    there are distinct points.
+    """
+    distinct = len(np.unique(points, axis=0))
+    if isinstance(rule, int):
+        return _kmeans(points, min(rule, distinct), seed, n_init)
+    fits = [_kmeans(points, k, seed, n_init) for k in range(1, min(_MOST_CLUSTERS, distinct) + 1)]
+    if len(fits) == 1:
+        return fits[0]
+    if rule == "elbow":
+        drops = -np.diff([fit.inertia_ for fit in fits])
+        for i in range(1, len(drops)):
+            if drops[i] < _ELBOW_TOLERANCE * drops[i - 1]:
+                return fits[i]
+        return fits[-1]
+    from sklearn.metrics import silhouette_score
+
+    # As many clusters as points leave every point alone, which the score is not defined for.
+    scores = [silhouette_score(points, fit.labels_) if fit.n_clusters < len(points) else -1.0 for fit in fits[1:]]
+    best = int(np.argmax(scores))
+    return fits[1 + best] if scores[best] >= _CLEAR_SPLIT else fits[0]
+
+
+class _Tables:
+    """Collects each domain's clusters."""
+
+    def __init__(self, num_domains: int, width: int) -> None:
+        self.share, self.mean = np.zeros((num_domains, width)), np.zeros((num_domains, width))
+
+    def fill(self, domain: int, fit: Any, means: npt.NDArray[Any] | None) -> None:
+        """Shares of a fit's points, and the clusters' means: of the points' own ``means``, or of the centres."""
+        k = fit.n_clusters
+        counts = np.bincount(fit.labels_, minlength=k)
+        self.share[domain, :k] = counts / max(1, counts.sum())
+        if means is None:
+            self.mean[domain, :k] = fit.cluster_centers_.mean(axis=1)
+        else:
+            self.mean[domain, :k] = np.bincount(fit.labels_, weights=means, minlength=k) / np.maximum(counts, 1)
+
+    def tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(self.share).to(device), torch.from_numpy(self.mean).to(device)
+
+
+class Discovery(StatefulModule):
+    """K-means on quantiles of the rewards of a bounded sample of each domain's unknown prompts.
+
+    Args:
+        num_domains: number of domains.
+        num_clusters: "silhouette", "elbow", or a fixed number.
+        num_features: quantiles a prompt.
+        reservoir_size: prompts remembered a domain. Under "cumulative" they are a uniform sample of all that were seen;
+            under "ema" a new prompt takes a random place, so that old ones fade; under "batch" only the last batch.
+        seed: of the sample and of k-means; equal seeds, equal results, also after a resumed run.
+        mode: the history's.
+    """
+
+    features: Tensor
+    """(D, reservoir_size, num_features + 1) float32."""
+    seen: Tensor
+    """(D,) int64 unknown prompts ever seen."""
+
+    def __init__(
+        self,
+        num_domains: int,
+        num_clusters: str | int = "silhouette",
+        num_features: int = 8,
+        reservoir_size: int = 512,
+        seed: int = 0,
+        mode: str = "cumulative",
+    ) -> None:
+        super().__init__()
+        if isinstance(num_clusters, str):
+            _checks.choice("num_clusters", num_clusters, ("silhouette", "elbow"))
+        else:
+            _checks.integer("num_clusters", num_clusters, minimum=1)
+        self.rule = num_clusters
+        self.width = num_clusters if isinstance(num_clusters, int) else _MOST_CLUSTERS
+        self.num_features = _checks.integer("num_features", num_features, minimum=2)
+        self.reservoir_size = _checks.integer("reservoir_size", reservoir_size, minimum=2)
+        self.seed, self.mode = _checks.integer("seed", seed, minimum=0), mode
+        self.register_state("features", torch.zeros(num_domains, reservoir_size, num_features + 1))
+        self.register_state("seen", torch.zeros(num_domains, dtype=torch.int64))
+
+    def propose(
+        self, rewards: Tensor, domains: Tensor, *, include: bool, process_group: ProcessGroup | None = None
+    ) -> Proposal:
+        """Clusters for unknown prompts: (n, R) rewards, NaN where missing, and (n,) domains >= 0; changes nothing."""
+        own = quantile_features(rewards, self.num_features)
+        all_points = gather_rows(own, process_group).cpu().numpy()
+        all_domains = gather_rows(domains, process_group).cpu().numpy()
+        memory, seen = self.features.cpu().numpy().copy(), self.seen.cpu().numpy().copy()
+        tables = _Tables(len(seen), self.width)
+        labels = torch.zeros_like(domains)
+        for domain in np.unique(all_domains):
+            arrivals = all_points[all_domains == domain]
+            if include:
+                seen[domain] = self._push(memory[domain], int(seen[domain]), arrivals, int(domain))
+            held = memory[domain, : min(int(seen[domain]), self.reservoir_size)]
+            if len(held) == 0:
+                held = arrivals
+            # In one order whatever the order of arrival, because k-means starts from points by their place.
+            held = held[np.lexsort(held.T)].astype(np.float64)
+            fit = choose_clusters(held[:, :-1], self.rule, self.seed, 4)
+            tables.fill(int(domain), fit, held[:, -1])
+            mine = domains == int(domain)
+            points = own[mine].cpu().numpy()[:, :-1].astype(np.float64)
+            if len(points):
+                labels[mine] = torch.from_numpy(fit.predict(points).astype(np.int64)).to(labels.device)
+        share, mean = tables.tensors(domains.device)
+        state = torch.from_numpy(memory).to(self.features.device), torch.from_numpy(seen).to(self.seen.device)
+        return Proposal(labels, share, mean, state)
+
+    def _push(self, memory: npt.NDArray[Any], seen: int, arrivals: npt.NDArray[Any], domain: int) -> int:
+        """Write ``arrivals`` into ``memory`` in place; returns how many prompts were seen."""
+        if self.mode == "batch":
+            seen = 0
+        # Drawn from the seed and the position in the stream: resuming needs no generator state.
+        draws = np.random.default_rng([self.seed, domain, seen]).random(len(arrivals))
+        for point, draw in zip(arrivals, draws, strict=True):
+            bound = self.reservoir_size if self.mode == "ema" else seen + 1
+            place = seen if seen < self.reservoir_size else int(draw * bound)
+            if place < self.reservoir_size:
+                memory[place] = point
+            seen += 1
+        return seen
+
+    def commit(self, proposal: Proposal) -> None:
+        """Keep the memory that a proposal with ``include=True`` made."""
+        self.features.copy_(proposal.memory[0])
+        self.seen.copy_(proposal.memory[1])
+
+
+class ReleasedDiscovery(StatefulModule):
+    """The authors' rule: k-means on the float32 reward vectors of all unknown prompts so far, in order of arrival.
+
+    Memory and time grow with every step; every prompt needs the same number of rollouts, all scorable.
+    """
+
+    vectors: Tensor
+    """(n, R) float32."""
+    owners: Tensor
+    """(n,) int64 domain of each vector."""
+
+    width = _MOST_CLUSTERS
+
+    def __init__(self, num_domains: int) -> None:
+        super().__init__()
+        self.num_domains = num_domains
+        self.register_state("vectors", torch.zeros(0, 0), growing=True)
+        self.register_state("owners", torch.zeros(0, dtype=torch.int64), growing=True)
+
+    def propose(
+        self, rewards: Tensor, domains: Tensor, *, include: bool, process_group: ProcessGroup | None = None
+    ) -> Proposal:
+        """As :meth:`Discovery.propose`."""
+        own = rewards.to(torch.float32)
+        if bool(torch.isnan(own).any()) or (len(self.vectors) and own.shape[1] != self.vectors.shape[1]):
+            raise ValueError(
+                "rewards: the released discovery clusters reward vectors, so that all unknown prompts need equally many "
+                "rollouts, all scorable; variant='default' takes prompts as they come"
+            )
+        vectors, owners = self.vectors, self.owners
+        if include or not len(vectors):
+            arrived = gather_rows(own, process_group).to(vectors.device)
+            vectors = torch.cat([vectors.reshape(-1, own.shape[1]), arrived])
+            owners = torch.cat([owners, gather_rows(domains, process_group).to(owners.device)])
+        points, places = vectors.cpu().numpy(), owners.cpu().numpy()
+        tables = _Tables(self.num_domains, self.width)
+        labels = torch.zeros_like(domains)
+        for domain in np.unique(places):
+            fit = choose_clusters(points[places == domain], "elbow", 0, "auto")
+            tables.fill(int(domain), fit, None)
+            mine = domains == int(domain)
+            if bool(mine.any()):
+                found = fit.predict(own[mine].cpu().numpy()).astype(np.int64)
+                labels[mine] = torch.from_numpy(found).to(labels.device)
+        share, mean = tables.tensors(domains.device)
+        return Proposal(labels, share, mean, (vectors, owners))
+
+    def commit(self, proposal: Proposal) -> None:
+        """Keep the vectors that a proposal with ``include=True`` added."""
+        self.vectors, self.owners = proposal.memory

@@ -1,0 +1,69 @@
+"""What FairGRPO remembers of past batches: three numbers a (domain, group) cell, whatever the number of steps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fairloss import _checks
+from fairloss.state import StatefulModule
+
+__all__ = ["HISTORIES", "RewardHistory"]
+
+HISTORIES = ("batch", "cumulative", "ema")
+
+
+class RewardHistory(StatefulModule):
+    """Prompts, rollouts and sum of rewards of every domain and group, the unknown of a domain last.
+
+    ``"cumulative"`` counts in int64 and sums in float64, so that it is exact; ``"ema"`` multiplies the past by ``decay``
+    before each batch is added, so that counts and sums keep a common weighting of the steps; ``"batch"`` holds the last
+    batch alone. Memory and time a step do not depend on the number of steps. The authors' code keeps every reward vector.
+
+    Args:
+        num_groups: number of groups.
+        num_domains: number of domains.
+        mode: "batch", "cumulative" or "ema".
+        decay: factor a step of "ema", in (0, 1).
+    """
+
+    counts: Tensor
+    """(2, D, G + 1): prompts and rollouts; int64, under "ema" float64."""
+    sums: Tensor
+    """(D, G + 1) float64: sum of rewards."""
+    lowest: Tensor
+    """() float64: the lowest reward ever seen, +inf before the first."""
+
+    def __init__(self, num_groups: int, num_domains: int = 1, mode: str = "cumulative", decay: float = 0.99) -> None:
+        super().__init__()
+        self.mode = _checks.choice("history", mode, HISTORIES)
+        self.decay = _checks.number("decay", decay, above=0)
+        if not self.decay < 1:
+            raise ValueError(f"decay: {decay} was given; a number between 0 and 1 is needed")
+        dtype = torch.float64 if mode == "ema" else torch.int64
+        self.register_state("counts", torch.zeros(2, num_domains, num_groups + 1, dtype=dtype))
+        self.register_state("sums", torch.zeros(num_domains, num_groups + 1, dtype=torch.float64))
+        self.register_state("lowest", torch.full((), torch.inf, dtype=torch.float64))
+
+    @property
+    def factor(self) -> float:
+        """What the past is multiplied by when a batch is added."""
+        return {"batch": 0.0, "cumulative": 1.0, "ema": self.decay}[self.mode]
+
+    def totals(self) -> Tensor:
+        """(3, D, G + 1) float64: prompts, rollouts and sum of rewards."""
+        return torch.cat([self.counts.to(torch.float64), self.sums.unsqueeze(0)])
+
+    @torch.no_grad()
+    def advance(self, batch: Tensor, lowest: Tensor) -> None:
+        """Add a batch's totals, (3, D, G + 1) float64, and its lowest reward."""
+        if self.mode == "batch":
+            self.counts.zero_()
+            self.sums.zero_()
+            self.lowest.fill_(torch.inf)
+        elif self.mode == "ema":
+            self.counts.mul_(self.decay)
+            self.sums.mul_(self.decay)
+        self.counts.add_(batch[:2].to(self.counts.dtype))
+        self.sums.add_(batch[2])
+        self.lowest.copy_(torch.minimum(self.lowest, lowest))
