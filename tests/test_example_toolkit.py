@@ -9,6 +9,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from common import intervals, plots, toolkit
+from fairloss import metrics
 
 
 def test_weighted_auc_equals_scikit_learn_with_ties_and_weights():
@@ -142,3 +143,13 @@ def test_arguments_seeds_and_devices(tmp_path):
     first = (toolkit.seed_everything(3).random(), torch.rand(1).item())
     assert first == (toolkit.seed_everything(3).random(), torch.rand(1).item())
     assert list(toolkit.progress([1, 2], "steps")) == [1, 2]
+
+
+def test_figures_equal_the_library_s_metrics():
+    rng = np.random.default_rng(4)
+    groups, labels, scores = rng.integers(0, 3, 300), rng.integers(0, 2, 300), rng.random(300).round(2)
+    found = intervals.PatientBootstrap(np.arange(300), groups, 3, resamples=5).evaluate(labels, scores)
+    assert found["gap_accuracy"].value == pytest.approx(metrics.max_accuracy_gap(labels, scores, groups))
+    assert found["gap_auc"].value == pytest.approx(metrics.auc_gap(labels, scores, groups))
+    by_group = metrics.group_metric("accuracy", labels, scores, groups).values
+    assert found["worst_accuracy"].value == pytest.approx(metrics.worst(by_group))
