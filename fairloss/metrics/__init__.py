@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from fairloss.metrics.classification import false_positive_rate_difference as false_positive_rate_difference
     from fairloss.metrics.classification import max_accuracy_gap as max_accuracy_gap
     from fairloss.metrics.classification import predictive_parity_difference as predictive_parity_difference
+    from fairloss.metrics.compare import compare_models as compare_models
+    from fairloss.metrics.compare import gap_difference_test as gap_difference_test
+    from fairloss.metrics.compare import pareto_front as pareto_front
     from fairloss.metrics.disparity import equity_scaled as equity_scaled
     from fairloss.metrics.disparity import error_skew as error_skew
     from fairloss.metrics.disparity import gap as gap
@@ -36,7 +39,12 @@ if TYPE_CHECKING:
     from fairloss.metrics.per_group import UndefinedGroupWarning as UndefinedGroupWarning
     from fairloss.metrics.per_group import group_mean as group_mean
     from fairloss.metrics.per_group import group_metric as group_metric
+    from fairloss.metrics.plots import plot_critical_difference as plot_critical_difference
+    from fairloss.metrics.plots import plot_gaps as plot_gaps
+    from fairloss.metrics.plots import plot_groups as plot_groups
+    from fairloss.metrics.plots import plot_pareto as plot_pareto
     from fairloss.metrics.ranking import auc as auc
+    from fairloss.metrics.report import FairnessReport as FairnessReport
     from fairloss.metrics.scored import auc_gap as auc_gap
     from fairloss.metrics.scored import calibration_gap as calibration_gap
     from fairloss.metrics.scored import equity_scaled_auc as equity_scaled_auc
@@ -67,7 +75,10 @@ _MODULES = {
     "odds": ["equalized_odds_difference", "equalized_odds_ratio"],
     "scored": ["auc_gap", "calibration_gap", "equity_scaled_auc"],
     "per_group": ["METRICS", "GroupMetric", "UndefinedGroupWarning", "group_mean", "group_metric"],
+    "compare": ["compare_models", "gap_difference_test", "pareto_front"],
+    "plots": ["plot_critical_difference", "plot_gaps", "plot_groups", "plot_pareto"],
     "ranking": ["auc"],
+    "report": ["FairnessReport"],
     "segmentation": ["dice", "iou"],
     "significance": ["friedman_nemenyi", "paired_t_test"],
 }

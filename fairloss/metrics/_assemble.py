@@ -1,0 +1,169 @@
+"""From bootstrap replicates to the groups and comparisons of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairloss.labels import GroupEncoding
+from fairloss.metrics import disparity
+from fairloss.metrics._inputs import Floats, Predictions, as_groups, cross_groups
+from fairloss.metrics._results import AttributeReport, Estimate, Gap, Group
+from fairloss.metrics._results import label as name_of
+from fairloss.metrics.bootstrap import Replicates, corrected_gap, gap_interval, percentile_interval, range_deviation
+from fairloss.metrics.per_group import METRICS
+
+__all__ = ["TITLES", "attribute_report", "read_attributes", "read_metrics"]
+
+TITLES = {
+    "accuracy": "accuracy gap",
+    "auc": "AUC gap",
+    "tpr": "equal opportunity difference (TPR)",
+    "fpr": "false positive rate difference",
+    "fdr": "predictive parity difference (FDR)",
+    "positive_rate": "demographic parity difference",
+    "ece": "calibration gap (ECE)",
+}
+_DEFAULT = ("accuracy", "auc", "tpr", "fpr", "fdr", "f1", "positive_rate", "ece")
+
+
+def read_attributes(groups: Any, n: int, intersections: bool) -> dict[str, GroupEncoding]:
+    if hasattr(groups, "columns") and hasattr(groups, "items"):
+        groups = dict(groups.items())
+    elif not isinstance(groups, Mapping):
+        groups = {"group": groups}
+    if not groups:
+        raise ValueError("groups: no attribute was given")
+    found = {str(name): as_groups(value, n) for name, value in groups.items()}
+    for name, encoding in found.items():
+        if not encoding.num_groups:
+            raise ValueError(f"groups: every sample of {name!r} is unknown")
+    if intersections and len(found) > 1:
+        names = list(found)
+        sizes = range(2, len(names) + 1) if len(names) == 2 else (2, len(names))
+        for size in sizes:
+            for several in combinations(names, size):
+                crossed = cross_groups({k: found[k] for k in several})
+                if crossed.num_groups:
+                    found[" & ".join(several)] = crossed
+    return found
+
+
+def read_metrics(pred: Predictions, metrics: Sequence[str] | None, notes: list[str]) -> tuple[str, ...]:
+    if metrics is not None:
+        unknown = [m for m in metrics if m not in METRICS]
+        if unknown:
+            raise ValueError(f"metrics: {unknown[0]!r} was given; accepted are {', '.join(METRICS)}")
+        return tuple(dict.fromkeys(metrics))
+    names = list(_DEFAULT)
+    if pred.task == "multiclass":
+        names.remove("positive_rate")  # its mean over classes is one over their number in every group
+    score = pred.score
+    if score is None or (pred.task == "binary" and bool(np.isin(score, (0, 1)).all())):
+        notes.append("Decisions were given, not scores: AUC and calibration are left out.")
+        return tuple(m for m in names if m not in ("auc", "ece"))
+    if pred.task == "multilabel":
+        names.remove("ece")
+    elif score.min() < 0 or score.max() > 1:
+        names.remove("ece")
+        notes.append("The scores are no probabilities in [0, 1]: calibration is left out.")
+    return tuple(names)
+
+
+def attribute_report(
+    name: str,
+    encoding: GroupEncoding,
+    found: Replicates,
+    pred: Predictions,
+    patient: NDArray[np.int64],
+    level: float,
+    min_group_size: int,
+    notes: list[str],
+) -> AttributeReport:
+    low, high = percentile_interval(found.drawn, level)
+    groups = []
+    for g, label in enumerate(encoding.labels):
+        at = encoding.ids == g
+        n, people = int(at.sum()), len(np.unique(patient[at]))
+        positives = int(pred.target[at, 0].sum()) if pred.task == "binary" else None
+        reason = _too_small(n, people, positives, min_group_size)
+        if reason:
+            notes.append(f"{name}: {label} has {reason}, too few to judge.")
+        values = {
+            m: Estimate(float(found.values[i, g]), float(low[i, g]), float(high[i, g]))
+            for i, m in enumerate(found.metrics)
+        }
+        undefined = [m for m, e in values.items() if np.isnan(e.value)]
+        if undefined:
+            notes.append(f"{name}: {', '.join(undefined)} undefined in {label}, left out of the comparison.")
+        groups.append(Group(label, n, people, positives, values, bool(reason)))
+    gaps = [_gap(m, i, found, encoding.labels, level) for i, m in enumerate(found.metrics)]
+    gaps += _combined(found, level)
+    return AttributeReport(name, tuple(groups), tuple(gaps), int((encoding.ids < 0).sum()))
+
+
+def _too_small(samples: int, people: int, positives: int | None, least: int) -> str:
+    if people < least:
+        return f"{people} patients" if people != samples else f"{samples} samples"
+    if positives is not None and min(positives, samples - positives) < 10:
+        return f"{positives} positives and {samples - positives} negatives"
+    return ""
+
+
+def _gap(metric: str, i: int, found: Replicates, labels: tuple[Any, ...], level: float) -> Gap:
+    values, drawn = found.values[i], found.drawn[:, i]
+    low, high = gap_interval(values, drawn, level)
+    best = worst = None
+    if (~np.isnan(values)).sum() >= 2:
+        top, bottom = labels[int(np.nanargmax(values))], labels[int(np.nanargmin(values))]
+        best, worst = (top, bottom) if METRICS[metric] else (bottom, top)
+    title = TITLES.get(metric, f"{name_of(metric)} gap")
+    if metric != "bce":  # every other metric lies in [0, 1]
+        high = min(1.0, high) if high == high else high
+    return Gap(metric, title, Estimate(disparity.gap(values), low, high), corrected_gap(values, drawn), best, worst)
+
+
+def _combined(found: Replicates, level: float) -> list[Gap]:
+    """Comparisons of two rates, or of a rate's ratio."""
+    names, gaps = list(found.metrics), []
+    if "tpr" in names and "fpr" in names:
+        pair = [names.index("tpr"), names.index("fpr")]
+        value = float(np.max([disparity.gap(found.values[i]) for i in pair]))
+        # The larger of two gaps errs by no more than the larger of the two range deviations.
+        radii = np.max([range_deviation(found.values[i], found.drawn[:, i]) for i in pair], axis=0)
+        radii = radii[~np.isnan(radii)]
+        radius = float(np.quantile(radii, level)) if len(radii) else float("nan")
+        corrected = float(np.max([corrected_gap(found.values[i], found.drawn[:, i]) for i in pair]))
+        interval = Estimate(value, max(0.0, value - radius), min(1.0, value + radius))
+        gaps.append(Gap("equalized_odds", "equalized odds difference", interval, corrected))
+    if "positive_rate" in names:
+        gaps.append(_parity_ratio(found, names.index("positive_rate"), level))
+    if "auc" in names:
+        i = names.index("auc")
+        values = np.array([_scaled(o, v) for o, v in zip(found.drawn_overall[:, i], found.drawn[:, i], strict=True)])
+        low, high = percentile_interval(values, level)
+        estimate = Estimate(_scaled(float(found.overall[i]), found.values[i]), float(low), float(high))
+        gaps.append(Gap("equity_scaled_auc", "equity-scaled AUC (mean_abs)", estimate, float("nan")))
+    return gaps
+
+
+def _parity_ratio(found: Replicates, i: int, level: float) -> Gap:
+    """Smallest over largest of the positive rates: exp(-gap) of their logarithms, whose interval is that of a gap."""
+    values, drawn = found.values[i], found.drawn[:, i]
+    v = values[~np.isnan(values)]
+    if len(v) < 2 or v.min() == 0:
+        ratio = 0.0 if len(v) > 1 and v.max() > 0 else float("nan")
+        estimate = Estimate(ratio, float("nan"), float("nan"))
+    else:
+        logs = np.log(np.where(drawn > 0, drawn, np.nan))
+        low, high = gap_interval(np.log(values), logs, level)
+        estimate = Estimate(float(v.min() / v.max()), float(np.exp(-high)), float(np.exp(-low)))
+    return Gap("demographic_parity_ratio", "demographic parity ratio", estimate, float("nan"))
+
+
+def _scaled(overall: float, values: Floats) -> float:
+    return disparity.equity_scaled(overall, values, penalty="mean_abs")

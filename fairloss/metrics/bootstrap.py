@@ -1,0 +1,251 @@
+"""Stratified bootstrap over patients of every metric in every group at once.
+
+Each replicate draws the patients of each group with replacement, as many as there are, and a patient's samples come
+along together. Rates, calibration errors and means are functions of sums over samples, so a block of replicates is one
+product of resampling counts with per-sample columns; an AUC is one sort and cumulative sums.
+
+The percentile interval of a max-min gap is no confidence interval: replicates add noise to noise, so that it lies too
+high and, for equal groups, never contains 0. Since |range(a) - range(b)| <= range(a - b), the gap plus or minus the
+``level`` quantile of range_g(v*_g - v_g) covers the true gap with probability of at least ``level`` in large samples,
+whatever the groups' true values (Tukey's argument for the studentized range); this is the default. The bias-corrected
+gap is sqrt(max(0, 2 gap^2 - mean(gap*^2))): noise adds to the square of a gap, once to the estimate and twice to a
+replicate, so extrapolating the square back to no noise removes it (exactly so, in expectation and before the floor, for
+two groups and for any number of equal ones).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairloss.metrics._inputs import Floats, Predictions, to_array
+from fairloss.metrics.calibration import bin_edges, bin_index, top_label
+from fairloss.metrics.per_group import METRICS, class_values, sample_errors
+from fairloss.metrics.ranking import weighted_auc
+from fairloss.metrics.rates import RATES, confusion_columns, mean_over_classes, rates, ratio
+
+__all__ = ["Replicates", "bootstrap_groups", "corrected_gap", "gap_interval", "patient_codes", "percentile_interval"]
+
+_BLOCK = 2_000_000  # resampling counts at a time: 16 MB, about a cache
+
+
+@dataclass(frozen=True)
+class Replicates:
+    """Point values and bootstrap replicates of M metrics in G groups.
+
+    Attributes:
+        metrics: the M names.
+        values: (M, G) point values.
+        overall: (M,) point values over all samples.
+        drawn: (R, M, G) replicates.
+        drawn_overall: (R, M) replicates.
+    """
+
+    metrics: tuple[str, ...]
+    values: Floats
+    overall: Floats
+    drawn: Floats
+    drawn_overall: Floats
+
+
+def patient_codes(patients: Any, n: int) -> NDArray[np.int64]:
+    """(N,) patient 0 .. P - 1 of each sample; each sample its own where ``patients`` is None.
+
+    Raises:
+        ValueError: a missing id, or not one id a sample.
+    """
+    if patients is None:
+        return np.arange(n, dtype=np.int64)
+    from fairloss.labels import encode_groups
+
+    array = to_array(patients, "patients")
+    if array.shape != (n,):
+        raise ValueError(f"patients: shape {array.shape} was given, ({n},) is needed")
+    if array.dtype.kind in "biuUS":
+        return np.unique(array, return_inverse=True)[1].astype(np.int64).ravel()
+    codes = encode_groups(array).ids
+    if (codes < 0).any():
+        raise ValueError(f"patients: no id was given at position {int(np.flatnonzero(codes < 0)[0])}")
+    return codes
+
+
+def _strata(patient: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(P,) stratum of each patient: the set of groups of the patient's samples."""
+    pairs = np.unique(np.stack([patient, ids]), axis=1)
+    first = np.searchsorted(pairs[0], np.arange(pairs[0].max() + 2))
+    if len(pairs[0]) == len(first) - 1:  # the usual case: one group a patient
+        return np.unique(pairs[1], return_inverse=True)[1].astype(np.int64)
+    keys: dict[tuple[int, ...], int] = {}
+    sets = (tuple(pairs[1, a:b].tolist()) for a, b in pairwise(first))
+    return np.array([keys.setdefault(s, len(keys)) for s in sets], dtype=np.int64)
+
+
+def resampling_counts(
+    strata: NDArray[np.int64], num_replicates: int, rng: np.random.Generator
+) -> Iterator[NDArray[np.float64]]:
+    """Blocks (r, P) of how often each patient is drawn; every stratum keeps its number of patients."""
+    members = [np.flatnonzero(strata == s) for s in range(int(strata.max()) + 1)]
+    block = max(1, _BLOCK // len(strata))
+    for start in range(0, num_replicates, block):
+        r = min(block, num_replicates - start)
+        counts = np.empty((r, len(strata)))
+        for m in members:
+            k = len(m)
+            drawn = rng.integers(0, k, size=(r, k), dtype=np.int64)
+            drawn += (np.arange(r) * k)[:, None]
+            counts[:, m] = np.bincount(drawn.ravel(), minlength=r * k).reshape(r, k)
+        yield counts
+
+
+class _Evaluator:
+    """Values of all metrics for blocks of sample weights; columns are laid out once."""
+
+    def __init__(self, pred: Predictions, metrics: Sequence[str], weight: Floats, options: dict[str, Any]) -> None:
+        self.pred, self.metrics, self.options = pred, tuple(metrics), options
+        self.convention = options.get("convention", "standard")
+        columns: list[Floats] = []
+        self.where: dict[str, slice] = {}
+        scored = [m for m in self.metrics if m not in RATES and m != "auc"]
+        p, o = top_label(pred, scored[0]) if scored else (weight, weight)
+
+        def add(name: str, block: Floats) -> None:
+            start = sum(c.shape[1] for c in columns)
+            columns.append(block)
+            self.where[name] = slice(start, start + block.shape[1])
+
+        add("n", np.ones((len(pred), 1)))
+        if any(m in RATES for m in self.metrics):
+            add("counts", confusion_columns(pred))
+        if "accuracy" in self.metrics:
+            add("correct", pred.correct()[:, None])
+        for name in scored:
+            if name == "ece":
+                # Bins stay those of the data at hand: a replicate does not move them.
+                strategy = options.get("strategy", "uniform")
+                edges = bin_edges(p, weight, options.get("bins", 10), strategy)
+                inside = bin_index(p, edges)[:, None] == np.arange(len(edges) + 1)
+                add(name, inside * (p - o)[:, None])
+            else:
+                add(name, sample_errors(name, p, o)[:, None])
+        self.columns = np.concatenate(columns, axis=1)
+
+    def from_sums(self, sums: Floats) -> Floats:
+        """(..., C) sums of weighted columns to (..., M) values; an AUC is left NaN."""
+        n = sums[..., 0]
+        k = self.pred.target.shape[1]
+        found = np.full((*sums.shape[:-1], len(self.metrics)), np.nan)
+        for i, name in enumerate(self.metrics):
+            if name == "accuracy" and self.pred.task == "multiclass" and self.convention == "standard":
+                found[..., i] = ratio(sums[..., self.where["correct"]][..., 0], n)
+            elif name in RATES:
+                counts = sums[..., self.where["counts"]].reshape(*sums.shape[:-1], k, 4)
+                found[..., i] = mean_over_classes(rates(name, counts, convention=self.convention))
+            elif name == "ece":
+                found[..., i] = ratio(np.abs(sums[..., self.where[name]]).sum(axis=-1), n)
+            elif name != "auc":
+                found[..., i] = ratio(sums[..., self.where[name]][..., 0], n)
+        return found
+
+    def auc(self, at: slice, weight: Floats) -> Floats:
+        """(r,) mean over classes of the areas of the samples ``at``."""
+        assert self.pred.score is not None
+        score, target = self.pred.score[at], self.pred.target[at]
+        areas = [weighted_auc(score[:, k], target[:, k], weight) for k in range(score.shape[1])]
+        return mean_over_classes(np.stack(areas, axis=-1))
+
+
+def bootstrap_groups(
+    pred: Predictions,
+    ids: NDArray[np.int64],
+    num_groups: int,
+    *,
+    metrics: Sequence[str],
+    weight: Floats,
+    patient: NDArray[np.int64],
+    num_replicates: int,
+    rng: np.random.Generator,
+    options: dict[str, Any],
+) -> Replicates:
+    """Point values and replicates of ``metrics`` in the groups ``ids``; see the module's text."""
+    unknown = [m for m in metrics if m not in METRICS]
+    if unknown:
+        raise ValueError(f"metrics: {unknown[0]!r} was given; accepted are {', '.join(METRICS)}")
+    zeros = np.zeros_like(ids)
+    point = [mean_over_classes(class_values(m, pred, ids, num_groups, weight, **options)) for m in metrics]
+    overall = [mean_over_classes(class_values(m, pred, zeros, 1, weight, **options))[0] for m in metrics]
+    # Samples in order of their groups, unknown ones last: a group is a slice.
+    order = np.argsort(np.where(ids < 0, num_groups, ids), kind="stable")
+    ordered = ids[order]
+    evaluator = _Evaluator(pred.take(order), metrics, weight[order], options)
+    starts = np.searchsorted(np.where(ordered < 0, num_groups, ordered), np.arange(num_groups + 2))
+    slices = [slice(int(a), int(b)) for a, b in pairwise(starts)]
+    patient = patient[order]
+    drawn = np.empty((num_replicates, len(metrics), num_groups))
+    drawn_overall = np.empty((num_replicates, len(metrics)))
+    at = 0
+    for counts in resampling_counts(_strata(patient, ordered), num_replicates, rng):
+        w = counts[:, patient] * weight[order]
+        rows = slice(at, at + len(w))
+        sums = np.stack([w[:, s] @ evaluator.columns[s] for s in slices], axis=1)  # (r, G + 1, C)
+        drawn[rows] = np.swapaxes(evaluator.from_sums(sums[:, :num_groups]), 1, 2)
+        drawn_overall[rows] = evaluator.from_sums(sums.sum(axis=1))
+        if "auc" in metrics:
+            m = list(metrics).index("auc")
+            for g, s in enumerate(slices[:num_groups]):
+                drawn[rows, m, g] = evaluator.auc(s, w[:, s])
+            drawn_overall[rows, m] = evaluator.auc(slice(0, len(order)), w)
+        at += len(w)
+    return Replicates(tuple(metrics), np.array(point), np.array(overall), drawn, drawn_overall)
+
+
+def percentile_interval(drawn: Floats, level: float) -> tuple[Floats, Floats]:
+    """Equal-tailed percentiles over the first axis, of the replicates that are defined."""
+    tail = (1 - level) / 2
+    flat = drawn.reshape(len(drawn), -1)
+    bounds = np.full((2, flat.shape[1]), np.nan)
+    for j in range(flat.shape[1]):
+        column = flat[:, j]
+        column = column[~np.isnan(column)]
+        if len(column):
+            bounds[:, j] = np.quantile(column, [tail, 1 - tail])
+    low, high = bounds.reshape(2, *drawn.shape[1:])
+    return low, high
+
+
+def _range(values: Floats) -> Floats:
+    """Range over the last axis of the defined values; NaN with fewer than two."""
+    few = (~np.isnan(values)).sum(axis=-1) < 2
+    high = np.where(np.isnan(values), -np.inf, values).max(axis=-1)
+    low = np.where(np.isnan(values), np.inf, values).min(axis=-1)
+    return np.where(few, np.nan, high - np.where(few, 0.0, low))
+
+
+def range_deviation(values: Floats, drawn: Floats) -> Floats:
+    """(R,) range over groups of replicate minus point value."""
+    return _range(drawn - values)
+
+
+def gap_interval(values: Floats, drawn: Floats, level: float) -> tuple[float, float]:
+    """Interval of max - min over groups of (G,) values from (R, G) replicates; see the module's text."""
+    gap = float(_range(values))
+    spread = range_deviation(values, drawn)
+    spread = spread[~np.isnan(spread)]
+    if np.isnan(gap) or not len(spread):
+        return float("nan"), float("nan")
+    radius = float(np.quantile(spread, level))
+    return max(0.0, gap - radius), gap + radius
+
+
+def corrected_gap(values: Floats, drawn: Floats) -> float:
+    """Bias-corrected max - min over groups of (G,) values from (R, G) replicates; see the module's text."""
+    gap = float(_range(values))
+    squares = _range(np.where(np.isnan(values), np.nan, drawn)) ** 2
+    squares = squares[~np.isnan(squares)]
+    if np.isnan(gap) or not len(squares):
+        return float("nan")
+    return float(np.sqrt(max(0.0, 2 * gap**2 - squares.mean())))

@@ -1,0 +1,255 @@
+"""Comparing models on the same samples: differences of gaps with bootstrap p-values, and the accuracy-fairness front.
+
+Both models are drawn with the same patients in every replicate, so that what they share cancels. The p-value is that of
+the centred bootstrap: how often |d* - d| is at least |d|, d the difference of the two gaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairloss.metrics._inputs import Floats, as_groups, as_predictions, as_scores, as_weight
+from fairloss.metrics.bootstrap import Replicates, bootstrap_groups, corrected_gap, gap_interval, patient_codes
+from fairloss.metrics.disparity import gap
+
+__all__ = ["GapDifference", "ModelComparison", "compare_models", "gap_difference_test", "pareto_front"]
+
+
+@dataclass(frozen=True)
+class GapDifference:
+    """Result of :func:`gap_difference_test`.
+
+    Attributes:
+        metric: whose gap is compared.
+        gap_a: of the first model.
+        gap_b: of the second model.
+        difference: gap_b - gap_a; negative where the second model is fairer.
+        low: lower end of the difference's interval.
+        high: upper end.
+        p_value: two-sided.
+    """
+
+    metric: str
+    gap_a: float
+    gap_b: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+@dataclass(frozen=True)
+class ModelComparison:
+    """One model among several on the same samples.
+
+    Attributes:
+        name: of the model.
+        overall: metric to value over all samples.
+        gaps: metric to (gap, low, high).
+        corrected: metric to the bias-corrected gap.
+        against_first: metric to the difference to the first model; empty for the first.
+    """
+
+    name: str
+    overall: dict[str, float]
+    gaps: dict[str, tuple[float, float, float]]
+    corrected: dict[str, float]
+    against_first: dict[str, GapDifference]
+
+
+def gap_difference_test(
+    y_true: Any,
+    score_a: Any,
+    score_b: Any,
+    groups: Any,
+    *,
+    metric: str = "accuracy",
+    patients: Any = None,
+    threshold: float = 0.5,
+    strict: bool = False,
+    sample_weight: Any = None,
+    num_replicates: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> GapDifference:
+    """Bootstrap test of whether two models differ in the gap of a metric on the same samples.
+
+    Args:
+        y_true: (N,) labels 0 and 1, or (N,) classes.
+        score_a: (N,) or (N, C) predictions of the first model.
+        score_b: of the second model.
+        groups: (N,) group labels, or a mapping of names to attributes (their intersection).
+        metric: a name as in :func:`fairloss.metrics.group_metric`.
+        patients: (N,) ids; samples of one patient are drawn together.
+        threshold: a score is a positive decision where ``score >= threshold`` ...
+        strict: ... or where ``score > threshold``.
+        sample_weight: (N,) non-negative weights.
+        num_replicates: bootstrap replicates.
+        level: of the interval of the difference.
+        seed: of the resampling.
+
+    Returns:
+        Both gaps, their difference, its interval and p-value; NaN where a gap is undefined. The smallest p-value is
+        1 / (num_replicates + 1).
+
+    Raises:
+        ValueError: shapes that do not fit, an unknown metric.
+
+    Note:
+        A large-sample test. Where the groups of both models are nearly alike, gaps are bounded by 0 and the test
+        becomes conservative.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> y, g = rng.integers(0, 2, 600), rng.integers(0, 2, 600)
+        >>> fair = np.where(rng.random(600) < 0.8, y, 1 - y)
+        >>> unfair = np.where(rng.random(600) < np.where(g == 0, 0.95, 0.65), y, 1 - y)
+        >>> result = gap_difference_test(y, fair, unfair, g)
+        >>> result.difference > 0.1, result.p_value < 0.01
+        (True, True)
+    """
+    results = compare_models(
+        y_true,
+        {"a": score_a, "b": score_b},
+        groups,
+        metrics=(metric,),
+        patients=patients,
+        threshold=threshold,
+        strict=strict,
+        sample_weight=sample_weight,
+        num_replicates=num_replicates,
+        level=level,
+        seed=seed,
+    )
+    return results[1].against_first[metric]
+
+
+def compare_models(
+    y_true: Any,
+    scores: Mapping[str, Any],
+    groups: Any,
+    *,
+    metrics: Sequence[str] = ("accuracy", "auc", "tpr", "fpr"),
+    patients: Any = None,
+    threshold: float = 0.5,
+    strict: bool = False,
+    sample_weight: Any = None,
+    num_replicates: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> list[ModelComparison]:
+    """Values and gaps of several models on the same samples, and each one's difference to the first.
+
+    Args:
+        y_true: (N,) labels 0 and 1, or (N,) classes.
+        scores: model name to its (N,) or (N, C) predictions.
+        groups: (N,) group labels, or a mapping of names to attributes (their intersection).
+        metrics: names as in :func:`fairloss.metrics.group_metric`.
+        patients: (N,) ids; samples of one patient are drawn together.
+        threshold: as in :func:`gap_difference_test`.
+        strict: as there.
+        sample_weight: (N,) non-negative weights.
+        num_replicates: bootstrap replicates.
+        level: of all intervals.
+        seed: of the resampling, the same for every model.
+
+    Returns:
+        One entry a model, in the order given.
+
+    Raises:
+        ValueError: no model, shapes that do not fit, an unknown metric.
+
+    Example:
+        >>> y, g = [1, 0, 1, 0] * 10, [0, 0, 1, 1] * 10
+        >>> first, second = compare_models(y, {"A": [1, 0, 0, 1] * 10, "B": y}, g, metrics=["accuracy"])
+        >>> first.gaps["accuracy"][0], second.gaps["accuracy"][0], second.against_first["accuracy"].difference
+        (1.0, 0.0, -1.0)
+    """
+    if not scores:
+        raise ValueError("scores: no model was given")
+    found: list[ModelComparison] = []
+    first: Replicates | None = None
+    for name, score in scores.items():
+        pred = as_predictions(y_true, score, threshold=threshold, strict=strict)
+        encoding = as_groups(groups, len(pred))
+        replicates = bootstrap_groups(
+            pred,
+            encoding.ids,
+            encoding.num_groups,
+            metrics=tuple(metrics),
+            weight=as_weight(sample_weight, len(pred)),
+            patient=patient_codes(patients, len(pred)),
+            num_replicates=num_replicates,
+            rng=np.random.default_rng(seed),  # the same draws for every model
+            options={},
+        )
+        gaps = {m: gap(replicates.values[i]) for i, m in enumerate(metrics)}
+        intervals = {
+            m: gap_interval(replicates.values[i], replicates.drawn[:, i], level) for i, m in enumerate(metrics)
+        }
+        against = {}
+        if first is not None:
+            against = {m: _difference(m, i, first, replicates, level) for i, m in enumerate(metrics)}
+        else:
+            first = replicates
+        found.append(
+            ModelComparison(
+                name,
+                {m: float(replicates.overall[i]) for i, m in enumerate(metrics)},
+                {m: (gaps[m], *intervals[m]) for m in metrics},
+                {m: corrected_gap(replicates.values[i], replicates.drawn[:, i]) for i, m in enumerate(metrics)},
+                against,
+            )
+        )
+    return found
+
+
+def _gaps(drawn: Floats, values: Floats) -> Floats:
+    kept = drawn[:, ~np.isnan(values)]
+    if kept.shape[1] < 2:
+        return np.full(len(drawn), np.nan)
+    return np.asarray(kept.max(axis=1) - kept.min(axis=1))  # NaN where a group is undefined in the replicate
+
+
+def _difference(metric: str, i: int, a: Replicates, b: Replicates, level: float) -> GapDifference:
+    gap_a, gap_b = gap(a.values[i]), gap(b.values[i])
+    difference = gap_b - gap_a
+    drawn = _gaps(b.drawn[:, i], b.values[i]) - _gaps(a.drawn[:, i], a.values[i])
+    drawn = drawn[~np.isnan(drawn)]
+    if np.isnan(difference) or not len(drawn):
+        nan = float("nan")
+        return GapDifference(metric, gap_a, gap_b, difference, nan, nan, nan)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    # The slack keeps replicates equal but for rounding.
+    extreme = int((np.abs(drawn - difference) >= abs(difference) - 1e-12).sum())
+    return GapDifference(metric, gap_a, gap_b, difference, float(low), float(high), (extreme + 1) / (len(drawn) + 1))
+
+
+def pareto_front(performance: Any, disparity: Any) -> NDArray[np.bool_]:
+    """Which models are not dominated: none performs at least as well at a smaller or equal gap, and better in one.
+
+    Args:
+        performance: (k,) larger is better.
+        disparity: (k,) smaller is better.
+
+    Returns:
+        (k,) bool.
+
+    Raises:
+        ValueError: different lengths.
+
+    Example:
+        >>> pareto_front([0.90, 0.85, 0.80], [0.10, 0.02, 0.05]).tolist()
+        [True, True, False]
+    """
+    p, d = as_scores(performance, "performance"), as_scores(disparity, "disparity")
+    if p.ndim != 1 or p.shape != d.shape:
+        raise ValueError(f"performance and disparity: {p.shape} and {d.shape} were given; two equal (k,) are needed")
+    weakly = (p[None, :] >= p[:, None]) & (d[None, :] <= d[:, None])
+    strictly = (p[None, :] > p[:, None]) | (d[None, :] < d[:, None])
+    return np.asarray(~(weakly & strictly).any(axis=1))

@@ -1,0 +1,190 @@
+"""The fairness report: every metric in every group, every gap, with intervals, counts and warnings.
+
+A group's values carry percentile intervals of a bootstrap over patients, stratified by group; gaps carry an interval
+that stays honest where groups are alike, and a bias-corrected estimate, both explained in
+:mod:`fairloss.metrics.bootstrap`. Rates of multi-class and multi-label tasks are means over classes, and their gaps the
+gaps of these means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairloss.metrics._assemble import attribute_report, read_attributes, read_metrics
+from fairloss.metrics._inputs import as_predictions, as_weight
+from fairloss.metrics._results import AttributeReport, Estimate
+from fairloss.metrics.bootstrap import Replicates, bootstrap_groups, patient_codes, percentile_interval
+from fairloss.metrics.rates import Convention
+
+__all__ = ["FairnessReport"]
+
+
+@dataclass(frozen=True)
+class FairnessReport:
+    """Fairness of one set of predictions; made by :meth:`from_predictions`.
+
+    Attributes:
+        overall: metric to estimate over all samples.
+        attributes: one report an attribute, then the intersections.
+        warnings: in words: small groups, undefined values.
+        settings: what the numbers rest on (samples, threshold, replicates, level, seed, ...).
+    """
+
+    overall: dict[str, Estimate]
+    attributes: tuple[AttributeReport, ...]
+    warnings: tuple[str, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_predictions(
+        cls,
+        y_true: Any,
+        y_score: Any,
+        groups: Any,
+        *,
+        patients: Any = None,
+        metrics: Sequence[str] | None = None,
+        threshold: float = 0.5,
+        strict: bool = False,
+        task: str = "auto",
+        labels: Sequence[Any] | None = None,
+        convention: Convention = "standard",
+        intersections: bool = True,
+        sample_weight: Any = None,
+        num_replicates: int = 2000,
+        level: float = 0.95,
+        min_group_size: int = 30,
+        seed: int = 0,
+        title: str = "Fairness report",
+    ) -> FairnessReport:
+        """Compute the report.
+
+        Args:
+            y_true: (N,) labels 0 and 1, (N,) classes, or (N, L) of 0 and 1.
+            y_score: (N,) scores, (N, C) scores or (N,) classes, or (N, L).
+            groups: attribute name to (N,) labels (a mapping or a data frame), or the labels of one attribute. None, NaN
+                and -1 are unknown.
+            patients: (N,) ids; samples of one patient are drawn together. By default each sample is a patient.
+            metrics: names as in :func:`group_metric`; by default all that the predictions allow of accuracy, AUC, TPR,
+                FPR, FDR, F1, positive rate and ECE.
+            threshold: a score is a positive decision where ``score >= threshold`` ...
+            strict: ... or where ``score > threshold``.
+            task: ``"auto"``, ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
+            labels: the classes, in the order of the columns of scores.
+            convention: ``"standard"`` or ``"fairgrpo"``.
+            intersections: with several attributes, also report every pair of them, and all together.
+            sample_weight: (N,) non-negative weights.
+            num_replicates: bootstrap replicates, at least 100.
+            level: of all intervals.
+            min_group_size: groups with fewer patients, or with fewer than ten positives or negatives, are warned of.
+            seed: of the resampling.
+            title: of the report.
+
+        Returns:
+            The report.
+
+        Raises:
+            ValueError: shapes that do not fit, no attribute, a metric that the predictions do not allow.
+
+        Example:
+            >>> import numpy as np
+            >>> rng = np.random.default_rng(0)
+            >>> y, sex = rng.integers(0, 2, 400), rng.integers(0, 2, 400)
+            >>> score = np.clip(0.5 * y + 0.25 + (0.2 + 0.3 * sex) * rng.standard_normal(400), 0, 1)
+            >>> report = FairnessReport.from_predictions(y, score, {"sex": np.array(["F", "M"])[sex]})
+            >>> gap = report["sex"].gap("accuracy")
+            >>> gap.worst, round(gap.estimate.value, 2), gap.estimate.low > 0
+            ('M', 0.23, True)
+        """
+        if num_replicates < 100:
+            raise ValueError(f"num_replicates: {num_replicates} was given; at least 100 are needed for an interval")
+        if not 0 < level < 1:
+            raise ValueError(f"level: {level} was given; a level between 0 and 1 is needed")
+        pred = as_predictions(y_true, y_score, task=task, threshold=threshold, strict=strict, labels=labels)
+        weight = as_weight(sample_weight, len(pred))
+        encodings = read_attributes(groups, len(pred), intersections)
+        patient = patient_codes(patients, len(pred))
+        notes: list[str] = []
+        names = read_metrics(pred, metrics, notes)
+        options = {"convention": convention}
+
+        def replicates(ids: NDArray[np.int64], size: int) -> Replicates:
+            rng = np.random.default_rng(seed)
+            return bootstrap_groups(
+                pred,
+                ids,
+                size,
+                metrics=names,
+                weight=weight,
+                patient=patient,
+                num_replicates=num_replicates,
+                rng=rng,
+                options=options,
+            )
+
+        whole = replicates(np.zeros(len(pred), dtype=np.int64), 1)
+        low, high = percentile_interval(whole.drawn_overall, level)
+        overall = {m: Estimate(float(whole.overall[i]), float(low[i]), float(high[i])) for i, m in enumerate(names)}
+        reports = []
+        for name, encoding in encodings.items():
+            found = replicates(encoding.ids, encoding.num_groups)
+            reports.append(attribute_report(name, encoding, found, pred, patient, level, min_group_size, notes))
+        settings = {
+            "title": title,
+            "task": pred.task,
+            "samples": len(pred),
+            "patients": int(patient.max()) + 1,
+            "threshold": threshold,
+            "decision": "score > threshold" if strict else "score >= threshold",
+            "convention": convention,
+            "replicates": num_replicates,
+            "level": level,
+            "min_group_size": min_group_size,
+            "seed": seed,
+        }
+        return cls(overall, tuple(reports), tuple(notes), settings)
+
+    def __getitem__(self, name: str) -> AttributeReport:
+        for found in self.attributes:
+            if found.name == name:
+                return found
+        raise KeyError(f"{name!r}: the attributes are {', '.join(a.name for a in self.attributes)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries and lists that JSON can hold; None stands for an undefined value."""
+        from fairloss.metrics.render import as_dict
+
+        return as_dict(self)
+
+    def to_frame(self) -> Any:
+        """One row a value: attribute, kind (overall, group or gap), name, metric, value, interval, counts (pandas)."""
+        from fairloss.metrics.render import as_frame
+
+        return as_frame(self)
+
+    def to_markdown(self) -> str:
+        """Tables of groups and of gaps for each attribute."""
+        from fairloss.metrics.render import as_markdown
+
+        return as_markdown(self)
+
+    def to_html(self, path: str | Path | None = None) -> str:
+        """One self-contained page with plots (matplotlib); written to ``path`` where one is given."""
+        from fairloss.metrics.page import as_html
+
+        page: str = as_html(self)
+        if path is not None:
+            Path(path).write_text(page, encoding="utf-8")
+        return page
+
+    def plot(self, attribute: str | None = None, metrics: Sequence[str] | None = None) -> Any:
+        """A figure (matplotlib) of the groups' values and intervals; of the first attribute by default."""
+        from fairloss.metrics.plots import plot_groups
+
+        return plot_groups(self, attribute, metrics)

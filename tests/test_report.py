@@ -1,0 +1,365 @@
+"""The fairness report: replicates against naive oracles, honest intervals, less biased gaps, every output form."""
+
+import json
+import sys
+import time
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import fairloss.metrics as fm
+from fairloss.metrics import bootstrap
+from fairloss.metrics._inputs import as_predictions
+from tests import oracles_metrics as oracle
+
+METRICS = ("accuracy", "auc", "tpr", "fpr", "fdr", "f1", "positive_rate", "ece")
+
+
+def data(n=400, seed=0, groups=3, effect=0.0):
+    rng = np.random.default_rng(seed)
+    y, g = rng.integers(0, 2, n), rng.integers(0, groups, n)
+    s = np.clip(0.25 + 0.5 * y + (0.25 + effect * g) * rng.standard_normal(n), 0, 1)
+    return y, s, g
+
+
+def draw(y, s, g, groups, *, patients=None, replicates=40, seed=3, metrics=METRICS, weight=None):
+    return bootstrap.bootstrap_groups(
+        as_predictions(y, s),
+        np.asarray(g),
+        groups,
+        metrics=metrics,
+        weight=np.ones(len(y)) if weight is None else weight,
+        patient=bootstrap.patient_codes(patients, len(y)),
+        num_replicates=replicates,
+        rng=np.random.default_rng(seed),
+        options={},
+    )
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_replicates_equal_the_naive_metrics_of_the_drawn_samples(clustered):
+    y, s, g = data(60)
+    s = np.round(s, 1)  # ties
+    patients = np.arange(60) // 3 if clustered else None
+    if clustered:
+        g = np.repeat(g[::3], 3)
+    g[:3] = -1
+    found = draw(y, s, g, 3, patients=patients, replicates=12)
+    # The same generator draws the same counts again; samples are in order of their groups.
+    order = np.argsort(np.where(g < 0, 3, g), kind="stable")
+    codes = bootstrap.patient_codes(patients, 60)[order]
+    strata = bootstrap._strata(codes, g[order])
+    counts = np.concatenate(list(bootstrap.resampling_counts(strata, 12, np.random.default_rng(3))))
+    w = np.empty((12, 60))
+    w[:, order] = counts[:, codes]
+    edges = np.linspace(0, 1, 11)
+    for r in range(12):
+        for k in range(3):
+            at = g == k
+            yy, ss, ww = y[at].tolist(), s[at].tolist(), w[r, at].tolist()
+            assert sum(ww) == at.sum()  # a stratum keeps its size
+            expected = {
+                m: oracle.rate(m, yy, [int(v >= 0.5) for v in ss], ww) for m in METRICS if m not in ("auc", "ece")
+            }
+            expected |= {"auc": oracle.auc(yy, ss, ww), "ece": oracle.ece(yy, ss, edges, ww)}
+            assert dict(zip(METRICS, found.drawn[r, :, k], strict=True)) == pytest.approx(expected, nan_ok=True)
+        yy, ss, ww = y.tolist(), s.tolist(), w[r].tolist()
+        assert found.drawn_overall[r, 1] == pytest.approx(oracle.auc(yy, ss, ww))
+        assert found.drawn_overall[r, 7] == pytest.approx(oracle.ece(yy, ss, edges, ww))
+
+
+def test_samples_of_a_patient_come_together_even_across_groups():
+    patients = np.array(["a", "a", "b", "c", "c", "d"])
+    ids = np.array([0, 1, 0, 0, 1, 1])  # a and c are seen in both groups
+    codes = bootstrap.patient_codes(patients, 6)
+    strata = bootstrap._strata(codes, ids)
+    assert strata[0] == strata[2] != strata[1] != strata[3]
+    (counts,) = bootstrap.resampling_counts(strata, 200, np.random.default_rng(0))
+    assert (counts[:, [0, 2]].sum(axis=1) == 2).all()
+    assert set(counts[:, 0]) == {0, 1, 2}
+    assert (counts[:, [1, 3]] == 1).all()
+    with pytest.raises(ValueError, match="patients: no id was given at position 1"):
+        bootstrap.patient_codes(["a", None], 2)
+
+
+def test_spread_of_replicates_is_the_standard_error():
+    y, s, g = data(3000)
+    found = draw(y, s, g, 3, replicates=800, metrics=("accuracy",))
+    n = np.bincount(g)
+    expected = np.sqrt(found.values[0] * (1 - found.values[0]) / n)
+    np.testing.assert_allclose(found.drawn[:, 0].std(axis=0), expected, rtol=0.1)
+    # Ten copies of each sample carry no more information than one, and the bootstrap over patients knows.
+    again = draw(*(np.repeat(v, 10) for v in (y, s, g)), 3, patients=np.repeat(np.arange(3000), 10), metrics=("accuracy",),
+                 replicates=200)  # fmt: skip
+    np.testing.assert_allclose(again.drawn[:, 0].std(axis=0), expected, rtol=0.2)
+
+
+@pytest.mark.parametrize("truth", [[0.8] * 6, [0.8] * 5 + [0.9], [0.7, 0.8]])
+def test_gap_interval_covers_and_corrected_gap_is_less_biased(truth):
+    rng = np.random.default_rng(0)
+    size, trials = 100, 150
+    true_gap = max(truth) - min(truth)
+    covered, percentile, raw, corrected = 0, 0, [], []
+    g = np.repeat(np.arange(len(truth)), size)
+    for _ in range(trials):
+        y = np.ones(len(g), dtype=int)
+        s = (rng.random(len(g)) < np.repeat(truth, size)).astype(float)
+        found = draw(y, s, g, len(truth), metrics=("accuracy",), replicates=250, seed=1)
+        low, high = bootstrap.gap_interval(found.values[0], found.drawn[:, 0], 0.95)
+        covered += low <= true_gap + 1e-12 and true_gap <= high + 1e-12
+        gaps = found.drawn[:, 0].max(axis=1) - found.drawn[:, 0].min(axis=1)
+        a, b = np.quantile(gaps, [0.025, 0.975])
+        percentile += a <= true_gap <= b
+        raw.append(fm.gap(found.values[0]))
+        corrected.append(bootstrap.corrected_gap(found.values[0], found.drawn[:, 0]))
+    # 0.95 less three standard errors of 150 trials
+    assert covered / trials >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / trials)
+    if len(truth) == 2:  # a plain difference of 1.7 standard errors needs no correction, and is corrected too far
+        error = np.sqrt(sum(p * (1 - p) / size for p in truth))
+        assert -0.5 * error < np.mean(corrected) - true_gap < 0.5 * error
+    else:
+        assert abs(np.mean(corrected) - true_gap) < abs(np.mean(raw) - true_gap)
+    if true_gap == 0:
+        assert percentile == 0  # why percentiles are not the default
+        assert np.mean(corrected) < 0.5 * np.mean(raw)
+
+
+@pytest.fixture(scope="module")
+def report():
+    y, s, g = data(600, effect=0.15)
+    sex = np.where(np.arange(600) % 2, "F", "M").astype(object)
+    sex[:10] = None
+    age = np.array(["18-49", "50-69", "70+"])[g].astype(object)
+    age[10:14] = "<unstated>"
+    return fm.FairnessReport.from_predictions(
+        y, s, {"sex": sex, "age": age}, num_replicates=300, title="A & B <report>"
+    )
+
+
+def test_values_are_those_of_the_metrics(report):
+    y, s, _ = data(600, effect=0.15)
+    sex = np.where(np.arange(600) % 2, "F", "M").astype(object)
+    sex[:10] = None
+    found = report["sex"]
+    assert found.unknown == 10
+    for metric in METRICS:
+        expected = fm.group_metric(metric, y, s, sex)
+        assert [grp.metrics[metric].value for grp in found.groups] == pytest.approx(expected.values)
+        assert report.overall[metric].value == pytest.approx(expected.overall)
+        assert found.gap(metric).estimate.value == pytest.approx(expected.gap())
+        for estimate in [grp.metrics[metric] for grp in found.groups]:
+            assert estimate.low <= estimate.value <= estimate.high or metric == "ece"
+    assert found.gap("equalized_odds").estimate.value == pytest.approx(fm.equalized_odds_difference(y, s, sex))
+    assert found.gap("demographic_parity_ratio").estimate.value == pytest.approx(fm.demographic_parity_ratio(y, s, sex))
+    assert found.gap("equity_scaled_auc").estimate.value == pytest.approx(fm.equity_scaled_auc(y, s, sex))
+    assert [grp.samples for grp in found.groups] == [np.sum(sex == "F"), np.sum(sex == "M")]
+    assert {a.name for a in report.attributes} == {"sex", "age", "sex & age"}
+    for attribute in report.attributes:
+        for gap in attribute.gaps:
+            e = gap.estimate
+            if not np.isnan(e.low):
+                assert e.low <= e.value <= e.high, gap
+    with pytest.raises(KeyError, match="the attributes are sex, age"):
+        report["race"]
+    with pytest.raises(KeyError, match="the comparisons are accuracy"):
+        found.gap("dice")
+
+
+def test_small_groups_are_warned_of(report):
+    assert any("<unstated> has 4 samples, too few to judge" in w for w in report.warnings)
+    assert [g.small for g in report["age"].groups] == [False, False, False, True]
+    assert not any(g.small for g in report["sex"].groups)
+
+
+def test_same_seed_same_report():
+    y, s, g = data(100)
+    one, two, other = (fm.FairnessReport.from_predictions(y, s, g, num_replicates=100, seed=k) for k in (1, 1, 2))
+    assert json.dumps(one.to_dict()) == json.dumps(two.to_dict()) != json.dumps(other.to_dict())
+
+
+def test_dict_frame_and_markdown(report):
+    found = report.to_dict()
+    text = json.dumps(found, allow_nan=False)
+    assert json.loads(text)["attributes"]["sex"]["gaps"]["accuracy"]["worst"] in ("F", "M")
+    frame = report.to_frame()
+    assert isinstance(frame, pd.DataFrame)
+    row = frame[(frame.attribute == "sex") & (frame.group == "F") & (frame.metric == "auc")]
+    assert row.value.item() == found["attributes"]["sex"]["groups"][0]["metrics"]["auc"]["value"]
+    assert set(frame.kind) == {"overall", "group", "gap"}
+    markdown = report.to_markdown()
+    assert "| F | 295 |" in markdown
+    assert "## sex & age: comparisons" in markdown
+    assert "- age: <unstated> has 4 samples" in markdown
+
+
+class Page(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.outside, self.open = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.outside += [v for k, v in attributes if k in ("src", "href", "xlink:href") and not v.startswith("#")]
+        if tag not in ("meta", "link", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_html_is_one_self_contained_page(report, tmp_path):
+    path = tmp_path / "report.html"
+    text = report.to_html(path)
+    assert path.read_text(encoding="utf-8") == text
+    page = Page()
+    page.feed(text)
+    assert page.open == []  # well-formed
+    assert page.outside == []
+    assert "script" not in page.tags
+    assert page.tags.count("svg") == 6
+    assert "A &amp; B &lt;report&gt;" in text
+    assert "&lt;unstated&gt;" in text
+    assert "<unstated>" not in text
+    assert report.to_html() == text  # the same page twice
+
+
+def test_plots(report):
+    pytest.importorskip("matplotlib")
+    assert len(report.plot("age").axes) == 8
+    figure = report.plot("sex", ["accuracy", "auc"])
+    assert [axis.get_title() for axis in figure.axes] == ["accuracy", "AUC"]
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["F", "M"]
+    assert len(fm.plot_gaps(report, "age").axes) == 1
+    scores = np.random.default_rng(0).random((6, 4)) + np.array([0, 0, 0, 2])
+    text = [t.get_text() for t in fm.plot_critical_difference(fm.friedman_nemenyi(scores, names="abcd")).axes[0].texts]
+    assert " d (1.00) " in text
+    figure = fm.plot_pareto([0.9, 0.8, 0.7], [0.1, 0.05, 0.2], ["a", "b", "c"])
+    dominated = [line for line in figure.axes[0].lines if line.get_label() == "dominated"]
+    assert dominated[0].get_xdata().tolist() == [0.2]
+    with pytest.raises(ValueError, match="names: 1 names"):
+        fm.plot_pareto([0.9, 0.8], [0.1, 0.2], ["a"])
+
+
+@pytest.mark.parametrize(
+    ("hidden", "call"), [("matplotlib", "to_html"), ("matplotlib", "plot"), ("pandas", "to_frame")]
+)
+def test_a_missing_extra_is_named(report, monkeypatch, hidden, call):
+    for module in [m for m in sys.modules if m == hidden or m.startswith(hidden + ".")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, hidden, None)
+    with pytest.raises(ImportError, match=rf"{hidden} is needed here: pip install 'fairloss\[report\]'"):
+        getattr(report, call)()
+    assert report.to_markdown()  # what needs no extra still works
+
+
+def test_other_tasks():
+    rng = np.random.default_rng(0)
+    y, g = rng.integers(0, 3, 300), rng.integers(0, 2, 300)
+    p = rng.dirichlet(np.ones(3), 300)
+    p[np.arange(300), y] += 0.5
+    p /= p.sum(axis=1, keepdims=True)
+    multiclass = fm.FairnessReport.from_predictions(y, p, {"g": g}, num_replicates=100)
+    # A mean over classes of positive rates is one over their number, whatever the model does.
+    assert set(multiclass.overall) == set(METRICS) - {"positive_rate"}
+    for metric in multiclass.overall:
+        expected = fm.group_metric(metric, y, p, g)
+        assert [k.metrics[metric].value for k in multiclass["g"].groups] == pytest.approx(expected.values)
+        assert multiclass.overall[metric].low < expected.overall < multiclass.overall[metric].high or metric == "ece"
+    labels = fm.FairnessReport.from_predictions(y, p.argmax(axis=1), g, num_replicates=100)
+    assert "auc" not in labels.overall
+    assert labels["group"].gap("accuracy").estimate.value == multiclass["g"].gap("accuracy").estimate.value
+    t = rng.integers(0, 2, (300, 4))
+    multilabel = fm.FairnessReport.from_predictions(t, rng.random((300, 4)), g, num_replicates=100)
+    assert "ece" not in multilabel.overall
+    logits = fm.FairnessReport.from_predictions(y == 1, rng.standard_normal(300), g, threshold=0.0, num_replicates=100)
+    assert "ece" not in logits.overall
+    assert any("no probabilities" in w for w in logits.warnings)
+    decisions = fm.FairnessReport.from_predictions(y == 1, rng.integers(0, 2, 300), g, num_replicates=100)
+    assert any("not scores" in w for w in decisions.warnings)
+    frame = pd.DataFrame({"sex": g, "age": 1 - g, "site": rng.integers(0, 2, 300)})
+    three = fm.FairnessReport.from_predictions(y == 1, p[:, 1], frame, num_replicates=100)
+    names = [a.name for a in three.attributes]
+    assert names == ["sex", "age", "site", "sex & age", "sex & site", "age & site", "sex & age & site"]
+    convention = fm.FairnessReport.from_predictions(
+        y, p, g, num_replicates=100, convention="fairgrpo", metrics=("accuracy", "fdr")
+    )
+    expected = fm.group_metric("accuracy", y, p, g, convention="fairgrpo")
+    assert convention["group"].gap("accuracy").estimate.value == pytest.approx(expected.gap())
+
+
+def test_undefined_values_are_shown_as_such():
+    y, s, g = data(200)
+    y[g == 2] = 0
+    found = fm.FairnessReport.from_predictions(y, s, g, num_replicates=100)
+    assert np.isnan(found["group"].groups[2].metrics["tpr"].value)
+    assert any("auc, tpr undefined in 2" in w for w in found.warnings)
+    assert found.to_dict()["attributes"]["group"]["groups"][2]["metrics"]["tpr"]["value"] is None
+    assert "n/a" in found.to_markdown()
+    assert "undefined" in [t.get_text() for axis in found.plot().axes for t in axis.texts]
+    assert found["group"].gap("tpr").estimate.value == pytest.approx(
+        fm.gap(fm.group_metric("tpr", y[g < 2], s[g < 2], g[g < 2]))
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_replicates": 10}, "num_replicates: 10"),
+        ({"level": 95}, "level: 95"),
+        ({"metrics": ["acc"]}, "metrics: 'acc'"),
+        ({"groups": {}}, "groups: no attribute"),
+        ({"groups": {"sex": [None] * 100}}, "every sample of 'sex' is unknown"),
+        ({"patients": [1, 2]}, r"patients: shape \(2,\)"),
+    ],
+)
+def test_errors(change, message):
+    y, s, g = data(100)
+    arguments = {"groups": g, "num_replicates": 100} | change
+    with pytest.raises(ValueError, match=message):
+        fm.FairnessReport.from_predictions(y, s, **arguments)
+
+
+def test_comparing_models():
+    y, s, g = data(400)
+    same = fm.gap_difference_test(y, s, s, g, num_replicates=200)
+    assert (same.difference, same.p_value) == (0, 1)
+    worse = np.where(g == 0, 1 - s, s)
+    found = fm.gap_difference_test(y, s, worse, g, metric="auc", num_replicates=200)
+    assert found.gap_b == pytest.approx(fm.auc_gap(y, worse, g))
+    assert found.difference == pytest.approx(found.gap_b - fm.auc_gap(y, s, g))
+    assert found.p_value == 1 / 201
+    assert found.low > 0
+    three = fm.compare_models(y, {"a": s, "b": worse, "c": s}, g, num_replicates=100)
+    assert [m.name for m in three] == ["a", "b", "c"]
+    assert three[0].against_first == {}
+    assert three[2].gaps == three[0].gaps  # the same draws for every model
+    with pytest.raises(ValueError, match="no model"):
+        fm.compare_models(y, {}, g)
+    assert fm.pareto_front([0.9, 0.9, 0.8], [0.1, 0.1, 0.1]).tolist() == [True, True, False]
+
+
+@pytest.mark.slow
+def test_size_of_the_gap_difference_test():
+    rng = np.random.default_rng(0)
+    truth, size, trials = [0.75, 0.85, 0.85], 200, 200
+    g = np.repeat(np.arange(3), size)
+    y = np.ones(len(g), dtype=int)
+    rejected = 0
+    for _ in range(trials):
+        a, b = ((rng.random(len(g)) < np.repeat(truth, size)).astype(float) for _ in range(2))
+        rejected += fm.gap_difference_test(y, a, b, g, num_replicates=300).p_value < 0.05
+    assert rejected / trials <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / trials)
+
+
+@pytest.mark.slow
+def test_ten_thousand_samples_in_six_groups_take_seconds():
+    y, s, g = data(10_000, groups=6)
+    start = time.perf_counter()
+    fm.FairnessReport.from_predictions(y, s, g, num_replicates=2000)
+    assert time.perf_counter() - start < 10
