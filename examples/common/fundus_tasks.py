@@ -59,8 +59,8 @@ TASKS = {
             "darker fundus, weaker contrast, more noise, milder disease and larger healthy cups in the minorities",
             (
                 LIGHT,
-                Look("dark", pigment=0.85, contrast=0.75, noise=0.04, norm=0.14, disc_size=1.08, severity=0.14),
-                Look("medium", pigment=0.5, contrast=0.85, noise=0.03, norm=0.07, disc_size=1.04, severity=0.15),
+                Look("dark", pigment=0.85, contrast=0.7, noise=0.04, norm=0.18, disc_size=1.08, severity=0.14),
+                Look("medium", pigment=0.5, contrast=0.85, noise=0.03, norm=0.09, disc_size=1.04, severity=0.15),
             ),
         ),
         Task(
