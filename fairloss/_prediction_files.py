@@ -1,0 +1,129 @@
+"""CSV files of predictions, read and checked row by row; every error is one line that says where."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+__all__ = ["InputError", "check_same_samples", "match_rows", "read_predictions"]
+
+_ZERO_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
+
+
+class InputError(Exception):
+    """Wrong input: one line for the user."""
+
+
+def read_predictions(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Columns of one file, checked row by row; rows are counted as a text editor does, the header being line 1."""
+    wanted = [arguments.target, arguments.score, *arguments.group]
+    wanted += [c for c in (arguments.patient, getattr(arguments, "id", None)) if c is not None]
+    columns: dict[str, list[str]] = {name: [] for name in wanted}
+    lines: list[int] = []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            header = next(reader, None)
+            if not header:
+                raise InputError(f"{path}: the file is empty; a header is needed")
+            for name in wanted:
+                if header.count(name) != 1:
+                    problem = "no column" if name not in header else "more than one column"
+                    raise InputError(f"{path}: {problem} {name!r}; the columns are {', '.join(header)}")
+            at = {name: header.index(name) for name in wanted}
+            for row in reader:
+                if not row:
+                    continue
+                if len(row) != len(header):
+                    raise InputError(f"{path}, line {reader.line_num}: {len(row)} cells, the header has {len(header)}")
+                for name, position in at.items():
+                    columns[name].append(row[position].strip())
+                lines.append(reader.line_num)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a UTF-8 CSV file ({error})") from None
+    if not lines:
+        raise InputError(f"{path}: no row after the header")
+    groups = {name: _labels(columns[name], name, path, lines, arguments.unknown) for name in arguments.group}
+    return {
+        "target": [
+            _label(v, path, line, arguments.target) for v, line in zip(columns[arguments.target], lines, strict=True)
+        ],
+        "score": [
+            _score(v, path, line, arguments.score) for v, line in zip(columns[arguments.score], lines, strict=True)
+        ],
+        "groups": groups,
+        "patient": None
+        if arguments.patient is None
+        else _filled(columns[arguments.patient], path, lines, arguments.patient),
+        "id": None
+        if getattr(arguments, "id", None) is None
+        else _filled(columns[arguments.id], path, lines, arguments.id),
+    }
+
+
+def _label(text: str, path: Path, line: int, column: str) -> int:
+    if text.lower() not in _ZERO_ONE:
+        raise InputError(f"{path}, line {line}: {column!r} is {text!r}; a label must be 0 or 1")
+    return _ZERO_ONE[text.lower()]
+
+
+def _score(text: str, path: Path, line: int, column: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"{path}, line {line}: {column!r} is {text!r}; a score must be a finite number")
+    return value
+
+
+def _labels(values: list[str], column: str, path: Path, lines: list[int], unknown: list[str]) -> list[str | None]:
+    if "" in values and "" not in unknown:
+        line = lines[values.index("")]
+        raise InputError(
+            f'{path}, line {line}: the group {column!r} is empty; pass --unknown "" to leave such rows out of the groups'
+        )
+    labels = [None if v in unknown else v for v in values]
+    if not any(v is not None for v in labels):
+        raise InputError(f"{path}: every row of {column!r} is unknown; a group is needed")
+    return labels
+
+
+def _filled(values: list[str], path: Path, lines: list[int], column: str) -> list[str]:
+    if "" in values:
+        raise InputError(f"{path}, line {lines[values.index('')]}: {column!r} is empty")
+    return values
+
+
+def match_rows(table: dict[str, Any], first: dict[str, Any], path: Path, arguments: argparse.Namespace) -> None:
+    """Bring the rows of ``table`` into the order of the first file's ids."""
+    index = {v: i for i, v in enumerate(table["id"])}
+    if len(index) < len(table["id"]) or len(set(first["id"])) < len(first["id"]):
+        raise InputError(f"{path}: an id in {arguments.id!r} is repeated, here or in {arguments.file[0]}")
+    if set(index) != set(first["id"]):
+        other = sorted(set(index) ^ set(first["id"]))[0]
+        raise InputError(f"{path}: id {other!r} is not in both this file and {arguments.file[0]}")
+    order = [index[v] for v in first["id"]]
+    for key in ("target", "score", "patient"):
+        if table[key] is not None:
+            table[key] = [table[key][i] for i in order]
+    table["groups"] = {name: [values[i] for i in order] for name, values in table["groups"].items()}
+
+
+def check_same_samples(table: dict[str, Any], first: dict[str, Any], path: Path, arguments: argparse.Namespace) -> None:
+    """Refuse a file whose labels or groups differ from the first file's."""
+    name = arguments.file[0]
+    if len(table["target"]) != len(first["target"]):
+        raise InputError(f"{path}: {len(table['target'])} rows, {name} has {len(first['target'])}; the same are needed")
+    columns = [(arguments.target, table["target"], first["target"])]
+    columns += [(g, table["groups"][g], first["groups"][g]) for g in arguments.group]
+    for column, here, there in columns:
+        for row, (a, b) in enumerate(zip(here, there, strict=True), start=1):
+            if a != b:
+                hint = "" if arguments.id is not None else "; match rows with --id, if they are in another order"
+                raise InputError(f"{path}, row {row}: {column!r} is {a!r}, in {name} {b!r}{hint}")
