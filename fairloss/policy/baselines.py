@@ -16,7 +16,7 @@ from torch import Tensor
 from fairloss import _checks
 from fairloss.distributed import ProcessGroup, all_reduce_sum, check_process_group
 from fairloss.groups import check_groups, group_counts_tensor, lookup, segment_sum, single_attribute
-from fairloss.policy.advantages import prepare
+from fairloss.policy.advantages import Prepared, prepare
 from fairloss.policy.core import standardise
 from fairloss.policy.layout import as_rewards, layout_of
 from fairloss.state import StatefulModule
@@ -236,14 +236,16 @@ class GroupDROAdvantage(StatefulModule):
         return torch.where(present, q / torch.where(shares > 0, shares, 1.0), 0.0).to(torch.float32)
 
     @torch.no_grad()
-    def forward(self, rewards: Tensor, groups: Tensor, *, prompt_ids: Tensor | None = None) -> Tensor:
-        """Weighted GRPO advantages in the shape of ``rewards``; arguments as :func:`fairloss.fair_grpo_advantages`."""
-        batch = prepare(rewards, groups, None, prompt_ids, num_groups=self.num_groups, num_domains=1, validate=False)
-        scores, _, counts = standardise(batch.rewards, batch.layout, self.eps)
-        if self.training:
-            self._advance(batch.layout.total(torch.nan_to_num(batch.rewards.to(torch.float64))), counts, batch.groups)
-        weights = lookup(self.weights().to(scores.dtype), batch.groups, 1.0)
-        advantages = scores * batch.layout.spread(weights)
+    def forward(
+        self, rewards: Tensor, groups: Tensor, domains: Tensor | None = None, *, prompt_ids: Tensor | None = None
+    ) -> Tensor:
+        """Weighted GRPO advantages in the shape of ``rewards``; arguments as :func:`fairloss.fair_grpo_advantages`.
+
+        ``domains`` is accepted, so that the module can take FairGRPO's place, and not used.
+        """
+        batch = self._prepare(rewards, groups, prompt_ids)
+        scores = standardise(batch.rewards, batch.layout, self.eps)[0]
+        advantages = scores * batch.layout.spread(self._weigh(batch))
         if self.batch_normalize:
             wide = advantages.to(torch.float64)
             scorable = (~torch.isnan(batch.rewards)).sum().to(torch.float64)
@@ -253,6 +255,22 @@ class GroupDROAdvantage(StatefulModule):
             variance = (square - total.square() / n.clamp(min=1)).clamp(min=0) / (n - 1).clamp(min=1)
             advantages = advantages / (variance.sqrt() + self.eps).to(advantages.dtype)
         return advantages
+
+    @torch.no_grad()
+    def weigh(
+        self, rewards: Tensor, groups: Tensor, domains: Tensor | None = None, *, prompt_ids: Tensor | None = None
+    ) -> Tensor:
+        """As ``forward``, but returns the (Q,) weight of each prompt, for trainers that bring advantages of their own."""
+        return self._weigh(self._prepare(rewards, groups, prompt_ids))
+
+    def _prepare(self, rewards: Tensor, groups: Tensor, prompt_ids: Tensor | None) -> Prepared:
+        return prepare(rewards, groups, None, prompt_ids, num_groups=self.num_groups, num_domains=1, validate=False)
+
+    def _weigh(self, batch: Prepared) -> Tensor:
+        if self.training:
+            counts = batch.layout.total((~torch.isnan(batch.rewards)).to(torch.float64))
+            self._advance(batch.layout.total(torch.nan_to_num(batch.rewards.to(torch.float64))), counts, batch.groups)
+        return lookup(self.weights().to(batch.rewards.dtype), batch.groups, 1.0)
 
     def _advance(self, totals: Tensor, counts: Tensor, groups: Tensor) -> None:
         known = torch.where(counts > 0, groups, -1).unsqueeze(1)

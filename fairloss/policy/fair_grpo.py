@@ -166,6 +166,15 @@ class FairGRPOAdvantage(nn.Module):
         """
         return self._run(rewards, groups, domains, prompt_ids, include=False, store=False).advantages
 
+    def weigh(
+        self, rewards: Tensor, groups: Tensor, domains: Tensor | None = None, *, prompt_ids: Tensor | None = None
+    ) -> Tensor:
+        """As ``forward``, but returns the (Q,) weight of each prompt, for trainers that bring advantages of their own.
+
+        With ``prompt_ids``, one a prompt in order of first appearance, then as many more as there are rollouts left.
+        """
+        return self._run(rewards, groups, domains, prompt_ids, include=True, store=self.training).weights
+
     @torch.no_grad()
     def _run(
         self,
