@@ -82,6 +82,11 @@ def test_threshold_rule():
     scores = np.array(S, dtype=np.float32)
     t = fm.best_f1_threshold(Y, scores)
     assert t in scores.astype(np.float64)
+    # Written alike, compared alike: float32 scores are set against the threshold's float32 value.
+    for kind in (np.float32, np.float64):
+        scores = np.array([0.7, 0.7], dtype=kind)
+        assert fm.group_metric("positive_rate", [0, 1], scores, [0, 0], threshold=0.7).overall == 1
+        assert fm.group_metric("positive_rate", [0, 1], scores, [0, 0], threshold=0.7, strict=True).overall == 0
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -199,6 +199,8 @@ def as_predictions(
     if task not in TASKS:
         raise ValueError(f"task: {task!r} was given; accepted are {', '.join(TASKS)}")
     pred = to_array(y_pred, "y_pred")
+    if pred.dtype.kind == "f" and pred.dtype.itemsize < 8:
+        threshold = float(np.float32(threshold))  # a float32 score written 0.7 is not below a threshold written 0.7
     true = np.zeros(pred.shape) if y_true is None else to_array(y_true, "y_true")
     if len(true) != len(pred) or true.ndim == 0:
         raise ValueError(f"y_true and y_pred: {true.shape} and {pred.shape} were given; one row a sample is needed")

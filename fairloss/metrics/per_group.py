@@ -114,7 +114,7 @@ def group_metric(
             which is read as their intersection. None, NaN and -1 are unknown: in ``overall``, in no group.
         sample_weight: (N,) non-negative weights; an integer weight equals that many repetitions.
         threshold: a score is a positive decision where ``score >= threshold`` ...
-        strict: ... or where ``score > threshold``.
+        strict: ... or where ``score > threshold``. Scores of float32 or less are compared in float32.
         task: ``"auto"``, ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
         labels: the classes, in the order of the columns of scores.
         convention: ``"standard"``, or ``"fairgrpo"`` (see :mod:`fairloss.metrics.rates`).

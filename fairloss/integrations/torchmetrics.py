@@ -1,0 +1,227 @@
+"""Group-fairness metrics for training loops: torchmetrics classes over the NumPy reference.
+
+Every class takes ``update(preds, target, groups)``; in a ``MetricCollection`` pass ``groups=`` by keyword. Counts are
+integer tensors with a row a group, summed across processes, so that any split of the data over batches and ranks gives
+the same value; :func:`fairloss.metrics` computes it from the counts. The exact AUC needs the scores themselves
+(concatenated across processes); with ``bins`` it keeps histograms, which are summed.
+
+Unlike torchmetrics' own ``BinaryFairness``, ids are never renumbered, -1 means unknown, and an undefined value is NaN.
+A state's name holds what its update depends on (threshold, classes, bins), because ``MetricCollection`` merges metrics
+whose states are equal after the first batch, and would give one threshold's value for the other.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fairloss.integrations._torchmetrics_base import Grouped
+from fairloss.integrations._torchmetrics_scores import AUCGap, CalibrationGap, EquityScaledAUC
+from fairloss.metrics._gaps import Options, OverClasses, spread
+from fairloss.metrics.rates import RATES, Convention, mean_over_classes, rates, ratio
+
+__all__ = [
+    "AUCGap",
+    "CalibrationGap",
+    "DemographicParityDifference",
+    "DemographicParityRatio",
+    "EqualOpportunityDifference",
+    "EqualizedOddsDifference",
+    "EquityScaledAUC",
+    "FalsePositiveRateDifference",
+    "GroupValues",
+    "MaxAccuracyGap",
+    "PredictiveParityDifference",
+]
+
+Task = Literal["binary", "multiclass", "multilabel"]
+
+
+class _Counted(Grouped):
+    """Confusion counts (G, K, 4) of each group and one-vs-rest class."""
+
+    def __init__(
+        self,
+        num_groups: int,
+        *,
+        task: Task = "binary",
+        num_classes: int | None = None,
+        threshold: float = 0.5,
+        strict: bool = False,
+        over_classes: OverClasses | None = None,
+        convention: Convention = "standard",
+        validate_args: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_groups, validate_args=validate_args, **kwargs)
+        if task not in ("binary", "multiclass", "multilabel"):
+            raise ValueError(f"task: {task!r} was given; accepted are binary, multiclass, multilabel")
+        if (task == "binary") != (num_classes is None):
+            raise ValueError(f"num_classes: {num_classes} was given for a {task} task; binary tasks take none")
+        self.task, self.num_columns = task, num_classes or 1
+        self.threshold, self.strict = threshold, strict
+        self.options = Options(None, threshold, strict, task, None, over_classes, convention, "omit")
+        rule = "" if task == "multiclass" else f"_{'above' if strict else 'from'}_{threshold!r}".replace(".", "p")
+        self._state = f"counts_{task}_{num_groups}x{self.num_columns}{rule}".replace("-", "m").replace("+", "")
+        default = torch.zeros(num_groups, self.num_columns, 4, dtype=torch.long)
+        self.add_state(self._state, default=default, dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor, groups: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            preds: (N,) scores or decisions (binary), (N, C) scores or (N,) classes (multi-class), (N, L) (multi-label).
+            target: (N,) labels, or (N, L).
+            groups: (N,) ids 0 .. num_groups - 1, -1 for unknown.
+        """
+        truth, decided = self._columns(preds, target, groups)
+        known = groups >= 0
+        truth, decided, ids = truth[known].long(), decided[known].long(), groups[known].long()
+        # true positive 0, false positive 1, false negative 2, true negative 3
+        cell = torch.where(truth == 1, 2 * (1 - decided), 3 - 2 * decided)
+        place = torch.arange(self.num_columns, device=ids.device)
+        flat = (ids[:, None] * self.num_columns + place) * 4 + cell
+        size = self.num_groups * self.num_columns * 4
+        counts = torch.bincount(flat.flatten(), minlength=size).view(self.num_groups, self.num_columns, 4)
+        setattr(self, self._state, getattr(self, self._state) + counts)
+
+    def _columns(self, preds: Tensor, target: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, K) true labels and decisions."""
+        if self.task == "multiclass":
+            self._check(preds, target, groups, self.num_columns)
+            classes = torch.arange(self.num_columns, device=target.device)
+            answer = preds.argmax(dim=1) if preds.ndim == 2 else preds
+            if preds.ndim == 2 and preds.shape[1] != self.num_columns:
+                raise ValueError(f"preds: {preds.shape[1]} columns were given for {self.num_columns} classes")
+            return target[:, None] == classes, answer[:, None] == classes
+        if self.task == "binary":
+            preds, target = preds.flatten(), target.flatten()
+        self._check(preds, target, groups, 2)
+        wanted = (len(groups),) if self.task == "binary" else (len(groups), self.num_columns)
+        if preds.shape != wanted or target.shape != wanted:
+            raise ValueError(
+                f"preds and target: {tuple(preds.shape)} and {tuple(target.shape)} were given; {wanted} is needed"
+            )
+        score = preds if preds.dtype == torch.float64 else preds.float()  # half precision is compared as float32
+        decided = score > self.threshold if self.strict else score >= self.threshold
+        return target.view(len(groups), -1), decided.view(len(groups), -1)
+
+    def _values(self, metric: str) -> NDArray[np.float64]:
+        """(G, K) values; (G, 1) for the plain accuracy of several classes."""
+        counts = getattr(self, self._state).cpu().numpy().astype(np.float64)
+        if metric == "accuracy" and self.task == "multiclass" and self.options.convention == "standard":
+            return ratio(counts[:, :, 0].sum(axis=1), counts[:, 0].sum(axis=1))[:, None]
+        return rates(metric, counts, convention=self.options.convention)
+
+    def _tensor(self, value: Any) -> Tensor:
+        return torch.as_tensor(value, dtype=torch.float64, device=self.device).float()
+
+
+class _RateGap(_Counted):
+    _metric: str
+    _statistic: Literal["gap", "ratio"] = "gap"
+
+    def compute(self) -> Tensor:
+        """The gap over all samples seen, a scalar; NaN where fewer than two groups have a value."""
+        return self._tensor(spread(self._values(self._metric), self.options, self._statistic))
+
+
+class MaxAccuracyGap(_RateGap):
+    """max_g accuracy_g - min_g accuracy_g; 0 means equal accuracy. See :func:`fairloss.metrics.max_accuracy_gap`.
+
+    Args:
+        num_groups: number of groups; a group without samples is left out.
+        task: ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
+        num_classes: classes, or labels, of the last two.
+        threshold: a score is a positive decision where ``score >= threshold`` ...
+        strict: ... or where ``score > threshold``.
+        over_classes: see :func:`fairloss.metrics.max_accuracy_gap`.
+        convention: ``"standard"`` or ``"fairgrpo"``.
+        validate_args: check labels and ids of each batch (reads them back from the device).
+        kwargs: of ``torchmetrics.Metric``.
+
+    Example:
+        >>> metric = MaxAccuracyGap(num_groups=2)
+        >>> metric.update(torch.tensor([0.9, 0.2, 0.4, 0.8]), torch.tensor([1, 0, 1, 1]), torch.tensor([0, 0, 1, 1]))
+        >>> metric.compute()
+        tensor(0.5000)
+    """
+
+    _metric = "accuracy"
+
+
+class DemographicParityDifference(_RateGap):
+    """Gap of positive rates. Arguments as :class:`MaxAccuracyGap`."""
+
+    _metric = "positive_rate"
+
+
+class DemographicParityRatio(_RateGap):
+    """Smallest over largest positive rate; 1 means equal rates. Arguments as :class:`MaxAccuracyGap`."""
+
+    higher_is_better = True
+    _metric = "positive_rate"
+    _statistic = "ratio"
+
+
+class EqualOpportunityDifference(_RateGap):
+    """Gap of true-positive rates. Arguments as :class:`MaxAccuracyGap`."""
+
+    _metric = "tpr"
+
+
+class FalsePositiveRateDifference(_RateGap):
+    """Gap of false-positive rates. Arguments as :class:`MaxAccuracyGap`."""
+
+    _metric = "fpr"
+
+
+class PredictiveParityDifference(_RateGap):
+    """Gap of false-discovery rates. Arguments as :class:`MaxAccuracyGap`."""
+
+    _metric = "fdr"
+
+
+class EqualizedOddsDifference(_Counted):
+    """The larger of the gaps in TPR and FPR (``agg="mean"``: their mean). Other arguments as :class:`MaxAccuracyGap`."""
+
+    def __init__(self, num_groups: int, *, agg: Literal["worst_case", "mean"] = "worst_case", **kwargs: Any) -> None:
+        super().__init__(num_groups, **kwargs)
+        if agg not in ("worst_case", "mean"):
+            raise ValueError(f"agg: {agg!r} was given; accepted are worst_case, mean")
+        self.agg = agg
+
+    def compute(self) -> Tensor:
+        """The difference over all samples seen; NaN where one of the two gaps is undefined."""
+        gaps = [spread(self._values(m), self.options) for m in ("tpr", "fpr")]
+        return self._tensor(np.max(gaps) if self.agg == "worst_case" else np.mean(gaps))
+
+
+class GroupValues(_Counted):
+    """The value of one rate in every group, (G,); NaN where undefined. Other arguments as :class:`MaxAccuracyGap`.
+
+    Args:
+        metric: accuracy, tpr, tnr, fpr, fnr, precision, fdr, f1, balanced_accuracy, positive_rate or prevalence.
+        num_groups: number of groups.
+        kwargs: as :class:`MaxAccuracyGap`.
+
+    Example:
+        >>> metric = GroupValues("accuracy", num_groups=3)
+        >>> metric.update(torch.tensor([0.9, 0.2, 0.4, 0.8]), torch.tensor([1, 0, 1, 1]), torch.tensor([0, 0, 1, 1]))
+        >>> metric.compute()
+        tensor([1.0000, 0.5000, nan])
+    """
+
+    def __init__(self, metric: str, num_groups: int, **kwargs: Any) -> None:
+        super().__init__(num_groups, **kwargs)
+        if metric not in RATES:
+            raise ValueError(f"metric: {metric!r} was given; accepted are {', '.join(RATES)}")
+        self.metric = metric
+
+    def compute(self) -> Tensor:
+        """(G,) values over all samples seen."""
+        return self._tensor(mean_over_classes(self._values(self.metric)))

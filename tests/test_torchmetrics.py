@@ -1,0 +1,240 @@
+"""torchmetrics classes: equal to the NumPy reference however the data are split, in collections and across processes."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torchmetrics import MetricCollection
+
+import fairloss.integrations.torchmetrics as ft
+import fairloss.metrics as fm
+
+pytestmark = pytest.mark.filterwarnings("ignore::fairloss.metrics.per_group.UndefinedGroupWarning")
+
+G = 4
+RATE_GAPS = {
+    ft.MaxAccuracyGap: fm.max_accuracy_gap,
+    ft.DemographicParityDifference: fm.demographic_parity_difference,
+    ft.DemographicParityRatio: fm.demographic_parity_ratio,
+    ft.EqualOpportunityDifference: fm.equal_opportunity_difference,
+    ft.FalsePositiveRateDifference: fm.false_positive_rate_difference,
+    ft.PredictiveParityDifference: fm.predictive_parity_difference,
+    ft.EqualizedOddsDifference: fm.equalized_odds_difference,
+}
+
+
+def data(n=300, seed=0):
+    """Scores with ties, labels and ids: -1 occurs, group 3 never does."""
+    generator = torch.Generator().manual_seed(seed)
+    target = torch.randint(0, 2, (n,), generator=generator)
+    preds = (0.3 * target + 0.7 * torch.rand(n, generator=generator)).mul(50).round().div(50)
+    return preds, target, torch.randint(-1, G - 1, (n,), generator=generator)
+
+
+def run(metric, preds, target, groups, batch=37):
+    for i in range(0, len(groups), batch):
+        metric.update(preds[i : i + batch], target[i : i + batch], groups=groups[i : i + batch])
+    return metric.compute()
+
+
+def close(actual, expected):
+    assert actual.dtype == torch.float32
+    np.testing.assert_allclose(actual.numpy(), np.float32(expected), rtol=1e-7)
+
+
+@pytest.mark.parametrize("options", [{}, {"threshold": 0.3}, {"threshold": 0.6, "strict": True}])
+@pytest.mark.parametrize("kind", RATE_GAPS)
+def test_rate_gaps(kind, options):
+    preds, target, groups = data()
+    close(run(kind(G, **options), preds, target, groups), RATE_GAPS[kind](target, preds, groups, **options))
+    decisions = (preds >= 0.5).long()
+    close(run(kind(G), decisions, target, groups), RATE_GAPS[kind](target, preds, groups))
+
+
+@pytest.mark.parametrize("over_classes", ["mean_gap", "max_gap", "gap_of_mean"])
+@pytest.mark.parametrize("kind", RATE_GAPS)
+def test_several_classes_and_labels(kind, over_classes):
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.rand(400, 3, generator=generator)
+    target, groups = torch.randint(0, 3, (400,), generator=generator), data(400)[2]
+    options = {"num_classes": 3, "over_classes": over_classes}
+    for preds in (scores, scores.argmax(dim=1)):
+        found = run(kind(G, task="multiclass", **options), preds, target, groups)
+        close(found, RATE_GAPS[kind](target, preds, groups, over_classes=over_classes, task="multiclass"))
+    labels = torch.randint(0, 2, (400, 3), generator=generator)
+    found = run(kind(G, task="multilabel", **options), scores, labels, groups)
+    close(found, RATE_GAPS[kind](labels, scores, groups, over_classes=over_classes))
+    found = run(kind(G, task="multiclass", num_classes=3, convention="fairgrpo"), scores, target, groups)
+    close(found, RATE_GAPS[kind](target, scores, groups, convention="fairgrpo"))
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "tpr", "fdr", "f1"])
+def test_group_values(metric):
+    preds, target, groups = data()
+    found = run(ft.GroupValues(metric, G), preds, target, groups)
+    close(found[: G - 1], fm.group_metric(metric, target, preds, groups).values)
+    assert found[G - 1].isnan()  # a group without samples keeps its place
+
+
+def test_scores():
+    preds, target, groups = data()
+    close(run(ft.AUCGap(G), preds, target, groups), fm.auc_gap(target, preds, groups))
+    close(run(ft.EquityScaledAUC(G), preds, target, groups), fm.equity_scaled_auc(target, preds, groups))
+    expected = fm.equity_scaled_auc(target, preds, groups, penalty="std", ddof=0)
+    close(run(ft.EquityScaledAUC(G, penalty="std", ddof=0), preds, target, groups), expected)
+    close(run(ft.CalibrationGap(G), preds, target, groups), fm.calibration_gap(target, preds, groups))
+    close(run(ft.CalibrationGap(G, bins=7), preds, target, groups), fm.calibration_gap(target, preds, groups, bins=7))
+    # Histograms tie what falls into one bin.
+    for bins in (5, 1000):
+        tied = (preds.double() * bins).floor().clamp(max=bins - 1)
+        close(run(ft.AUCGap(G, bins=bins), preds, target, groups), fm.auc_gap(target, tied, groups))
+        found = run(ft.EquityScaledAUC(G, bins=bins), preds, target, groups)
+        close(found, fm.equity_scaled_auc(target, tied, groups))
+    half = preds.bfloat16()
+    close(run(ft.AUCGap(G), half, target, groups), fm.auc_gap(target, half, groups))
+
+
+EVERY = [
+    *(lambda k=k: k(G) for k in RATE_GAPS),
+    lambda: ft.AUCGap(G),
+    lambda: ft.AUCGap(G, bins=10),
+    lambda: ft.CalibrationGap(G),
+]
+
+
+@pytest.mark.parametrize("make", EVERY)
+def test_life_cycle(make):
+    preds, target, groups = data()
+    metric = make()
+    expected = run(metric, preds, target, groups)
+    copy = pickle.loads(pickle.dumps(metric))
+    assert copy.compute() == expected
+    metric.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchmetrics warns of compute before update
+        assert metric.compute().isnan()
+    assert run(metric, preds, target, groups, batch=300) == expected
+    assert run(make(), *(t.flip(0) for t in (preds, target, groups)), batch=11) == pytest.approx(
+        expected.item(), abs=1e-7
+    )
+    one = make()
+    one.update(preds[:, None], target[:, None], groups)
+    assert one.compute() == expected
+    assert metric.forward(preds, target, groups=groups) == expected
+    assert make().to("cpu").dist_sync_on_step is False
+    assert type(metric)(G, sync_on_compute=False).sync_on_compute is False
+
+
+def test_in_a_collection():
+    preds, target, groups = data()
+    collection = MetricCollection(
+        {
+            "accuracy": ft.MaxAccuracyGap(G),
+            "odds": ft.EqualizedOddsDifference(G),
+            "low": ft.EqualOpportunityDifference(G, threshold=0.1),
+            "high": ft.EqualOpportunityDifference(G, threshold=0.9),
+            "strict": ft.DemographicParityDifference(G, threshold=0.5, strict=True),
+            "auc": ft.AUCGap(G),
+            "histogram": ft.AUCGap(G, bins=10),
+            "ece": ft.CalibrationGap(G),
+            "ece5": ft.CalibrationGap(G, bins=5),
+        }
+    )
+    # A first batch on which all thresholds agree must not merge what later batches tell apart.
+    collection.update(torch.tensor([1.0, 0.0]), torch.tensor([1, 0]), groups=torch.tensor([0, 1]))
+    found = run(collection, preds, target, groups)
+    preds, target, groups = (
+        torch.cat(pair)
+        for pair in ((torch.tensor([1.0, 0.0]), preds), (torch.tensor([1, 0]), target), (torch.tensor([0, 1]), groups))
+    )
+    tied = (preds.double() * 10).floor().clamp(max=9)
+    expected = {
+        "accuracy": fm.max_accuracy_gap(target, preds, groups),
+        "odds": fm.equalized_odds_difference(target, preds, groups),
+        "low": fm.equal_opportunity_difference(target, preds, groups, threshold=0.1),
+        "high": fm.equal_opportunity_difference(target, preds, groups, threshold=0.9),
+        "strict": fm.demographic_parity_difference(target, preds, groups, strict=True),
+        "auc": fm.auc_gap(target, preds, groups),
+        "histogram": fm.auc_gap(target, tied, groups),
+        "ece": fm.calibration_gap(target, preds, groups),
+        "ece5": fm.calibration_gap(target, preds, groups, bins=5),
+    }
+    for name, value in expected.items():
+        close(found[name], value)
+    together = {frozenset(names) for names in collection.compute_groups.values()}
+    assert frozenset({"accuracy", "odds"}) in together  # the same counts are kept once
+    assert len(together) == 8
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda m: m.update(torch.ones(2), torch.ones(2), torch.tensor([0, 4])), ValueError, "groups: 4"),
+        (lambda m: m.update(torch.ones(2), torch.ones(2), torch.tensor([0, -2])), ValueError, "groups: -2"),
+        (lambda m: m.update(torch.ones(2), torch.tensor([0, 2]), torch.tensor([0, 1])), ValueError, "target: 0 .. 2"),
+        (
+            lambda m: m.update(torch.ones(2), torch.ones(2), torch.tensor([0.0, 1.0])),
+            TypeError,
+            "groups: torch.float32",
+        ),
+        (lambda m: m.update(torch.ones(3), torch.ones(2), torch.tensor([0, 1])), ValueError, "preds, target, groups"),
+        (
+            lambda m: m.update(torch.ones(2), torch.ones(2), torch.zeros(2, 2).long()),
+            ValueError,
+            "preds, target, groups",
+        ),
+    ],
+)
+def test_wrong_batches_are_refused_before_the_state_changes(call, error, message):
+    for make in EVERY:
+        metric = make()
+        metric.update(torch.tensor([0.9, 0.1]), torch.tensor([1, 0]), torch.tensor([0, 1]))
+        before = pickle.dumps([getattr(metric, name) for name in metric._defaults])
+        with pytest.raises(error, match=message):
+            call(metric)
+        assert pickle.dumps([getattr(metric, name) for name in metric._defaults]) == before
+
+
+def test_wrong_arguments():
+    for make, message in [
+        (lambda: ft.MaxAccuracyGap(0), "num_groups: 0"),
+        (lambda: ft.MaxAccuracyGap(2, task="tokens"), "task: 'tokens'"),
+        (lambda: ft.MaxAccuracyGap(2, task="multiclass"), "num_classes: None"),
+        (lambda: ft.MaxAccuracyGap(2, num_classes=3), "num_classes: 3"),
+        (lambda: ft.EqualizedOddsDifference(2, agg="sum"), "agg: 'sum'"),
+        (lambda: ft.GroupValues("auc", 2), "metric: 'auc'"),
+        (lambda: ft.AUCGap(2, bins=1), "bins: 1"),
+        (lambda: ft.CalibrationGap(2, bins=0), "bins: 0"),
+        (lambda: ft.EquityScaledAUC(2, penalty="std"), "ddof: None"),
+        (lambda: run(ft.CalibrationGap(2), torch.tensor([1.5]), torch.tensor([1]), torch.tensor([0])), "probabilities"),
+        (lambda: run(ft.AUCGap(2, bins=5), torch.tensor([1.5]), torch.tensor([1]), torch.tensor([0])), "probabilities"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            make()
+
+
+def worker(rank, path, out):
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+    preds, target, groups = data()
+    # Unequal shares; group 0 is seen by the first rank alone.
+    mine = (torch.arange(300) < 180) | (groups == 0)
+    mine = mine if rank == 0 else ~mine
+    collection = MetricCollection({str(i): make() for i, make in enumerate(EVERY)})
+    values = run(collection, preds[mine], target[mine], groups[mine], batch=23)
+    torch.save(dict(values), f"{out}.{rank}")
+    dist.destroy_process_group()
+
+
+@pytest.mark.processes
+def test_two_processes_equal_one(tmp_path):
+    mp.spawn(worker, args=(tmp_path / "rendezvous", tmp_path / "values"), nprocs=2)
+    preds, target, groups = data()
+    for rank in range(2):
+        values = torch.load(f"{tmp_path / 'values'}.{rank}")
+        for i, make in enumerate(EVERY):
+            assert values[str(i)] == pytest.approx(run(make(), preds, target, groups).item(), abs=1e-7), make
