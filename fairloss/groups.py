@@ -26,6 +26,7 @@ __all__ = [
     "check_groups",
     "check_num_groups",
     "encode_groups",
+    "estimate_scale",
     "group_counts_tensor",
     "group_shares",
     "intersect_groups",
@@ -33,7 +34,7 @@ __all__ = [
     "reduce_attributes",
     "segment_mean",
     "segment_sum",
-    "share_estimate",
+    "segment_totals",
     "single_attribute",
     "statistics_dtype",
 ]
@@ -151,28 +152,43 @@ def _slots(ids: Tensor, num_groups: tuple[int, ...]) -> Tensor:
     return torch.where(ids < 0, total, ids).reshape(-1)
 
 
+def _scatter(values: Tensor, slots: Tensor, total: int) -> Tensor:
+    sums = values.new_zeros((total + 1, *values.shape[1:]))
+    return sums.index_add(0, slots, values)[:total]
+
+
+def _per_attribute(values: Tensor, k: int) -> Tensor:
+    """(N, ...) -> (N * k, ...): each value once an attribute."""
+    if k == 1:
+        return values
+    return values.unsqueeze(1).expand(-1, k, *values.shape[1:]).reshape(-1, *values.shape[1:])
+
+
 def segment_sum(values: Tensor, ids: Tensor, num_groups: tuple[int, ...]) -> Tensor:
     """Sums by group: (N, ...) values and (N, K) ids -> (G, ...), G = sum of ``num_groups``, 0 where absent.
 
     Differentiable in ``values``; unknown samples receive gradient 0. The dtype is that of ``values``.
     """
-    total, k = sum(num_groups), len(num_groups)
-    if k > 1:
-        values = values.unsqueeze(1).expand(-1, k, *values.shape[1:]).reshape(-1, *values.shape[1:])
-    sums = values.new_zeros((total + 1, *values.shape[1:]))
-    return sums.index_add(0, _slots(ids, num_groups), values)[:total]
+    return _scatter(_per_attribute(values, len(num_groups)), _slots(ids, num_groups), sum(num_groups))
+
+
+def segment_totals(values: Tensor, ids: Tensor, num_groups: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Sums, (G, ...), and counts, (G,) in the dtype of the values and without gradient, by one pass over the ids."""
+    slots, total = _slots(ids, num_groups), sum(num_groups)
+    ones = torch.ones_like(slots, dtype=values.dtype)
+    return _scatter(_per_attribute(values, len(num_groups)), slots, total), _scatter(ones, slots, total)
 
 
 def segment_mean(values: Tensor, ids: Tensor, num_groups: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Means by group, (G, ...), 0 where absent, and the counts, (G,) in the dtype of the values."""
-    counts = segment_sum(values.new_ones(values.shape[0]), ids, num_groups)
-    sums = segment_sum(values, ids, num_groups)
+    sums, counts = segment_totals(values, ids, num_groups)
     return sums / counts.clamp(min=1).reshape(-1, *([1] * (values.ndim - 1))), counts
 
 
 def lookup(table: Tensor, ids: Tensor, unknown: float) -> Tensor:
     """``table[id]`` for each id of (N,), and ``unknown`` where the id is -1."""
-    return torch.where(ids < 0, unknown, table[ids.clamp(min=0)])
+    # The value for the unknown stands last, which is where the index -1 points.
+    return torch.cat([table, table.new_full((1,), unknown)])[ids]
 
 
 def group_counts_tensor(group_counts: Sequence[float] | Tensor, num_groups: int | None = None) -> Tensor:
@@ -197,15 +213,13 @@ def group_shares(group_counts: Tensor) -> Tensor:
     return group_counts / group_counts.sum().clamp(min=torch.finfo(group_counts.dtype).tiny)
 
 
-def share_estimate(sums: Tensor, counts: Tensor, shares: Tensor) -> Tensor:
-    """S_g = sum_{i in g} v_i / (n pi_g), (G,), 0 where absent: unbiased for group means at any batch size.
+def estimate_scale(counts: Tensor, shares: Tensor) -> Tensor:
+    """1 / (n pi_g), (G,): times a batch's sums it is S_g = sum_{i in g} v_i / (n pi_g), unbiased at any batch size.
 
     Its mean over the micro-batches of an epoch is the group's mean, while a mean of batch means weighs a sample by the luck
-    of its batch. ``counts`` are the batch's, n their sum, ``shares`` the pi_g.
+    of its batch. ``counts`` are the batch's, n their sum, ``shares`` the pi_g; 1 / n for a group without share or sample.
     """
-    # One detached coefficient a group: backward then needs nothing that is derived from state updated in place.
-    scale = 1 / (counts.sum().clamp(min=1) * torch.where(counts > 0, shares, 1.0))
-    return sums * scale.detach()
+    return 1 / (counts.sum().clamp(min=1) * torch.where((counts > 0) & (shares > 0), shares, 1.0))
 
 
 def reduce_attributes(values: Tensor, reduction: AttributeReduction) -> Tensor:

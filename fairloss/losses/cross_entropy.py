@@ -29,7 +29,7 @@ from fairloss.losses.likelihood import (
     resolve_task,
     rows_of,
 )
-from fairloss.losses.max_acc_gap import check_memory, group_gap, known_groups
+from fairloss.losses.max_acc_gap import check_memory, gap_of_ids, known_groups
 from fairloss.losses.weighting import inverse_frequency_weights
 from fairloss.memory import GroupMemory
 from fairloss.state import ConstantsModule
@@ -204,17 +204,11 @@ def fair_cross_entropy(
         return CrossEntropyParts(each, each, losses.sum() * 0.0)
     total, norm = all_reduce_sums([losses.sum(), terms.norm.sum()], process_group)
     # Nothing to learn from (an empty batch, all targets ignored): 0, connected to the graph.
-    mean = total / torch.where(norm > 0, norm, 1.0) if reduction == "mean" else total
+    mean = total / norm.clamp(min=torch.finfo(norm.dtype).tiny) if reduction == "mean" else total
     if gap_weight == 0:
         return CrossEntropyParts(mean, mean, torch.zeros_like(mean))
-    gap = group_gap(
-        terms.likelihood.prob,
-        known_groups(ids, terms.likelihood.valid),
-        num_groups=sizes,
-        smoothing=smoothing,
-        memory=memory,
-        process_group=process_group,
-    )
+    known = known_groups(ids, terms.likelihood.valid)
+    gap = gap_of_ids(terms.likelihood.prob, known, sizes, smoothing, memory, "mean", process_group)
     return CrossEntropyParts(mean + gap_weight * gap, mean, gap)
 
 

@@ -18,9 +18,9 @@ from fairloss import _checks
 from fairloss.distributed import ProcessGroup, check_process_group
 from fairloss.groups import (
     check_groups,
+    estimate_scale,
     group_counts_tensor,
     group_shares,
-    share_estimate,
     single_attribute,
     statistics_dtype,
 )
@@ -36,7 +36,8 @@ def _estimates(sums: Tensor, counts: Tensor, shares: Tensor | None) -> Tensor:
     """(G,) loss of each group, 0 where absent: batch means, or with shares sum_{i in g} l_i / (n pi_g)."""
     if shares is None:
         return sums / counts.clamp(min=1)
-    return share_estimate(sums, counts, shares)
+    # Detached, so that backward needs nothing derived from state that is updated in place.
+    return sums * estimate_scale(counts, shares).detach()
 
 
 def group_dro(

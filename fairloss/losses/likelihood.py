@@ -121,15 +121,27 @@ def _unambiguous(input: Tensor, target: Tensor) -> Task:
     )
 
 
-def _check_classes(target: Tensor, valid: Tensor, num_classes: int) -> None:
-    """Integer targets in 0 .. C-1, the ignored ones aside; shown in eager mode on CPU, asynchronous elsewhere."""
-    inside = ((target >= 0) & (target < num_classes)) | ~valid
-    if target.device.type == "cpu" and not torch.compiler.is_compiling():
-        if not bool(inside.all()):
-            bad = int(target[~inside][0])
-            raise ValueError(f"target: class {bad} is out of range; accepted are 0 .. {num_classes - 1}")
-    else:
-        torch._assert_async(inside.all(), "target: class out of range")
+def _class_nll(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """(M, C) logits and (M,) integers -> (M,) nll, 0 where ignored."""
+    if logits.shape[1] < _STREAM_FROM and logits.dtype in (torch.float32, torch.float64):
+        return F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
+    valid = target != ignore_index
+    return torch.where(valid, streamed_nll(logits, torch.where(valid, target, 0)), 0.0)
+
+
+def _checked_class_nll(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """The same; a class out of range is an error with the value in eager mode on CPU, a device-side assertion elsewhere."""
+    if target.device.type != "cpu" or torch.compiler.is_compiling():
+        return _class_nll(logits, target, ignore_index)
+    try:
+        return _class_nll(logits, target, ignore_index)
+    except (IndexError, RuntimeError):
+        bad = target[((target < 0) | (target >= logits.shape[1])) & (target != ignore_index)]
+        if bad.numel() == 0:
+            raise
+        raise ValueError(
+            f"target: class {int(bad[0])} is out of range; accepted are 0 .. {logits.shape[1] - 1}, and {ignore_index}"
+        ) from None
 
 
 def _check_fractions(target: Tensor, hard: bool) -> None:
@@ -167,15 +179,9 @@ def rows_of(input: Tensor, target: Tensor, *, task: Task, auto: bool = False, ig
         # xlogy-like: a class of probability 0 and target 0 contributes 0, not 0 * -inf.
         entropy = -torch.where(t == 0, 0.0, t * logp).sum(1)
         return Rows(entropy, (t * logp.exp()).sum(1), torch.ones_like(entropy, dtype=torch.bool))
-    logits, labels = input.reshape(-1, input.shape[-1]), target.reshape(-1).to(torch.int64)
+    labels = target.reshape(-1).to(torch.int64)
+    row_nll = _checked_class_nll(input.reshape(-1, input.shape[-1]), labels, ignore_index)
     valid = labels != ignore_index
-    _check_classes(labels, valid, logits.shape[1])
-    labels = torch.where(valid, labels, 0)
-    if logits.shape[1] >= _STREAM_FROM or logits.dtype not in (torch.float32, torch.float64):
-        row_nll = streamed_nll(logits, labels)
-    else:
-        row_nll = F.cross_entropy(logits, labels, reduction="none")
-    row_nll = torch.where(valid, row_nll, 0.0)
     return Rows(row_nll, torch.exp(-row_nll), valid)
 
 

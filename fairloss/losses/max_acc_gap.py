@@ -20,8 +20,8 @@ from fairloss.groups import (
     attribute_slices,
     check_groups,
     check_num_groups,
+    estimate_scale,
     reduce_attributes,
-    share_estimate,
     single_attribute,
     statistics_dtype,
 )
@@ -33,6 +33,8 @@ __all__ = ["MaxAccGapLoss", "check_memory", "gap_over_groups", "group_gap", "max
 
 
 def gap_over_groups(
+    sums: Tensor,
+    scale: Tensor,
     means: Tensor,
     present: Tensor,
     num_groups: tuple[int, ...],
@@ -42,22 +44,39 @@ def gap_over_groups(
 ) -> Tensor:
     """Largest minus smallest of the present groups' means, a value an attribute, reduced over attributes.
 
-    (G,) means and presence -> a scalar. Fewer than two present groups of an attribute: 0, connected to the graph.
+    The value is that of ``means``, (G,), over ``present``, (G,). The gradient is (d gap / d mean_g) scale_g for ``sums``,
+    (G,): scale 1 / n_g makes it the gradient of the batch's means, another scale that of another estimate. Spelling it out
+    keeps the graph at one product however the gap is found. Fewer than two present groups of an attribute: 0 and 0.
     """
-    gaps = []
-    for piece in attribute_slices(num_groups):
-        v, here = means[piece], present[piece]
-        enough = here.sum() >= 2
-        # Where the gap is undefined all groups stand in with their zeros, so that no infinity meets the gradient.
-        use = here | ~enough
-        if smoothing is None:
-            gap = v.masked_fill(~use, -torch.inf).amax() - v.masked_fill(~use, torch.inf).amin()
-        else:
-            upper = torch.softmax((v / smoothing).masked_fill(~use, -torch.inf), 0)
-            lower = torch.softmax((-v / smoothing).masked_fill(~use, -torch.inf), 0)
-            gap = ((upper - lower) * v).sum()
-        gaps.append(torch.where(enough, gap, v.sum() * 0.0))
-    return reduce_attributes(torch.stack(gaps), reduction)
+    parts = [_gap_and_slope(means.detach()[piece], present[piece], smoothing) for piece in attribute_slices(num_groups)]
+    gap, slope = parts[0]
+    if len(parts) > 1:
+        gaps = torch.stack([gap for gap, _ in parts])
+        gap = reduce_attributes(gaps, reduction)
+        weights = (gaps == gap).to(gaps.dtype) if reduction == "max" else torch.ones_like(gaps)
+        weights = weights if reduction == "sum" else weights / weights.sum()
+        slope = torch.cat([weights[k] * slope for k, (_, slope) in enumerate(parts)])
+    # Plus an exact 0 that carries the gradient.
+    return gap + (slope * scale * (sums - sums.detach())).sum()
+
+
+def _gap_and_slope(m: Tensor, here: Tensor, smoothing: float | None) -> tuple[Tensor, Tensor]:
+    """One attribute's gap and its derivative for each mean, (G,); 0 where no group is present."""
+    absent = ~here
+    if smoothing is None:
+        high, low = m.masked_fill(absent, -torch.inf), m.masked_fill(absent, torch.inf)
+        top, bottom = high.amax(), low.amin()
+        # Groups that tie share the slope. Where no group is present the infinities tie: a slope that meets no sample.
+        best, worst = (high == top).to(m.dtype), (low == bottom).to(m.dtype)
+        return (top - bottom).clamp(min=0), best / best.sum() - worst / worst.sum()
+    some = here.any()
+    # A softmax over nothing is NaN: where no group is present all stand in with their zeros.
+    absent = absent & some
+    upper = torch.softmax((m / smoothing).masked_fill(absent, -torch.inf), 0)
+    lower = torch.softmax((-m / smoothing).masked_fill(absent, -torch.inf), 0)
+    top, bottom = (upper * m).sum(), (lower * m).sum()
+    slope = upper * (1 + (m - top) / smoothing) - lower * (1 - (m - bottom) / smoothing)
+    return top - bottom, torch.where(some, slope, 0.0)
 
 
 def check_memory(memory: GroupMemory | None, num_groups: tuple[int, ...]) -> None:
@@ -71,14 +90,12 @@ def check_memory(memory: GroupMemory | None, num_groups: tuple[int, ...]) -> Non
         raise ValueError(f"memory: it has {memory.num_groups} groups, num_groups is {size}")
 
 
-def _union_means(sums: Tensor, counts: Tensor, memory: GroupMemory) -> tuple[Tensor, Tensor]:
-    """Means and presence over memory and batch; the gradient is that of S_g (see :class:`fairloss.GroupMemory`)."""
+def _with_memory(sums: Tensor, counts: Tensor, memory: GroupMemory) -> tuple[Tensor, Tensor, Tensor]:
+    """Means and presence over memory and batch, and the scale that makes S_g of the batch's sums."""
     held_sums, held_counts = memory.totals()
-    count = counts + held_counts
-    mean = (sums.detach() + held_sums) / count.clamp(min=1)
-    estimate = share_estimate(sums, counts, memory.shares(counts))
-    # S - S.detach() is exactly 0: the value is the union's mean, to the last bit.
-    return mean + (estimate - estimate.detach()), count > 0
+    union = counts + held_counts
+    means = (sums.detach() + held_sums) / union.clamp(min=1)
+    return means, union > 0, estimate_scale(counts, memory.shares(counts))
 
 
 def group_gap(
@@ -130,13 +147,28 @@ def group_gap(
     check_memory(memory, sizes)
     check_values(values)
     ids = check_groups(groups, sizes, values.shape[0])
-    v = values.to(statistics_dtype(values.dtype))
+    return gap_of_ids(
+        values.to(statistics_dtype(values.dtype)), ids, sizes, smoothing, memory, reduction, process_group
+    )
+
+
+def gap_of_ids(
+    v: Tensor,
+    ids: Tensor,
+    sizes: tuple[int, ...],
+    smoothing: float | None,
+    memory: GroupMemory | None,
+    reduction: AttributeReduction,
+    process_group: ProcessGroup | None,
+) -> Tensor:
+    """:func:`group_gap` of arguments already checked: (N,) wide values and (N, K) ids."""
     sums, counts = global_sums(v, ids, sizes, process_group)
     if memory is None:
-        means, present = sums / counts.clamp(min=1), counts > 0
+        scale = 1 / counts.clamp(min=1)
+        means, present = sums * scale, counts > 0
     else:
-        means, present = _union_means(sums, counts, memory)
-    gap = gap_over_groups(means, present, sizes, smoothing=smoothing, reduction=reduction)
+        means, present, scale = _with_memory(sums, counts, memory)
+    gap = gap_over_groups(sums, scale, means, present, sizes, smoothing=smoothing, reduction=reduction)
     if memory is not None and memory.training and torch.is_grad_enabled():
         memory.push(v, ids[:, 0], process_group=process_group)
     return gap

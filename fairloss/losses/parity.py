@@ -69,13 +69,9 @@ def _rate_gaps(
         [segment_sum(p * weight, ids, num_groups), segment_sum(weight, ids, num_groups)], process_group
     )
     present = weights > 0
-    means = sums / torch.where(present, weights, 1.0)
-    return torch.stack(
-        [
-            gap_over_groups(means[:, c], present[:, c], num_groups, smoothing=smoothing, reduction=reduction)
-            for c in range(p.shape[1])
-        ]
-    )
+    scale = 1 / torch.where(present, weights, 1.0)
+    columns = [(sums[:, c], scale[:, c], sums[:, c] * scale[:, c], present[:, c]) for c in range(p.shape[1])]
+    return torch.stack([gap_over_groups(*c, num_groups, smoothing=smoothing, reduction=reduction) for c in columns])
 
 
 def demographic_parity(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from fairloss.distributed import ProcessGroup, all_reduce_sums
-from fairloss.groups import segment_sum
+from fairloss.groups import segment_totals
 
 __all__ = ["check_values", "global_sums"]
 
@@ -24,7 +23,5 @@ def global_sums(
     values: Tensor, ids: Tensor, num_groups: tuple[int, ...], process_group: ProcessGroup | None
 ) -> tuple[Tensor, Tensor]:
     """Sums by group of (N,) values and counts by group, each (G,), over all ranks."""
-    sums = segment_sum(values, ids, num_groups)
-    counts = segment_sum(torch.ones_like(values), ids, num_groups)
-    sums, counts = all_reduce_sums([sums, counts], process_group)
+    sums, counts = all_reduce_sums(segment_totals(values, ids, num_groups), process_group)
     return sums, counts.detach()
