@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from fairloss.groups import intersect_groups as intersect_groups
     from fairloss.inputs import check_inputs as check_inputs
     from fairloss.labels import encode_groups as encode_groups
+    from fairloss.losses.adversarial import AdversarialGroupLoss as AdversarialGroupLoss
+    from fairloss.losses.adversarial import GradientReversal as GradientReversal
     from fairloss.losses.concept import ConceptAlignmentLoss as ConceptAlignmentLoss
     from fairloss.losses.contrastive import CrossGroupContrastiveLoss as CrossGroupContrastiveLoss
     from fairloss.losses.cross_entropy import FairCrossEntropyLoss as FairCrossEntropyLoss
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 # Public name -> the module that defines it.
 _HOME = {
+    "AdversarialGroupLoss": "fairloss.losses.adversarial",
+    "GradientReversal": "fairloss.losses.adversarial",
     "BalancedGroupSampler": "fairloss.data",
     "GroupBatchSampler": "fairloss.data",
     "MaxAccGapLoss": "fairloss.losses.max_acc_gap",

@@ -1,5 +1,6 @@
 """Every loss as a function: the class's snake_case name without ``Loss``, options by keyword."""
 
+from fairloss.losses.adversarial import gradient_reversal
 from fairloss.losses.concept import concept_alignment
 from fairloss.losses.contrastive import ContrastiveParts, cross_group_contrastive
 from fairloss.losses.cross_entropy import CrossEntropyParts, fair_cross_entropy
@@ -30,6 +31,7 @@ __all__ = [
     "fair_grpo_policy_loss",
     "fis",
     "fis_weights",
+    "gradient_reversal",
     "group_dro",
     "group_gap",
     "inverse_frequency_weighting",

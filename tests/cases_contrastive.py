@@ -89,6 +89,53 @@ def moments_case(name, *, attributes=1, **options):
     return Case(f"moment_alignment-{name}", make, draw, oracle, function, ("embeddings",), relabel=attributes == 1)
 
 
+def adversarial_case(name, *, attributes=1, **options):
+    def sizes(g):
+        return (g,) if attributes == 1 else (g, 2)
+
+    def make(num_groups=3, process_group=None):
+        with torch.random.fork_rng():
+            torch.manual_seed(num_groups)
+            return fairloss.AdversarialGroupLoss(
+                5, sizes(num_groups), hidden_dims=(4,), scale=0.7, process_group=process_group, **options
+            )
+
+    def draw(generator, n, dtype):
+        batch = (embeddings if attributes == 1 else two_attributes)(generator, n, dtype)
+        if "num_classes" not in options:
+            del batch["target"]
+        return batch
+
+    def value(z, groups, target=None):
+        layers = [(layer.weight.detach().double(), layer.bias.detach().double()) for layer in make().layers]
+        labels = None if target is None else target.tolist()
+        criterion = options.get("criterion", "cross_entropy")
+        classes = options.get("num_classes", 0)
+        return oracles.adversary(z, groups, labels, layers, sizes(3), criterion=criterion, classes=classes)
+
+    def oracle(embeddings, **others):
+        return float(value(torch.as_tensor(embeddings), **{k: torch.as_tensor(v) for k, v in others.items()}))
+
+    def oracle_gradient(embeddings, **others):
+        z = torch.tensor(embeddings, requires_grad=True)
+        loss = value(z, **{k: torch.as_tensor(v) for k, v in others.items()})
+        return -0.7 * torch.autograd.grad(loss, z)[0].numpy()
+
+    return Case(
+        f"adversarial_group-{name}",
+        make,
+        draw,
+        oracle,
+        None,
+        ("embeddings",),
+        oracle_gradient,
+        # One group alone is still something to learn for the adversary, whose weights name the groups.
+        zero_without_two_groups=False,
+        relabel=False,
+        notes="an unused id adds an output to the adversary",
+    )
+
+
 CASES = [
     contrastive_case("default"),
     contrastive_case("paper", variant="paper"),
@@ -101,4 +148,8 @@ CASES = [
     moments_case("two_attributes", attributes=2, cov_weight=0.5),
     moments_case("paper", attributes=2, reduction="sum", form="gram"),
     moments_case("unit_rows", normalize=True, reduction="max", form="gram"),
+    adversarial_case("default"),
+    adversarial_case("laftr", criterion="laftr"),
+    adversarial_case("within_labels", num_classes=3, criterion="laftr"),
+    adversarial_case("two_attributes", attributes=2, num_classes=3),
 ]

@@ -79,3 +79,27 @@ def moments(
         per_attribute.append(total if reduction == "sum" else total / max(cells, 1))
     stacked = torch.stack(per_attribute)
     return {"sum": stacked.sum, "mean": stacked.mean, "max": stacked.max}[reduction]()
+
+
+def adversary(z, ids, labels, layers, sizes, *, criterion, classes):
+    """The adversary's loss sample by sample; ``layers``: (weight, bias) pairs in float64."""
+    ids, per_attribute, start = columns(ids), [], 0
+    for k, size in enumerate(sizes):
+        cells = {}
+        for i, d in enumerate(ids):
+            x = z[i]
+            if classes:
+                if labels[i] < 0:
+                    continue
+                x = torch.cat([x, torch.eye(classes, dtype=torch.float64)[labels[i]]])
+            if d[k] < 0:
+                continue
+            for j, (weight, bias) in enumerate(layers):
+                x = weight @ (x if j == 0 else x.clamp(min=0)) + bias
+            p = torch.softmax(x[start : start + size], 0)[d[k]]
+            error = -torch.log(p) if criterion == "cross_entropy" else 1 - p
+            cells.setdefault((labels[i] if classes else 0, d[k]), []).append(error)
+        means = [sum(errors) / len(errors) for errors in cells.values()]
+        per_attribute.append(sum(means) / len(means) if means else z.sum() * 0)
+        start += size
+    return sum(per_attribute) / len(per_attribute)
