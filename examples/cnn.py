@@ -69,10 +69,10 @@ class GroupDRO(nn.Module):
 METHODS = {
     "ERM": Method(erm),
     "FR": Method(fr, (0.1, 0.3, 1.0), 0.3, "gap_weight"),
-    "GR": Method(gr, (3.0, 10.0, 30.0), 10.0, "max_weight"),
+    "GR": Method(gr, (3.0, 10.0, 30.0), 3.0, "max_weight"),
     "Hybrid": Method(hybrid, (0.1, 0.3, 1.0), 0.3, "gap_weight"),
     "GroupDRO": Method(GroupDRO, (0.001, 0.01, 0.1), 0.01, "step_size"),
-    "Resampling": Method(erm, (0.5, 0.75, 1.0), 1.0, "power of the inverse frequency"),
+    "Resampling": Method(erm, (0.5, 0.75, 1.0), 0.75, "power of the inverse frequency"),
     "Equal data": Method(erm),
 }
 

@@ -3,7 +3,9 @@
 A resample draws patients, not images, within every group (both eyes of a patient stay together, and no group comes
 out empty). All methods are evaluated on the same resamples, so that differences are paired. The spread between seeds
 is reported apart: an interval over patients says how far the test set can be trusted, not how far one training run
-can.
+can. A gap of noisy figures is positive even where the groups are alike, so that a small gap sits low in its own
+percentile interval; ``fairloss.metrics.FairnessReport`` has intervals of single gaps that allow for that, these are made
+for comparing methods on the same patients.
 """
 
 from __future__ import annotations
