@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fairloss.losses.contrastive import CrossGroupContrastiveLoss as CrossGroupContrastiveLoss
     from fairloss.losses.cross_entropy import FairCrossEntropyLoss as FairCrossEntropyLoss
     from fairloss.losses.distribution_alignment import DistributionAlignmentLoss as DistributionAlignmentLoss
+    from fairloss.losses.fair_error_bound import FEBSLoss as FEBSLoss
     from fairloss.losses.fair_identity_scaling import FISLoss as FISLoss
     from fairloss.losses.group_dro import GroupDROLoss as GroupDROLoss
     from fairloss.losses.loss_variance import LossVarianceLoss as LossVarianceLoss
@@ -55,6 +56,7 @@ _HOME = {
     "EmbeddingQueue": "fairloss.embedding_queue",
     "MomentAlignmentLoss": "fairloss.losses.moments",
     "DistributionAlignmentLoss": "fairloss.losses.distribution_alignment",
+    "FEBSLoss": "fairloss.losses.fair_error_bound",
     "FISLoss": "fairloss.losses.fair_identity_scaling",
     "FairGRPOAdvantage": "fairloss.policy.fair_grpo",
     "GroupMemory": "fairloss.memory",

@@ -4,7 +4,9 @@ from fairloss.losses.adversarial import gradient_reversal
 from fairloss.losses.concept import concept_alignment
 from fairloss.losses.contrastive import ContrastiveParts, cross_group_contrastive
 from fairloss.losses.cross_entropy import CrossEntropyParts, fair_cross_entropy
+from fairloss.losses.dice import group_dice_loss, sample_dice_loss
 from fairloss.losses.distribution_alignment import distribution_alignment
+from fairloss.losses.fair_error_bound import febs
 from fairloss.losses.fair_identity_scaling import fis, fis_weights
 from fairloss.losses.group_dro import group_dro
 from fairloss.losses.likelihood import Likelihood, sample_likelihood
@@ -29,9 +31,11 @@ __all__ = [
     "fair_cross_entropy",
     "fair_grpo_advantages",
     "fair_grpo_policy_loss",
+    "febs",
     "fis",
     "fis_weights",
     "gradient_reversal",
+    "group_dice_loss",
     "group_dro",
     "group_gap",
     "inverse_frequency_weighting",
@@ -39,6 +43,7 @@ __all__ = [
     "loss_variance",
     "max_acc_gap",
     "moment_alignment",
+    "sample_dice_loss",
     "sample_likelihood",
     "transport_distances",
 ]

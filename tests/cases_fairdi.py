@@ -21,6 +21,35 @@ def scores(generator, n, dtype):
     return {"scores": torch.randn(n, generator=generator).to(dtype), "groups": groups_of(generator, n)}
 
 
+def volumes(generator, n, dtype):
+    return {
+        "logits": torch.randn(n, 3, 2, 3, 2, generator=generator).to(dtype),
+        "target": torch.randint(0, 3, (n, 2, 3, 2), generator=generator),
+        "groups": groups_of(generator, n),
+    }
+
+
+def soft_masks(generator, n, dtype):
+    batch = volumes(generator, n, dtype)
+    target = torch.softmax(torch.randn(n, 3, 2, 3, 2, generator=generator), 1).to(dtype)
+    return {**batch, "target": target}
+
+
+def febs_case(name, *, batch=volumes, **options):
+    return Case(
+        f"febs-{name}",
+        lambda num_groups=3, process_group=None: fairloss.FEBSLoss(
+            3, num_groups, process_group=process_group, **options
+        ),
+        batch,
+        lambda logits, target, groups: oracles.febs(logits, target, groups, **options),
+        lambda num_groups=3, **batch: ff.febs(**batch, num_groups=num_groups, **options),
+        differentiable=("logits",),
+        oracle_gradient=lambda logits, target, groups: oracles.febs_gradient(logits, target, groups, **options),
+        zero_without_two_groups=False,
+    )
+
+
 def fis_case(name, oracle, gradient, **options):
     def make(num_groups=3, process_group=None):
         return fairloss.FISLoss(num_groups, process_group=process_group, **options)
@@ -60,6 +89,10 @@ CASES = [
     fis_case(
         "released", oracles.fis_released, oracles.fis_released_gradient, variant="released", c=0.4, temperature=2.0
     ),
+    febs_case("default"),
+    febs_case("mixed", gamma=2.0, dice_weight=0.4, include_background=False, max_weight=1.2),
+    febs_case("soft", dice_weight=0.8, batch=soft_masks),
+    febs_case("released", variant="released", gamma=0.5),
     alignment_case(1),
     alignment_case(2),
 ]

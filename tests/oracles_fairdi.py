@@ -104,3 +104,76 @@ def fis_released_gradient(losses, groups, **options):
 def distribution_alignment(scores, groups, p):
     known = scores[groups >= 0]
     return sum(quantile_integral(scores[groups == g], known, p) for g in set(groups[groups >= 0].tolist()))
+
+
+def softmax(x, axis):
+    e = np.exp(x - x.real.max(axis=axis, keepdims=True))
+    return e / e.sum(axis=axis, keepdims=True)
+
+
+def one_hot(target, num_classes):
+    """(B, *spatial) ids -> (B, C, P); float targets (B, C, *spatial) are flattened."""
+    if target.dtype.kind == "f":
+        return target.reshape(*target.shape[:2], -1)
+    flat = target.reshape(target.shape[0], -1)
+    return np.stack([(flat == c).astype(float) for c in range(num_classes)], axis=1)
+
+
+def dice_losses(p, t, smooth=1e-5):
+    """1 - Dice a class of (B, C, P) probabilities and targets, all samples pooled."""
+    return np.array(
+        [
+            1 - (2 * (p[:, c] * t[:, c]).sum() + smooth) / ((p[:, c] ** 2).sum() + (t[:, c] ** 2).sum() + smooth)
+            for c in range(p.shape[1])
+        ]
+    )
+
+
+def febs_weights(p, t, groups, gamma, max_weight, variant):
+    """Weight a group (a dict) from the groups' own pools."""
+    errors = {g: dice_losses(p[groups == g], t[groups == g]).sum() for g in sorted(set(groups.tolist())) if g >= 0}
+    if variant == "released":
+        best = min(errors.values(), default=1.0)
+        return {g: math.tanh((best / error if error > 0 else 1.0) ** gamma) for g, error in errors.items()}
+    mean, e = sum(errors.values()) / max(len(errors), 1), 1e-3 * p.shape[1]
+    return {g: min(max((v + e) / (mean + e), 1 / max_weight), max_weight) ** gamma for g, v in errors.items()}
+
+
+def febs(
+    logits, target, groups, gamma=1.0, max_weight=10.0, dice_weight=1.0, include_background=True, variant="default",
+    weights=None,
+):  # fmt: skip
+    """Loops over groups; ``weights`` replaces the groups' weights, as detaching them does."""
+    n, classes = logits.shape[:2]
+    if n == 0:
+        return 0.0
+    p_all = softmax(logits.reshape(n, classes, -1), 1)
+    t_all = one_hot(target, classes)
+    first = 0 if include_background else 1
+    p, t = p_all[:, first:], t_all[:, first:]
+    w = febs_weights(p, t, groups, gamma, max_weight, variant) if weights is None else weights
+    if variant == "released":
+        scale = np.array([w.get(g, 1.0) for g in groups.tolist()])[:, None, None]
+        dice = dice_losses(scale * p, t).mean()
+    else:
+        pools = [(w[g], dice_losses(p[groups == g], t[groups == g]).sum()) for g in w]
+        if (groups == -1).any():
+            pools.append((1.0, dice_losses(p[groups == -1], t[groups == -1]).sum()))
+        dice = sum(a * b for a, b in pools) / (p.shape[1] * sum(a for a, _ in pools))
+    value = dice_weight * dice - (1 - dice_weight) * (t_all * np.log(p_all)).sum(1).mean()
+    return value if np.iscomplexobj(value) else float(value)
+
+
+def febs_gradient(logits, target, groups, **options):
+    """Complex steps, exact to rounding, with the weights held fixed."""
+    n, classes = logits.shape[:2]
+    first = 0 if options.get("include_background", True) else 1
+    p, t = softmax(logits.reshape(n, classes, -1), 1)[:, first:], one_hot(target, classes)[:, first:]
+    settings = {"gamma": 1.0, "max_weight": 10.0, "variant": "default"} | options
+    w = febs_weights(p, t, groups, settings["gamma"], settings["max_weight"], settings["variant"])
+    grad = np.zeros_like(logits)
+    for index in np.ndindex(logits.shape):
+        moved = logits.astype(complex)
+        moved[index] += 1e-30j
+        grad[index] = febs(moved, target, groups, weights=w, **options).imag / 1e-30
+    return grad

@@ -1,0 +1,185 @@
+"""Soft Dice of samples and of groups, so that segmentation meets every loss on per-sample values.
+
+Dice_c = (2 sum p t + smooth_nr) / (sum p^2 + sum t^2 + smooth_dr) with p the softmax over classes (V-Net's squared
+denominators, MONAI's names and defaults). :func:`sample_dice_loss` pools pixels of a sample, (B,) values for FISLoss,
+GroupDROLoss, LossVarianceLoss or group_gap; :func:`group_dice_loss` pools the pixels of a whole group, which is steadier where
+a structure is small.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fairloss import _checks
+from fairloss.distributed import ProcessGroup, all_reduce_sums, check_process_group
+from fairloss.groups import check_groups, segment_sum, single_attribute
+from fairloss.kernels.dice_sums import dice_sums
+
+__all__ = ["Overlap", "check_smoothing", "dice_loss_of_sums", "group_dice_loss", "overlap", "sample_dice_loss"]
+
+
+class Overlap(NamedTuple):
+    """What a soft Dice loss needs of a batch.
+
+    Attributes:
+        sums: (B, 3, C) sums over pixels of p t, p^2 and t^2; gradient flows to the logits.
+        nll: (B,) sums over pixels of the cross-entropy; zeros where it was not asked for.
+        pixels: number of pixels a sample.
+    """
+
+    sums: Tensor
+    nll: Tensor
+    pixels: int
+
+
+def overlap(logits: Tensor, target: Tensor, *, num_classes: int | None = None, with_nll: bool = False) -> Overlap:
+    """Per-sample sums of (B, C, *spatial) logits; see :class:`Overlap`.
+
+    Args:
+        logits: (B, C, *spatial), C >= 2, any floating dtype, computed in float32 at least.
+        target: class ids (B, *spatial) or (B, 1, *spatial), or one-hot or probabilities (B, C, *spatial).
+        num_classes: C, if it is to be checked.
+        with_nll: also sum the cross-entropy.
+
+    Raises:
+        TypeError, ValueError: naming the argument; an id out of range.
+    """
+    if not isinstance(logits, Tensor) or not logits.dtype.is_floating_point:
+        given = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
+        raise TypeError(f"logits: a floating-point tensor is needed, {given} was given")
+    if logits.ndim < 3 or logits.shape[1] < 2 or (num_classes is not None and logits.shape[1] != num_classes):
+        wanted = "C >= 2" if num_classes is None else f"C = {num_classes}"
+        raise ValueError(f"logits: shape (B, C, *spatial) with {wanted} is needed, {tuple(logits.shape)} was given")
+    if not isinstance(target, Tensor):
+        raise TypeError(f"target: a tensor is needed, {type(target).__name__} was given")
+    size, classes, spatial = logits.shape[0], logits.shape[1], logits.shape[2:]
+    x = logits.flatten(2)
+    if target.shape == logits.shape:
+        t = target.flatten(2)
+        t = t if t.dtype.is_floating_point else t.to(torch.float32)
+    elif target.shape in ((size, *spatial), (size, 1, *spatial)) and not target.dtype.is_floating_point:
+        t = target.reshape(size, x.shape[2]).to(torch.int64)
+        _check_ids(t, classes)
+    else:
+        raise ValueError(
+            f"target: integer ids (B, *spatial) or (B, 1, *spatial), or one-hot (B, C, *spatial), are needed for logits "
+            f"{tuple(logits.shape)}; {tuple(target.shape)} ({target.dtype}) was given"
+        )
+    sums, nll = dice_sums(x, t, with_nll)
+    return Overlap(sums, nll, x.shape[2])
+
+
+def _check_ids(ids: Tensor, num_classes: int) -> None:
+    if ids.device.type == "cpu" and not torch.compiler.is_compiling():
+        if ids.numel():
+            low, high = (int(bound) for bound in torch.aminmax(ids))
+            if low < 0 or high >= num_classes:
+                bad = low if low < 0 else high
+                raise ValueError(f"target: class {bad} is out of range; accepted are 0 .. {num_classes - 1}")
+    else:
+        torch._assert_async(((ids >= 0) & (ids < num_classes)).all(), "target: class out of range")
+
+
+def check_smoothing(smooth_nr: float, smooth_dr: float) -> None:
+    """Raise unless smooth_nr >= 0 and smooth_dr > 0, without which an empty class would be 0 / 0."""
+    _checks.number("smooth_nr", smooth_nr, minimum=0)
+    _checks.number("smooth_dr", smooth_dr, above=0)
+
+
+def dice_loss_of_sums(sums: Tensor, *, include_background: bool, smooth_nr: float, smooth_dr: float) -> Tensor:
+    """1 - Dice a class: (..., 3, C) sums -> (..., C), without the first class if the background is left out."""
+    sums = sums if include_background else sums[..., 1:]
+    inter, predicted, true = sums.unbind(-2)
+    return 1 - (2 * inter + smooth_nr) / (predicted + true + smooth_dr)
+
+
+def sample_dice_loss(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    dice_weight: float = 1.0,
+    include_background: bool = True,
+    smooth_nr: float = 1e-5,
+    smooth_dr: float = 1e-5,
+) -> Tensor:
+    """Soft Dice loss of every sample, mixed with its cross-entropy: the (B,) values that group losses take.
+
+    loss_b = w mean_c (1 - Dice_bc) + (1 - w) mean over pixels of the cross-entropy. 0 means a perfect segmentation.
+
+    Args:
+        logits: (B, C, *spatial), any number of spatial dimensions.
+        target: ids (B, *spatial) or (B, 1, *spatial), or one-hot (B, C, *spatial).
+        dice_weight: w in [0, 1].
+        include_background: whether class 0 takes part in the Dice term.
+        smooth_nr: added to the numerator: an empty class that is predicted empty has Dice smooth_nr / smooth_dr.
+        smooth_dr: added to the denominator, > 0.
+
+    Returns:
+        (B,) float32 (float64 for float64 logits).
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> logits = torch.tensor([[[2.0, 0.0], [0.0, 2.0]], [[2.0, 2.0], [0.0, 0.0]]])
+        >>> sample_dice_loss(logits, torch.tensor([[0, 1], [0, 1]]))
+        tensor([0.0159, 0.5389])
+    """
+    w = _checks.number("dice_weight", dice_weight, minimum=0, maximum=1)
+    check_smoothing(smooth_nr, smooth_dr)
+    found = overlap(logits, target, with_nll=w < 1)
+    per_class = dice_loss_of_sums(
+        found.sums, include_background=include_background, smooth_nr=smooth_nr, smooth_dr=smooth_dr
+    )
+    return w * per_class.mean(1) + (1 - w) * found.nll / found.pixels
+
+
+def group_dice_loss(
+    logits: Tensor,
+    target: Tensor,
+    groups: Tensor,
+    *,
+    num_groups: int,
+    include_background: bool = True,
+    smooth_nr: float = 1e-5,
+    smooth_dr: float = 1e-5,
+    process_group: ProcessGroup | None = None,
+) -> Tensor:
+    """1 - Dice of every group and class, over all pixels of the group's samples.
+
+    Args:
+        logits: (B, C, *spatial).
+        target: ids (B, *spatial) or (B, 1, *spatial), or one-hot (B, C, *spatial).
+        groups: (B,) integer or bool ids, -1 = unknown.
+        num_groups: G.
+        include_background: whether class 0 is among the classes returned.
+        smooth_nr: added to the numerator.
+        smooth_dr: added to the denominator, > 0.
+        process_group: pools over all its ranks' samples.
+
+    Returns:
+        (G, C), or (G, C - 1) without the background, float32 (float64 for float64 logits); 0 where a group is absent.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> logits = torch.tensor([[[2.0, 0.0], [0.0, 2.0]], [[2.0, 2.0], [0.0, 0.0]]])
+        >>> group_dice_loss(logits, torch.tensor([[0, 1], [0, 1]]), torch.tensor([0, 1]), num_groups=3)
+        tensor([[0.0159, 0.0159],
+                [0.3096, 0.7682],
+                [0.0000, 0.0000]])
+    """
+    size = single_attribute(num_groups, "group_dice_loss")
+    check_smoothing(smooth_nr, smooth_dr)
+    check_process_group(process_group)
+    found = overlap(logits, target)
+    ids = check_groups(groups, (size,), found.sums.shape[0])
+    pools, counts = all_reduce_sums(
+        [segment_sum(found.sums, ids, (size,)), segment_sum(torch.ones_like(found.nll), ids, (size,))], process_group
+    )
+    losses = dice_loss_of_sums(pools, include_background=include_background, smooth_nr=smooth_nr, smooth_dr=smooth_dr)
+    return torch.where(counts.unsqueeze(1) > 0, losses, 0.0)
