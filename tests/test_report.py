@@ -126,6 +126,39 @@ def test_gap_interval_covers_and_corrected_gap_is_less_biased(truth):
         assert np.mean(corrected) < 0.5 * np.mean(raw)
 
 
+def test_a_tiny_group_does_not_hide_a_difference_between_large_ones():
+    rng = np.random.default_rng(0)
+    g = np.repeat([0, 1, 2], [2000, 2000, 8])
+    y = np.ones(len(g), dtype=int)
+    s = (rng.random(len(g)) < np.repeat([0.9, 0.8, 0.85], [2000, 2000, 8])).astype(float)
+    found = fm.FairnessReport.from_predictions(y, s, g, metrics=["accuracy"], num_replicates=300)["group"]
+    gap, (first, second, tiny) = found.gap("accuracy"), found.groups
+    assert tiny.small
+    assert 0.05 < gap.estimate.low < first.metrics["accuracy"].value - second.metrics["accuracy"].value
+    assert gap.estimate.low <= gap.corrected <= gap.estimate.high
+    assert gap.clear
+
+
+def test_a_group_without_an_error_is_not_certain():
+    g = np.repeat([0, 1], [200, 6])
+    y = np.ones(206, dtype=int)
+    s = np.ones(206)
+    s[:40] = 0  # four in five right in the large group, all six in the small one
+    found = fm.FairnessReport.from_predictions(y, s, g, metrics=["accuracy", "tpr"], num_replicates=300)["group"]
+    for metric in ("accuracy", "tpr"):
+        e = found.groups[1].metrics[metric]
+        assert (e.value, e.low, e.high) == (1, pytest.approx(1 - 3 / 6), 1)  # the rule of three
+        gap = found.gap(metric)
+        assert gap.estimate.value == pytest.approx(0.2)
+        assert gap.estimate.low == 0
+        assert gap.estimate.high >= 0.6
+    # Six samples of one patient are one trial.
+    one = np.where(g == 1, 1000, np.arange(206))
+    found = fm.FairnessReport.from_predictions(y, s, g, patients=one, metrics=["accuracy"], num_replicates=300)["group"]
+    assert found.groups[1].metrics["accuracy"].low == 0
+    assert found.groups[1].patients == 1
+
+
 @pytest.fixture(scope="module")
 def report():
     y, s, g = data(600, effect=0.15)

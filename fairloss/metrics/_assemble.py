@@ -14,7 +14,7 @@ from fairloss.metrics import disparity
 from fairloss.metrics._inputs import Floats, Predictions, as_groups, cross_groups
 from fairloss.metrics._results import AttributeReport, Estimate, Gap, Group
 from fairloss.metrics._results import label as name_of
-from fairloss.metrics.bootstrap import Replicates, corrected_gap, gap_interval, percentile_interval, range_deviation
+from fairloss.metrics.bootstrap import Replicates, corrected_gap, gap_interval, percentile_interval, unseen
 from fairloss.metrics.per_group import METRICS
 
 __all__ = ["TITLES", "attribute_report", "read_attributes", "read_metrics"]
@@ -85,6 +85,11 @@ def attribute_report(
     notes: list[str],
 ) -> AttributeReport:
     low, high = percentile_interval(found.drawn, level)
+    trials = np.array([_trials(m, encoding, pred, patient) for m in found.metrics])
+    for i in range(len(found.metrics)):
+        slack = unseen(found.values[i], found.drawn[:, i], trials[i])
+        low[i] = np.maximum(np.minimum(0.0, low[i]), low[i] - slack)
+        high[i] = np.minimum(np.maximum(1.0, high[i]), high[i] + slack)
     groups = []
     for g, label in enumerate(encoding.labels):
         at = encoding.ids == g
@@ -101,8 +106,8 @@ def attribute_report(
         if undefined:
             notes.append(f"{name}: {', '.join(undefined)} undefined in {label}, left out of the comparison.")
         groups.append(Group(label, n, people, positives, values, bool(reason)))
-    gaps = [_gap(m, i, found, encoding.labels, level) for i, m in enumerate(found.metrics)]
-    gaps += _combined(found, level)
+    gaps = [_gap(m, i, found, encoding.labels, level, trials[i]) for i, m in enumerate(found.metrics)]
+    gaps += _combined(found, level, trials)
     return AttributeReport(name, tuple(groups), tuple(gaps), int((encoding.ids < 0).sum()))
 
 
@@ -114,9 +119,9 @@ def _too_small(samples: int, people: int, positives: int | None, least: int) -> 
     return ""
 
 
-def _gap(metric: str, i: int, found: Replicates, labels: tuple[Any, ...], level: float) -> Gap:
+def _gap(metric: str, i: int, found: Replicates, labels: tuple[Any, ...], level: float, trials: Floats) -> Gap:
     values, drawn = found.values[i], found.drawn[:, i]
-    low, high = gap_interval(values, drawn, level)
+    low, high = gap_interval(values, drawn, level, trials)
     best = worst = None
     if (~np.isnan(values)).sum() >= 2:
         top, bottom = labels[int(np.nanargmax(values))], labels[int(np.nanargmin(values))]
@@ -124,21 +129,41 @@ def _gap(metric: str, i: int, found: Replicates, labels: tuple[Any, ...], level:
     title = TITLES.get(metric, f"{name_of(metric)} gap")
     if metric != "bce":  # every other metric lies in [0, 1]
         high = min(1.0, high) if high == high else high
-    return Gap(metric, title, Estimate(disparity.gap(values), low, high), corrected_gap(values, drawn), best, worst)
+    # Extrapolation goes too far where one tiny group makes most of the noise: not below what the data exclude.
+    corrected = float(np.maximum(corrected_gap(values, drawn), low))
+    return Gap(metric, title, Estimate(disparity.gap(values), low, high), corrected, best, worst)
 
 
-def _combined(found: Replicates, level: float) -> list[Gap]:
+def _trials(metric: str, encoding: GroupEncoding, pred: Predictions, patient: NDArray[np.int64]) -> Floats:
+    """(G,) independent trials behind a metric's value in each group: patients with a sample in its denominator."""
+    if pred.task == "binary" and metric in ("tpr", "fnr", "auc", "f1", "balanced_accuracy"):
+        counted = [pred.target[:, 0]]
+    elif pred.task == "binary" and metric in ("precision", "fdr"):
+        counted = [pred.decided[:, 0]]
+    else:
+        counted = [np.ones(len(pred), dtype=bool)]
+    if pred.task == "binary" and metric in ("auc", "balanced_accuracy"):
+        counted.append(~pred.target[:, 0])
+    elif pred.task == "binary" and metric in ("fpr", "tnr"):
+        counted = [~pred.target[:, 0]]
+    return np.array(
+        [min(len(np.unique(patient[c & (encoding.ids == g)])) for c in counted) for g in range(encoding.num_groups)],
+        dtype=np.float64,
+    )
+
+
+def _combined(found: Replicates, level: float, trials: Floats) -> list[Gap]:
     """Comparisons of two rates, or of a rate's ratio."""
     names, gaps = list(found.metrics), []
     if "tpr" in names and "fpr" in names:
         pair = [names.index("tpr"), names.index("fpr")]
         value = float(np.max([disparity.gap(found.values[i]) for i in pair]))
-        # The larger of two gaps errs by no more than the larger of the two range deviations.
-        radii = np.max([range_deviation(found.values[i], found.drawn[:, i]) for i in pair], axis=0)
-        radii = radii[~np.isnan(radii)]
-        radius = float(np.quantile(radii, level)) if len(radii) else float("nan")
+        # Half the risk for each of the two gaps; the larger one lies between the larger ends.
+        each = (1 + level) / 2
+        bounds = np.max([gap_interval(found.values[i], found.drawn[:, i], each, trials[i]) for i in pair], axis=0)
         corrected = float(np.max([corrected_gap(found.values[i], found.drawn[:, i]) for i in pair]))
-        interval = Estimate(value, max(0.0, value - radius), min(1.0, value + radius))
+        corrected = float(np.maximum(corrected, bounds[0]))
+        interval = Estimate(value, float(bounds[0]), min(1.0, float(bounds[1])))
         gaps.append(Gap("equalized_odds", "equalized odds difference", interval, corrected))
     if "positive_rate" in names:
         gaps.append(_parity_ratio(found, names.index("positive_rate"), level))

@@ -62,7 +62,8 @@ class Gap:
         """Whether the interval excludes "no difference"; False where the comparison has no such point."""
         if self.name == "equity_scaled_auc":
             return False
-        return self.estimate.high < 1 if self.name == "demographic_parity_ratio" else self.estimate.low > 0
+        e = self.estimate  # to three decimals, so that no interval that reads 0.000 is marked
+        return round(e.high, 3) < 1 if self.name == "demographic_parity_ratio" else round(e.low, 3) > 0
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,17 @@ along together. Rates, calibration errors and means are functions of sums over s
 product of resampling counts with per-sample columns; an AUC is one sort and cumulative sums.
 
 The percentile interval of a max-min gap is no confidence interval: replicates add noise to noise, so that it lies too
-high and, for equal groups, never contains 0. Since |range(a) - range(b)| <= range(a - b), the gap plus or minus the
-``level`` quantile of range_g(v*_g - v_g) covers the true gap with probability of at least ``level`` in large samples,
-whatever the groups' true values (Tukey's argument for the studentized range); this is the default. The bias-corrected
+high and, for equal groups, never contains 0. The interval here is simultaneous over all pairs of groups, studentized as
+Tukey's: with q the ``level`` quantile of max_ij |(v*_i - v*_j) - (v_i - v_j)| / se_ij, it runs from
+max_ij (v_i - v_j - q se_ij), at least 0, to max_ij (v_i - v_j + q se_ij). In large samples it covers the true gap with
+probability of at least ``level``, whatever the groups' true values, and a tiny group widens it upwards without hiding a
+difference between large ones. A group whose replicates are all alike (everything right, say, or one patient) is given
+the uncertainty 3 / n that the rule of three gives an event never seen in n trials.
+
+The bias-corrected
 gap is sqrt(max(0, 2 gap^2 - mean(gap*^2))): noise adds to the square of a gap, once to the estimate and twice to a
 replicate, so extrapolating the square back to no noise removes it (exactly so, in expectation and before the floor, for
-two groups and for any number of equal ones).
+two groups and for any number of equal ones). The report does not let it fall below the interval's lower end.
 """
 
 from __future__ import annotations
@@ -29,7 +34,15 @@ from fairloss.metrics.per_group import METRICS, class_values, sample_errors
 from fairloss.metrics.ranking import weighted_auc
 from fairloss.metrics.rates import RATES, confusion_columns, mean_over_classes, rates, ratio
 
-__all__ = ["Replicates", "bootstrap_groups", "corrected_gap", "gap_interval", "patient_codes", "percentile_interval"]
+__all__ = [
+    "Replicates",
+    "bootstrap_groups",
+    "corrected_gap",
+    "gap_interval",
+    "patient_codes",
+    "percentile_interval",
+    "unseen",
+]
 
 _BLOCK = 2_000_000  # resampling counts at a time: 16 MB, about a cache
 
@@ -225,20 +238,38 @@ def _range(values: Floats) -> Floats:
     return np.where(few, np.nan, high - np.where(few, 0.0, low))
 
 
-def range_deviation(values: Floats, drawn: Floats) -> Floats:
-    """(R,) range over groups of replicate minus point value."""
-    return _range(drawn - values)
+def unseen(values: Floats, drawn: Floats, sizes: Floats | None) -> Floats:
+    """(G,) 3 / n for groups whose replicates do not vary, 0 for all others; n at least 1."""
+    n = np.full(len(values), np.inf) if sizes is None else np.maximum(sizes, 1.0)
+    varies = np.nanmax(np.abs(drawn - values), axis=0, initial=0.0, where=~np.isnan(drawn)) > 1e-12
+    return np.where(varies, 0.0, np.minimum(1.0, 3.0 / n))
 
 
-def gap_interval(values: Floats, drawn: Floats, level: float) -> tuple[float, float]:
-    """Interval of max - min over groups of (G,) values from (R, G) replicates; see the module's text."""
-    gap = float(_range(values))
-    spread = range_deviation(values, drawn)
-    spread = spread[~np.isnan(spread)]
-    if np.isnan(gap) or not len(spread):
+def gap_interval(values: Floats, drawn: Floats, level: float, sizes: Floats | None = None) -> tuple[float, float]:
+    """Interval of max - min over groups of (G,) values from (R, G) replicates; see the module's text.
+
+    ``sizes`` (G,) are the numbers of trials behind the values, for groups whose replicates do not vary.
+    """
+    kept = ~np.isnan(values)
+    if kept.sum() < 2:
         return float("nan"), float("nan")
-    radius = float(np.quantile(spread, level))
-    return max(0.0, gap - radius), gap + radius
+    v, d = values[kept], drawn[:, kept]
+    slack = unseen(v, d, None if sizes is None else sizes[kept])
+    deviation = d - v
+    rows, columns = np.triu_indices(len(v), k=1)
+    largest = np.zeros(len(d))
+    error = np.zeros(len(rows))
+    for pair, (i, j) in enumerate(zip(rows, columns, strict=True)):
+        difference = deviation[:, i] - deviation[:, j]
+        defined = ~np.isnan(difference)
+        if defined.any():
+            error[pair] = difference[defined].std()
+        if error[pair] > 0:
+            scaled = np.where(defined, np.abs(difference), 0.0) / error[pair]
+            np.maximum(largest, scaled, out=largest)
+    radius = float(np.quantile(largest, level)) * error + slack[rows] + slack[columns]
+    gaps = np.abs(v[rows] - v[columns])
+    return max(0.0, float((gaps - radius).max())), float((gaps + radius).max())
 
 
 def corrected_gap(values: Floats, drawn: Floats) -> float:
