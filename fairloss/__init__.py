@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from fairloss.policy.advantages import fair_grpo_advantages as fair_grpo_advantages
     from fairloss.policy.fair_grpo import FairGRPOAdvantage as FairGRPOAdvantage
     from fairloss.policy.objective import fair_grpo_policy_loss as fair_grpo_policy_loss
+    from fairloss.tokens import pool_last_token as pool_last_token
+    from fairloss.tokens import shift_labels as shift_labels
 
 # Public name -> the module that defines it.
 _HOME = {
@@ -64,6 +66,8 @@ _HOME = {
     "fair_grpo_advantages": "fairloss.policy.advantages",
     "fair_grpo_policy_loss": "fairloss.policy.objective",
     "intersect_groups": "fairloss.groups",
+    "pool_last_token": "fairloss.tokens",
+    "shift_labels": "fairloss.tokens",
 }
 _SUBMODULES = ("functional", "integrations", "metrics", "policy")
 

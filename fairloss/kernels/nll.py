@@ -1,13 +1,14 @@
 """Negative log-likelihood of integer targets, streamed over blocks of rows.
 
 The loss of a row needs nothing of the logits' size but its gradient: the forward keeps one float a row, the backward
-recomputes each block's softmax straight into the gradient, and half-precision logits are widened one block at a time. A
-Python loop over rows would specialise a compiled graph at every number of rows, so the loops live in custom ops, which
+recomputes each block's softmax straight into the gradient, and half-precision logits are widened one block at a time.
+Logits that are no single run of rows, such as a slice over tokens, are read where they lie. A Python loop over rows would specialise a compiled graph at every number of rows, so the loops live in custom ops, which
 torch.compile treats as leaves.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,25 +20,32 @@ from fairloss.groups import statistics_dtype
 _BLOCK = 1 << 20
 
 
-def _blocks(logits: Tensor) -> list[slice]:
-    rows = max(1, _BLOCK // max(1, logits.shape[1]))
-    return [slice(start, start + rows) for start in range(0, logits.shape[0], rows)]
+def _blocks(logits: Tensor, *rest: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Blocks of rows of (..., V) logits, each with its rows of the others, (...) or (..., V); all of them views."""
+    try:
+        rows = [t.view(-1, *t.shape[logits.ndim - 1 :]) for t in (logits, *rest)]
+    except RuntimeError:  # a slice over tokens: view by view of the leading dimension
+        for part in zip(logits, *rest, strict=True):
+            yield from _blocks(*part)
+        return
+    size = max(1, _BLOCK // max(1, logits.shape[-1]))
+    yield from zip(*(t.split(size) for t in rows), strict=True)
 
 
 @torch.library.custom_op("fairloss::nll", mutates_args=())
 def nll(logits: Tensor, target: Tensor) -> Tensor:
-    """-log softmax(x_i)_{t_i}: (M, V) logits and (M,) targets in 0 .. V-1 -> (M,), float32 (float64 for float64)."""
+    """-log softmax(x_i)_{t_i}: (..., V) logits and (...) targets in 0 .. V-1 -> (...), float32 (float64 for float64)."""
     dtype = statistics_dtype(logits.dtype)
-    out = torch.empty(logits.shape[0], dtype=dtype, device=logits.device)
-    for rows in _blocks(logits):
-        logp = torch.log_softmax(logits[rows], dim=1, dtype=dtype)
-        torch.neg(logp.gather(1, target[rows].unsqueeze(1)).squeeze(1), out=out[rows])
+    out = torch.empty(target.shape, dtype=dtype, device=logits.device)
+    for x, t, o in _blocks(logits, target.contiguous(), out):
+        logp = torch.log_softmax(x, dim=1, dtype=dtype)
+        torch.neg(logp.gather(1, t.unsqueeze(1)).squeeze(1), out=o)
     return out
 
 
 @nll.register_fake
 def _(logits: Tensor, target: Tensor) -> Tensor:
-    return logits.new_empty(logits.shape[0], dtype=statistics_dtype(logits.dtype))
+    return logits.new_empty(target.shape, dtype=statistics_dtype(logits.dtype))
 
 
 @torch.library.custom_op("fairloss::nll_backward", mutates_args=())
@@ -45,11 +53,11 @@ def _nll_backward(grad: Tensor, logits: Tensor, target: Tensor) -> Tensor:
     """(softmax(x_i) - onehot(t_i)) g_i, in the dtype of the logits."""
     out = torch.empty_like(logits, memory_format=torch.contiguous_format)
     wide = grad.dtype == logits.dtype
-    for rows in _blocks(logits):
-        p = torch.softmax(logits[rows], dim=1, dtype=grad.dtype, out=out[rows] if wide else None)
-        p.scatter_add_(1, target[rows].unsqueeze(1), p.new_full((p.shape[0], 1), -1.0)).mul_(grad[rows].unsqueeze(1))
+    for x, t, g, o in _blocks(logits, target.contiguous(), grad.contiguous(), out):
+        p = torch.softmax(x, dim=1, dtype=grad.dtype, out=o if wide else None)
+        p.scatter_add_(1, t.unsqueeze(1), p.new_full((p.shape[0], 1), -1.0)).mul_(g.unsqueeze(1))
         if not wide:
-            out[rows] = p
+            o.copy_(p)
     return out
 
 

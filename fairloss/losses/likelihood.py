@@ -122,11 +122,12 @@ def _unambiguous(input: Tensor, target: Tensor) -> Task:
 
 
 def _class_nll(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-    """(M, C) logits and (M,) integers -> (M,) nll, 0 where ignored."""
-    if logits.shape[1] < _STREAM_FROM and logits.dtype in (torch.float32, torch.float64):
-        return F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
+    """(..., C) logits and (...) integers, M of them -> (M,) nll, 0 where ignored."""
+    if logits.shape[-1] < _STREAM_FROM and logits.dtype in (torch.float32, torch.float64):
+        flat = logits.reshape(-1, logits.shape[-1])
+        return F.cross_entropy(flat, target.reshape(-1), ignore_index=ignore_index, reduction="none")
     valid = target != ignore_index
-    return torch.where(valid, streamed_nll(logits, torch.where(valid, target, 0)), 0.0)
+    return torch.where(valid, streamed_nll(logits, torch.where(valid, target, 0)), 0.0).reshape(-1)
 
 
 def _checked_class_nll(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
@@ -136,11 +137,11 @@ def _checked_class_nll(logits: Tensor, target: Tensor, ignore_index: int) -> Ten
     try:
         return _class_nll(logits, target, ignore_index)
     except (IndexError, RuntimeError):
-        bad = target[((target < 0) | (target >= logits.shape[1])) & (target != ignore_index)]
+        bad = target[((target < 0) | (target >= logits.shape[-1])) & (target != ignore_index)]
         if bad.numel() == 0:
             raise
         raise ValueError(
-            f"target: class {int(bad[0])} is out of range; accepted are 0 .. {logits.shape[1] - 1}, and {ignore_index}"
+            f"target: class {int(bad[0])} is out of range; accepted are 0 .. {logits.shape[-1] - 1}, and {ignore_index}"
         ) from None
 
 
@@ -179,9 +180,9 @@ def rows_of(input: Tensor, target: Tensor, *, task: Task, auto: bool = False, ig
         # xlogy-like: a class of probability 0 and target 0 contributes 0, not 0 * -inf.
         entropy = -torch.where(t == 0, 0.0, t * logp).sum(1)
         return Rows(entropy, (t * logp.exp()).sum(1), torch.ones_like(entropy, dtype=torch.bool))
-    labels = target.reshape(-1).to(torch.int64)
-    row_nll = _checked_class_nll(input.reshape(-1, input.shape[-1]), labels, ignore_index)
-    valid = labels != ignore_index
+    labels = target.to(torch.int64)
+    row_nll = _checked_class_nll(input, labels, ignore_index)
+    valid = labels.reshape(-1) != ignore_index
     return Rows(row_nll, torch.exp(-row_nll), valid)
 
 
