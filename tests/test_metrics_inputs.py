@@ -212,6 +212,10 @@ def test_aggregation_orders():
     assert fm.aggregate_disparity(scores) == pytest.approx(((0.2 + 0.4) / 2 + 0.4) / 2)
     assert fm.aggregate_disparity(scores, missing={"C": 0}) == pytest.approx(((0.2 + 0.4) / 2 + 0.4) / 3)
     assert fm.aggregate_disparity(scores, statistic="std", ddof=0) == pytest.approx(((0.1 + 0.2) / 2 + 0.2) / 2)
+    for statistic, ddof in (("gap", None), ("std", 1)):
+        expected = fm.aggregate_disparity(scores, statistic=statistic, ddof=ddof, missing={"C": 0})
+        found = fm.aggregate_disparity(scores, statistic=statistic, missing={"C": 0}, convention="fairgrpo")
+        assert found == expected
     expected = np.mean([abs(0.65 - 0.75), 0.4])
     assert fm.aggregate_disparity(scores, order="average_first") == pytest.approx(expected)
     for bad, message in [
@@ -220,6 +224,9 @@ def test_aggregation_orders():
         ({"values": {"A": {}}}, "'A' has no attribute"),
         ({"values": scores, "statistic": "std"}, "ddof"),
         ({"values": scores, "order": "average_first", "missing": {"C": 0}}, "missing"),
+        ({"values": scores, "convention": "paper"}, "convention: 'paper'"),
+        ({"values": scores, "convention": "fairgrpo", "order": "average_first"}, "which contradict it"),
+        ({"values": scores, "convention": "fairgrpo", "statistic": "std", "ddof": 0}, "which contradict it"),
     ]:
         with pytest.raises(ValueError, match=message):
             fm.aggregate_disparity(bad.pop("values"), **bad)

@@ -340,6 +340,20 @@ def test_undefined_values_are_shown_as_such():
     )
 
 
+def test_one_group_and_rare_positives():
+    y, s, _ = data(60)
+    alone = fm.FairnessReport.from_predictions(y, s, ["all"] * 60, num_replicates=100)
+    gap = alone["group"].gap("accuracy")
+    assert np.isnan([gap.estimate.value, gap.estimate.low, gap.corrected]).all()
+    assert not gap.clear
+    assert "n/a" in alone.to_markdown()
+    assert "undefined" in alone.to_html()
+    y[:] = 0
+    y[:2] = 1
+    rare = fm.FairnessReport.from_predictions(y, s, [0] * 30 + [1] * 30, num_replicates=100)
+    assert any("auc, tpr undefined in over 5% of the replicates of 0" in w for w in rare.warnings)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

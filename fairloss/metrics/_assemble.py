@@ -105,6 +105,15 @@ def attribute_report(
         undefined = [m for m, e in values.items() if np.isnan(e.value)]
         if undefined:
             notes.append(f"{name}: {', '.join(undefined)} undefined in {label}, left out of the comparison.")
+        lost = [
+            m
+            for i, m in enumerate(found.metrics)
+            if m not in undefined and np.isnan(found.drawn[:, i, g]).mean() > 0.05
+        ]
+        if lost:
+            notes.append(
+                f"{name}: {', '.join(lost)} undefined in over 5% of the replicates of {label}; its intervals are rough."
+            )
         groups.append(Group(label, n, people, positives, values, bool(reason)))
     gaps = [_gap(m, i, found, encoding.labels, level, trials[i]) for i, m in enumerate(found.metrics)]
     gaps += _combined(found, level, trials)

@@ -27,6 +27,7 @@ def aggregate_disparity(
     ddof: int | None = None,
     order: Literal["disparity_first", "average_first"] = "disparity_first",
     missing: Mapping[str, float] | None = None,
+    convention: Literal["standard", "fairgrpo"] = "standard",
 ) -> float:
     """One disparity for several data sets and attributes; 0 means none anywhere (disparity first).
 
@@ -41,6 +42,7 @@ def aggregate_disparity(
         ddof: needed with ``"std"``: 1 for FairGRPO's tables, 0 for its equation 11.
         order: see above.
         missing: data sets without groups and the disparity to count for each (FairGRPO's tables: 0).
+        convention: ``"fairgrpo"`` is disparity first with ``ddof=1``, as its tables; other values are refused with it.
 
     Returns:
         The disparity; NaN where a data set has none and ``missing`` gives none.
@@ -60,6 +62,14 @@ def aggregate_disparity(
             f"statistic, order: {statistic!r}, {order!r} were given; accepted are gap, std and disparity_first, "
             "average_first"
         )
+    if convention not in ("standard", "fairgrpo"):
+        raise ValueError(f"convention: {convention!r} was given; accepted are standard, fairgrpo")
+    if convention == "fairgrpo":
+        if order != "disparity_first" or ddof == 0:
+            raise ValueError(
+                f"convention: 'fairgrpo' was given with order={order!r}, ddof={ddof!r}, which contradict it"
+            )
+        ddof = 1 if statistic == "std" else ddof
     if (statistic == "std") != (ddof is not None):
         raise ValueError(f"ddof: {ddof!r} was given with statistic={statistic!r}; it is needed with 'std', only there")
     fill = _check(values, missing)
