@@ -2,8 +2,8 @@
 
 The loss of a row needs nothing of the logits' size but its gradient: the forward keeps one float a row, the backward
 recomputes each block's softmax straight into the gradient, and half-precision logits are widened one block at a time.
-Logits that are no single run of rows, such as a slice over tokens, are read where they lie. A Python loop over rows would specialise a compiled graph at every number of rows, so the loops live in custom ops, which
-torch.compile treats as leaves.
+Logits that are no single run of rows, such as a slice over tokens, are read where they lie. A Python loop over rows would
+specialise a compiled graph at every number of rows, so the loops live in custom ops, which torch.compile treats as leaves.
 """
 
 from __future__ import annotations
