@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fairloss.data import GroupBatchSampler as GroupBatchSampler
     from fairloss.embedding_queue import EmbeddingQueue as EmbeddingQueue
     from fairloss.groups import intersect_groups as intersect_groups
+    from fairloss.heads import GroupHeads as GroupHeads
     from fairloss.inputs import check_inputs as check_inputs
     from fairloss.labels import encode_groups as encode_groups
     from fairloss.losses.adversarial import AdversarialGroupLoss as AdversarialGroupLoss
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from fairloss.losses.contrastive import CrossGroupContrastiveLoss as CrossGroupContrastiveLoss
     from fairloss.losses.cross_entropy import FairCrossEntropyLoss as FairCrossEntropyLoss
     from fairloss.losses.distribution_alignment import DistributionAlignmentLoss as DistributionAlignmentLoss
+    from fairloss.losses.fair_distillation import FairDistillationLoss as FairDistillationLoss
     from fairloss.losses.fair_error_bound import FEBSLoss as FEBSLoss
     from fairloss.losses.fair_identity_scaling import FISLoss as FISLoss
     from fairloss.losses.group_dro import GroupDROLoss as GroupDROLoss
@@ -58,6 +60,8 @@ _HOME = {
     "EmbeddingQueue": "fairloss.embedding_queue",
     "MomentAlignmentLoss": "fairloss.losses.moments",
     "DistributionAlignmentLoss": "fairloss.losses.distribution_alignment",
+    "FairDistillationLoss": "fairloss.losses.fair_distillation",
+    "GroupHeads": "fairloss.heads",
     "FEBSLoss": "fairloss.losses.fair_error_bound",
     "FISLoss": "fairloss.losses.fair_identity_scaling",
     "FairGRPOAdvantage": "fairloss.policy.fair_grpo",

@@ -1,11 +1,13 @@
 """Every loss as a function: the class's snake_case name without ``Loss``, options by keyword."""
 
+from fairloss.heads import route_by_group
 from fairloss.losses.adversarial import gradient_reversal
 from fairloss.losses.concept import concept_alignment
 from fairloss.losses.contrastive import ContrastiveParts, cross_group_contrastive
 from fairloss.losses.cross_entropy import CrossEntropyParts, fair_cross_entropy
 from fairloss.losses.dice import group_dice_loss, sample_dice_loss
 from fairloss.losses.distribution_alignment import distribution_alignment
+from fairloss.losses.fair_distillation import fair_distillation
 from fairloss.losses.fair_error_bound import febs
 from fairloss.losses.fair_identity_scaling import fis, fis_weights
 from fairloss.losses.group_dro import group_dro
@@ -29,6 +31,7 @@ __all__ = [
     "distribution_alignment",
     "equalized_odds",
     "fair_cross_entropy",
+    "fair_distillation",
     "fair_grpo_advantages",
     "fair_grpo_policy_loss",
     "febs",
@@ -43,6 +46,7 @@ __all__ = [
     "loss_variance",
     "max_acc_gap",
     "moment_alignment",
+    "route_by_group",
     "sample_dice_loss",
     "sample_likelihood",
     "transport_distances",

@@ -50,6 +50,39 @@ def febs_case(name, *, batch=volumes, **options):
     )
 
 
+def distilled(shape):
+    """Student logits (N, *shape) and teachers of 3 groups; with a 4th, unused group the teachers get one more row."""
+
+    def draw(generator, n, dtype):
+        groups = groups_of(generator, n)
+        teachers = torch.randn(3, n, *shape, generator=generator).to(dtype)
+        if len(shape) == 0:
+            target = torch.randint(0, 2, (n,), generator=generator)
+        else:
+            target = torch.randint(0, shape[0], (n, *shape[1:]), generator=generator)
+        # Routed here: (G, N, ...) teachers are tied to the groups' number and names, which the contract changes.
+        own = teachers[groups.clamp(min=0), torch.arange(n)]
+        student = torch.randn(n, *shape, generator=generator).to(dtype)
+        return {"student_logits": student, "teacher_logits": own, "target": target, "groups": groups}
+
+    return draw
+
+
+def distillation_case(name, shape, **options):
+    return Case(
+        f"fair_distillation-{name}",
+        lambda num_groups=3, process_group=None: fairloss.FairDistillationLoss(
+            num_groups, process_group=process_group, **options
+        ),
+        distilled(shape),
+        lambda **batch: oracles.fair_distillation(**batch, **options),
+        lambda num_groups=3, **batch: ff.fair_distillation(**batch, num_groups=num_groups, **options),
+        differentiable=("student_logits",),
+        oracle_gradient=lambda **batch: oracles.fair_distillation_gradient(**batch, **options),
+        zero_without_two_groups=False,
+    )
+
+
 def fis_case(name, oracle, gradient, **options):
     def make(num_groups=3, process_group=None):
         return fairloss.FISLoss(num_groups, process_group=process_group, **options)
@@ -93,6 +126,10 @@ CASES = [
     febs_case("mixed", gamma=2.0, dice_weight=0.4, include_background=False, max_weight=1.2),
     febs_case("soft", dice_weight=0.8, batch=soft_masks),
     febs_case("released", variant="released", gamma=0.5),
+    distillation_case("default", (4,)),
+    distillation_case("binary", (), temperature=3.0),
+    distillation_case("pixels", (3, 2, 2), direction="student||teacher", distill_weight=0.5),
+    distillation_case("paper", (4,), variant="paper", distill_weight=0.7),
     alignment_case(1),
     alignment_case(2),
 ]

@@ -177,3 +177,67 @@ def febs_gradient(logits, target, groups, **options):
         moved[index] += 1e-30j
         grad[index] = febs(moved, target, groups, weights=w, **options).imag / 1e-30
     return grad
+
+
+def route(per_group, groups):
+    """Rows of each sample's own group, one at a time; the mean over groups where it is unknown."""
+    return np.array([per_group[g, i] if g >= 0 else per_group[:, i].mean(axis=0) for i, g in enumerate(groups)])
+
+
+def sample_losses(logits, target):
+    """Mean cross-entropy over pixels of each sample; (N,) or (N, 1) logits are binary."""
+    n = len(logits)
+    if logits.ndim == 1 or logits.shape[1] == 1:
+        z, y = logits.reshape(n), target.reshape(n)
+        return np.log1p(np.exp(z)) - y * z
+    logp = np.log(softmax(logits.reshape(n, logits.shape[1], -1), 1))
+    return -(one_hot(target.reshape(n, *target.shape[1:]), logits.shape[1]) * logp).sum(1).mean(1)
+
+
+def fair_distillation(
+    student_logits, teacher_logits, target, groups, distill_weight=0.95, temperature=1.5,
+    direction="teacher||student", variant="default", task=None,
+):  # fmt: skip
+    n = len(student_logits)
+    if n == 0:
+        return 0.0
+    teacher = teacher_logits if teacher_logits.ndim == student_logits.ndim else route(teacher_logits, groups)
+    binary = student_logits.ndim == 1 or student_logits.shape[1] == 1
+
+    def classes(logits):
+        if binary:
+            return np.stack([np.zeros(n), logits.reshape(n)], 1)[:, :, None]
+        return logits.reshape(n, logits.shape[1], -1)
+
+    p_s = softmax(classes(student_logits) / (1.0 if variant == "paper" else temperature), 1)
+    p_t = softmax(classes(teacher) / temperature, 1)
+    if variant == "paper" or direction == "student||teacher":
+        p_s, p_t = p_t, p_s
+    divergence = (p_t * np.log(p_t / p_s)).sum(1).mean()
+    if task is None:
+        losses = sample_losses(student_logits, target)
+        fair = fis_default(losses, groups)
+    else:
+        fair = task(student_logits, target, groups)
+    return float(distill_weight * temperature**2 * divergence + (1 - distill_weight) * fair)
+
+
+def fair_distillation_gradient(student_logits, teacher_logits, target, groups, **options):
+    """Central differences of fourth order, with the weights held fixed."""
+    grad = np.zeros_like(student_logits)
+    losses = sample_losses(student_logits, target)
+    weights = fis_default_weights(losses, groups)  # detached
+    task = options.pop("task", None)
+    if task is None:
+
+        def task(logits, target, groups):
+            return float((weights * sample_losses(logits, target)).mean())
+
+    for index in np.ndindex(student_logits.shape):
+        values = []
+        for step in (-2, -1, 1, 2):
+            moved = student_logits.copy()
+            moved[index] += step * 2e-3
+            values.append(fair_distillation(moved, teacher_logits, target, groups, task=task, **options))
+        grad[index] = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / 24e-3
+    return grad

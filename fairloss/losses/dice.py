@@ -18,7 +18,15 @@ from fairloss.distributed import ProcessGroup, all_reduce_sums, check_process_gr
 from fairloss.groups import check_groups, segment_sum, single_attribute
 from fairloss.kernels.dice_sums import dice_sums
 
-__all__ = ["Overlap", "check_smoothing", "dice_loss_of_sums", "group_dice_loss", "overlap", "sample_dice_loss"]
+__all__ = [
+    "Overlap",
+    "check_ids",
+    "check_smoothing",
+    "dice_loss_of_sums",
+    "group_dice_loss",
+    "overlap",
+    "sample_dice_loss",
+]
 
 
 class Overlap(NamedTuple):
@@ -62,7 +70,7 @@ def overlap(logits: Tensor, target: Tensor, *, num_classes: int | None = None, w
         t = t if t.dtype.is_floating_point else t.to(torch.float32)
     elif target.shape in ((size, *spatial), (size, 1, *spatial)) and not target.dtype.is_floating_point:
         t = target.reshape(size, x.shape[2]).to(torch.int64)
-        _check_ids(t, classes)
+        check_ids(t, classes)
     else:
         raise ValueError(
             f"target: integer ids (B, *spatial) or (B, 1, *spatial), or one-hot (B, C, *spatial), are needed for logits "
@@ -72,7 +80,8 @@ def overlap(logits: Tensor, target: Tensor, *, num_classes: int | None = None, w
     return Overlap(sums, nll, x.shape[2])
 
 
-def _check_ids(ids: Tensor, num_classes: int) -> None:
+def check_ids(ids: Tensor, num_classes: int) -> None:
+    """Raise if a class id lies outside 0 .. C-1; the id is shown in eager mode on CPU."""
     if ids.device.type == "cpu" and not torch.compiler.is_compiling():
         if ids.numel():
             low, high = (int(bound) for bound in torch.aminmax(ids))

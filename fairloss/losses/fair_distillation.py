@@ -1,0 +1,243 @@
+"""Fair Distillation: one student learns from a teacher a group, and from a fair task loss.
+
+Each teacher is trained for one group alone; the student is pulled towards the teacher of every sample's own group and, with
+the remaining weight, fitted to the labels by Fair Identity Scaling. Paper: Masroor et al., *Fair Distillation*, eqs 2 and 3.
+
+Where the default differs from eq 3 (``variant="paper"``), and why: eq 3 softens the teacher by the temperature but not the
+student, KL(student at 1 || teacher at T). Its minimum is not the teacher but the teacher softened: a student that copies its
+teacher exactly has a positive loss and is pushed to be less sure. The default is Hinton's T^2 KL(teacher_T || student_T) with
+both softened; ``direction="student||teacher"`` keeps the paper's order with both softened. Both vanish, with their gradient,
+where student and teacher agree.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fairloss import _checks
+from fairloss.distributed import ProcessGroup, all_reduce_sums, check_process_group
+from fairloss.groups import check_groups, single_attribute, statistics_dtype
+from fairloss.heads import route_by_group
+from fairloss.losses.dice import check_ids
+from fairloss.losses.fair_identity_scaling import fis
+
+__all__ = ["Direction", "FairDistillationLoss", "TaskLoss", "fair_distillation"]
+
+Direction = Literal["teacher||student", "student||teacher"]
+Variant = Literal["default", "paper"]
+TaskLoss = Callable[..., Tensor]
+
+
+def _two_classes(logits: Tensor) -> Tensor:
+    """(N,) or (N, 1) binary logits as (N, 2) logits of the classes 0 and 1."""
+    z = logits.reshape(-1)
+    return torch.stack([torch.zeros_like(z), z], 1)
+
+
+def _sample_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """(N, C, *spatial) float32 or float64 logits -> (N,): the mean over pixels of the cross-entropy."""
+    if not target.dtype.is_floating_point:
+        target = target.to(torch.int64)
+        check_ids(target, logits.shape[1])
+    else:
+        target = target.to(logits.dtype)
+    entropy = F.cross_entropy(logits, target, reduction="none")
+    return entropy.flatten(1).mean(1) if entropy.ndim > 1 else entropy
+
+
+def _divergence(student: Tensor, teacher: Tensor, temperature: float, direction: Direction, variant: Variant) -> Tensor:
+    """Sum over samples and pixels of the KL divergence over classes (dimension 1)."""
+    log_t = torch.log_softmax(teacher / temperature, 1)
+    if variant == "paper":
+        log_s, direction = torch.log_softmax(student, 1), "student||teacher"
+    else:
+        log_s = torch.log_softmax(student / temperature, 1)
+    if direction == "teacher||student":
+        return (log_t.exp() * (log_t - log_s)).sum()
+    return (log_s.exp() * (log_s - log_t)).sum()
+
+
+def takes_values(task_loss: TaskLoss) -> bool:
+    """Whether ``task_loss`` is called with (losses, groups) rather than (logits, target, groups)."""
+    if not callable(task_loss):
+        raise TypeError(f"task_loss: a callable or None is needed, {type(task_loss).__name__} was given")
+    parameters = inspect.signature(task_loss.forward if isinstance(task_loss, nn.Module) else task_loss).parameters
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p for p in parameters.values() if p.kind in positional and p.default is inspect.Parameter.empty]
+    if len(needed) not in (2, 3):
+        raise ValueError(
+            f"task_loss: one of (losses, groups) or of (logits, target, groups) is needed; "
+            f"{type(task_loss).__name__} takes {len(needed)} arguments"
+        )
+    return len(needed) == 2
+
+
+def _check(num_groups: int, distill_weight: float, temperature: float, direction: str, variant: str) -> int:
+    size = single_attribute(num_groups, "FairDistillationLoss")
+    _checks.number("distill_weight", distill_weight, minimum=0, maximum=1)
+    _checks.number("temperature", temperature, above=0)
+    _checks.choice("direction", direction, ("teacher||student", "student||teacher"))
+    _checks.choice("variant", variant, ("default", "paper"))
+    return size
+
+
+def _check_logits(student: Tensor, teacher: Tensor, target: Tensor, num_groups: int) -> None:
+    for name, x in (("student_logits", student), ("teacher_logits", teacher)):
+        if not isinstance(x, Tensor) or not x.dtype.is_floating_point:
+            given = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(f"{name}: a floating-point tensor is needed, {given} was given")
+    if student.ndim == 0:
+        raise ValueError("student_logits: shape (N,), (N, 1) or (N, C, *spatial) is needed, () was given")
+    if teacher.shape not in (student.shape, (num_groups, *student.shape)):
+        raise ValueError(
+            f"teacher_logits: the student's shape {tuple(student.shape)}, or with {num_groups} groups in front, is needed; "
+            f"{tuple(teacher.shape)} was given"
+        )
+    if not isinstance(target, Tensor):
+        raise TypeError(f"target: a tensor is needed, {type(target).__name__} was given")
+    binary = student.ndim == 1 or student.shape[1] == 1
+    n = student.shape[0]
+    fits = [(n,), (n, 1)] if binary else [(n, *student.shape[2:])] * (not target.dtype.is_floating_point)
+    fits += [tuple(student.shape)] * target.dtype.is_floating_point
+    if tuple(target.shape) not in fits:
+        raise ValueError(
+            f"target: class ids (N, *spatial), or probabilities of the student's shape, are needed for student_logits "
+            f"{tuple(student.shape)}; {tuple(target.shape)} ({target.dtype}) was given"
+        )
+
+
+def fair_distillation(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    target: Tensor,
+    groups: Tensor,
+    *,
+    num_groups: int,
+    distill_weight: float = 0.95,
+    temperature: float = 1.5,
+    direction: Direction = "teacher||student",
+    variant: Variant = "default",
+    task_loss: TaskLoss | None = None,
+    process_group: ProcessGroup | None = None,
+) -> Tensor:
+    """Fair Distillation as a function; see :class:`FairDistillationLoss`.
+
+    Example:
+        >>> student, teachers = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.zeros(2, 2, 2)
+        >>> fair_distillation(student, teachers, torch.tensor([0, 0]), torch.tensor([0, 1]), num_groups=2)
+        tensor(0.3352)
+    """
+    size = _check(num_groups, distill_weight, temperature, direction, variant)
+    check_process_group(process_group)
+    by_value = True if task_loss is None else takes_values(task_loss)
+    _check_logits(student_logits, teacher_logits, target, size)
+    check_groups(groups, (size,), student_logits.shape[0])
+    dtype = statistics_dtype(student_logits.dtype)
+    teacher = teacher_logits.detach().to(dtype)
+    if teacher.ndim > student_logits.ndim:
+        teacher = route_by_group(teacher, groups)
+    student, labels = student_logits.to(dtype), target
+    if student.ndim == 1 or student.shape[1] == 1:
+        student, teacher = _two_classes(student), _two_classes(teacher)
+        labels = target.reshape(-1)
+        if labels.dtype.is_floating_point:  # the probability of class 1
+            labels = torch.stack([1 - labels, labels], 1)
+    total = _divergence(student, teacher, temperature, direction, variant)
+    cells = torch.ones_like(student[:, 0]).sum()
+    total, cells = all_reduce_sums([total, cells], process_group)
+    value = distill_weight * temperature**2 * total / cells.clamp(min=1)
+    if distill_weight == 1:
+        return value
+    if not by_value and task_loss is not None:
+        return value + (1 - distill_weight) * task_loss(student_logits, target, groups)
+    losses = _sample_cross_entropy(student, labels)
+    if task_loss is None:
+        return value + (1 - distill_weight) * fis(losses, groups, num_groups=size, process_group=process_group)
+    return value + (1 - distill_weight) * task_loss(losses, groups)
+
+
+class FairDistillationLoss(nn.Module):
+    """A student follows the teacher of each sample's group, and fits the labels fairly.
+
+    loss = w T^2 mean KL(teacher_g softened by T || student softened by T) + (1 - w) task, the mean over samples and pixels,
+    w = ``distill_weight``. The first term is 0, and so is its gradient, where the student equals the teachers (not with
+    ``variant="paper"``).
+
+    Args:
+        num_groups: number of groups of the one attribute.
+        distill_weight: w in [0, 1], the paper's lambda.
+        temperature: T > 0; larger values compare the whole distribution, smaller ones the top class.
+        direction: ``"teacher||student"`` (covers what the teacher holds possible) or ``"student||teacher"``.
+        variant: ``"default"``, or ``"paper"``: eq 3 to the letter, KL(student at 1 || teacher at T), whose minimum is the
+            softened teacher, not the teacher.
+        task_loss: ``None``: ``FISLoss(num_groups, c=0.5)`` on the cross-entropy; else a module or function of
+            (losses, groups), called with the samples' cross-entropies, or of (logits, target, groups). Which of the two is
+            read off its signature.
+        process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.distributed`. A ``task_loss`` of
+            your own needs its own.
+
+    Shape:
+        - student_logits: (N, C), (N, C, *spatial), or binary (N,) or (N, 1); float16 to float64
+        - teacher_logits: the student's shape, or (G, ...) of it: routed by group, an unknown sample to the mean of the
+          teachers' logits. No gradient flows to them
+        - target: class ids (N, *spatial), or probabilities of the student's shape (CutMix, mixup)
+        - groups: (N,) integer or bool ids, -1 = unknown
+        - output: scalar, float32 (float64 for float64 logits)
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+
+    Note:
+        Absent groups change nothing; samples of unknown group are distilled like others.
+
+    Example:
+        >>> loss = FairDistillationLoss(num_groups=2)
+        >>> student, teachers = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.zeros(2, 2, 2)
+        >>> loss(student, teachers, torch.tensor([0, 0]), torch.tensor([0, 1]))
+        tensor(0.3352)
+
+    References:
+        Masroor et al., *Fair Distillation: Teaching Fairness from Biased Teachers in Medical Imaging*, eqs 2-3.
+        Hinton, Vinyals and Dean, *Distilling the Knowledge in a Neural Network*, 2015.
+    """
+
+    def __init__(
+        self,
+        num_groups: int,
+        distill_weight: float = 0.95,
+        temperature: float = 1.5,
+        direction: Direction = "teacher||student",
+        variant: Variant = "default",
+        task_loss: TaskLoss | None = None,
+        *,
+        process_group: ProcessGroup | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_groups = _check(num_groups, distill_weight, temperature, direction, variant)
+        check_process_group(process_group)
+        if task_loss is not None:
+            takes_values(task_loss)
+        self.distill_weight, self.temperature = distill_weight, temperature
+        self.direction, self.variant = direction, variant
+        self.task_loss = task_loss
+        self.process_group = process_group
+
+    def forward(self, student_logits: Tensor, teacher_logits: Tensor, target: Tensor, groups: Tensor) -> Tensor:
+        """Loss of a batch; see the class."""
+        return fair_distillation(
+            student_logits, teacher_logits, target, groups, num_groups=self.num_groups,
+            distill_weight=self.distill_weight, temperature=self.temperature, direction=self.direction,
+            variant=self.variant, task_loss=self.task_loss, process_group=self.process_group,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return (
+            f"num_groups={self.num_groups}, distill_weight={self.distill_weight}, temperature={self.temperature}, "
+            f"direction={self.direction!r}, variant={self.variant!r}"
+        )
