@@ -326,6 +326,50 @@ def test_other_tasks():
     assert convention["group"].gap("accuracy").estimate.value == pytest.approx(expected.gap())
 
 
+def test_report_of_values():
+    rng = np.random.default_rng(0)
+    g = np.repeat(["a", "b", "c", "d"], [200, 150, 100, 1])
+    dice = np.clip(np.repeat([0.9, 0.85, 0.7, 0.4], [200, 150, 100, 1]) + 0.1 * rng.standard_normal(451), 0, 1)
+    dice[:7] = np.nan
+    years = 20 * (1 - dice)
+    w = rng.random(451)
+    found = fm.FairnessReport.from_values(
+        {"dice": dice, "error": years},
+        g,
+        higher_is_better={"error": False},
+        sample_weight=w,
+        num_replicates=400,
+        patients=[f"p{i}" for i in range(451)],
+    )
+    for name, values in (("dice", dice), ("error", years)):
+        expected = fm.group_mean(values, g, sample_weight=w)
+        assert [k.metrics[name].value for k in found["group"].groups] == pytest.approx(expected.values)
+        assert found.overall[name].value == pytest.approx(expected.overall)
+        assert found["group"].gap(name).estimate.value == pytest.approx(expected.gap())
+        # One sample of d says nothing sure; c is surely worse than a.
+        gap = found["group"].gap(name)
+        assert (gap.worst, gap.best, gap.clear) == ("d", "a", True)
+        assert gap.estimate.low < abs(expected.to_dict()["a"] - expected.to_dict()["c"])
+    assert (found["group"].groups[3].metrics["dice"].low, found["group"].groups[3].metrics["dice"].high) == (0, 1)
+    assert [gap.name for gap in found["group"].gaps] == ["dice", "error"]
+    known = w[7:200]
+    spread = np.average((dice[7:200] - np.average(dice[7:200], weights=known)) ** 2, weights=known**2)
+    error = np.sqrt(spread * (known**2).sum()) / known.sum()
+    interval = found["group"].groups[0].metrics["dice"]
+    assert (interval.high - interval.low) / (2 * 1.96) == pytest.approx(error, rel=0.15)
+    assert "<svg" in found.to_html()
+    assert "threshold" not in found.to_markdown()
+    json.dumps(found.to_dict(), allow_nan=False)
+    for bad, message in [
+        ({}, "values: none"),
+        ({"a": [1, 2], "b": [1]}, "values: lengths"),
+        ({"a": [[1], [2]]}, r"a: shape \(2, 1\)"),
+        ({"a": [np.inf, 1]}, "a: infinite"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            fm.FairnessReport.from_values(bad, [0, 1])
+
+
 def test_undefined_values_are_shown_as_such():
     y, s, g = data(200)
     y[g == 2] = 0

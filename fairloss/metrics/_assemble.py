@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fairloss.labels import GroupEncoding
 from fairloss.metrics import disparity
-from fairloss.metrics._inputs import Floats, Predictions, as_groups, cross_groups
+from fairloss.metrics._inputs import Floats, Predictions, as_groups, cross_groups, to_array
 from fairloss.metrics._results import AttributeReport, Estimate, Gap, Group
 from fairloss.metrics._results import label as name_of
 from fairloss.metrics.bootstrap import Replicates, corrected_gap, gap_interval, percentile_interval, unseen
 from fairloss.metrics.per_group import METRICS
 
-__all__ = ["TITLES", "attribute_report", "read_attributes", "read_metrics"]
+__all__ = [
+    "KINDS",
+    "TITLES",
+    "Kind",
+    "attribute_report",
+    "check_resampling",
+    "read_attributes",
+    "read_metrics",
+    "read_values",
+    "value_kinds",
+]
 
 TITLES = {
     "accuracy": "accuracy gap",
@@ -74,27 +84,70 @@ def read_metrics(pred: Predictions, metrics: Sequence[str] | None, notes: list[s
     return tuple(names)
 
 
+def check_resampling(num_replicates: int, level: float) -> None:
+    """Refuse too few replicates, and a level outside (0, 1)."""
+    if num_replicates < 100:
+        raise ValueError(f"num_replicates: {num_replicates} was given; at least 100 are needed for an interval")
+    if not 0 < level < 1:
+        raise ValueError(f"level: {level} was given; a level between 0 and 1 is needed")
+
+
+def read_values(values: Any, name: str) -> Floats:
+    """(N,) numbers, NaN where there is none."""
+    array = to_array(values, name)
+    if array.ndim != 1 or array.dtype.kind not in "biuf" or not len(array):
+        raise ValueError(f"{name}: shape {array.shape} of {array.dtype} was given; one number a sample is needed")
+    array = array.astype(np.float64)
+    if np.isinf(array).any() or np.isnan(array).all():
+        raise ValueError(f"{name}: infinite values, or no value but NaN, were given; finite numbers are needed")
+    return array
+
+
+class Kind(NamedTuple):
+    """Direction of a metric and the ends of its range."""
+
+    higher_is_better: bool
+    low: float = 0.0
+    high: float = 1.0
+
+
+KINDS = {m: Kind(higher, 0.0, float("inf") if m == "bce" else 1.0) for m, higher in METRICS.items()}
+
+
+def value_kinds(values: Mapping[str, Floats], higher_is_better: bool | Mapping[str, bool]) -> dict[str, Kind]:
+    """Kinds of per-sample values: in [0, 1], where they all are, else between the smallest and the largest."""
+    kinds = {}
+    for name, v in values.items():
+        better = higher_is_better if isinstance(higher_is_better, bool) else higher_is_better.get(name, True)
+        low, high = float(np.nanmin(v)), float(np.nanmax(v))
+        kinds[name] = Kind(better) if low >= 0 and high <= 1 else Kind(better, low, high)
+    return kinds
+
+
 def attribute_report(
     name: str,
     encoding: GroupEncoding,
     found: Replicates,
-    pred: Predictions,
+    pred: Predictions | None,
     patient: NDArray[np.int64],
     level: float,
     min_group_size: int,
     notes: list[str],
+    kinds: Mapping[str, Kind] = KINDS,
 ) -> AttributeReport:
+    """Groups and comparisons of one attribute; appends what the reader should be warned of to ``notes``."""
     low, high = percentile_interval(found.drawn, level)
     trials = np.array([_trials(m, encoding, pred, patient) for m in found.metrics])
-    for i in range(len(found.metrics)):
-        slack = unseen(found.values[i], found.drawn[:, i], trials[i])
-        low[i] = np.maximum(np.minimum(0.0, low[i]), low[i] - slack)
-        high[i] = np.minimum(np.maximum(1.0, high[i]), high[i] + slack)
+    for i, metric in enumerate(found.metrics):
+        kind = kinds[metric]
+        slack = unseen(found.values[i], found.drawn[:, i], trials[i], _scale(kind))
+        low[i] = np.maximum(np.minimum(kind.low, low[i]), low[i] - slack)
+        high[i] = np.minimum(np.maximum(kind.high, high[i]), high[i] + slack)
     groups = []
     for g, label in enumerate(encoding.labels):
         at = encoding.ids == g
         n, people = int(at.sum()), len(np.unique(patient[at]))
-        positives = int(pred.target[at, 0].sum()) if pred.task == "binary" else None
+        positives = int(pred.target[at, 0].sum()) if pred is not None and pred.task == "binary" else None
         reason = _too_small(n, people, positives, min_group_size)
         if reason:
             notes.append(f"{name}: {label} has {reason}, too few to judge.")
@@ -115,8 +168,9 @@ def attribute_report(
                 f"{name}: {', '.join(lost)} undefined in over 5% of the replicates of {label}; its intervals are rough."
             )
         groups.append(Group(label, n, people, positives, values, bool(reason)))
-    gaps = [_gap(m, i, found, encoding.labels, level, trials[i]) for i, m in enumerate(found.metrics)]
-    gaps += _combined(found, level, trials)
+    gaps = [_gap(m, i, found, encoding.labels, level, trials[i], kinds[m]) for i, m in enumerate(found.metrics)]
+    if pred is not None:
+        gaps += _combined(found, level, trials)
     return AttributeReport(name, tuple(groups), tuple(gaps), int((encoding.ids < 0).sum()))
 
 
@@ -128,32 +182,39 @@ def _too_small(samples: int, people: int, positives: int | None, least: int) -> 
     return ""
 
 
-def _gap(metric: str, i: int, found: Replicates, labels: tuple[Any, ...], level: float, trials: Floats) -> Gap:
+def _scale(kind: Kind) -> float:
+    return kind.high - kind.low if np.isfinite(kind.high) else 1.0
+
+
+def _gap(
+    metric: str, i: int, found: Replicates, labels: tuple[Any, ...], level: float, trials: Floats, kind: Kind
+) -> Gap:
     values, drawn = found.values[i], found.drawn[:, i]
-    low, high = gap_interval(values, drawn, level, trials)
+    low, high = gap_interval(values, drawn, level, trials, _scale(kind))
     best = worst = None
     if (~np.isnan(values)).sum() >= 2:
         top, bottom = labels[int(np.nanargmax(values))], labels[int(np.nanargmin(values))]
-        best, worst = (top, bottom) if METRICS[metric] else (bottom, top)
+        best, worst = (top, bottom) if kind.higher_is_better else (bottom, top)
     title = TITLES.get(metric, f"{name_of(metric)} gap")
-    if metric != "bce":  # every other metric lies in [0, 1]
-        high = min(1.0, high) if high == high else high
+    high = min(kind.high - kind.low, high) if high == high else high
     # Extrapolation goes too far where one tiny group makes most of the noise: not below what the data exclude.
     corrected = float(np.maximum(corrected_gap(values, drawn), low))
     return Gap(metric, title, Estimate(disparity.gap(values), low, high), corrected, best, worst)
 
 
-def _trials(metric: str, encoding: GroupEncoding, pred: Predictions, patient: NDArray[np.int64]) -> Floats:
+def _trials(metric: str, encoding: GroupEncoding, pred: Predictions | None, patient: NDArray[np.int64]) -> Floats:
     """(G,) independent trials behind a metric's value in each group: patients with a sample in its denominator."""
-    if pred.task == "binary" and metric in ("tpr", "fnr", "auc", "f1", "balanced_accuracy"):
+    if pred is None:
+        counted = [np.ones(len(patient), dtype=bool)]
+    elif pred.task == "binary" and metric in ("tpr", "fnr", "auc", "f1", "balanced_accuracy"):
         counted = [pred.target[:, 0]]
     elif pred.task == "binary" and metric in ("precision", "fdr"):
         counted = [pred.decided[:, 0]]
     else:
         counted = [np.ones(len(pred), dtype=bool)]
-    if pred.task == "binary" and metric in ("auc", "balanced_accuracy"):
+    if pred is not None and pred.task == "binary" and metric in ("auc", "balanced_accuracy"):
         counted.append(~pred.target[:, 0])
-    elif pred.task == "binary" and metric in ("fpr", "tnr"):
+    elif pred is not None and pred.task == "binary" and metric in ("fpr", "tnr"):
         counted = [~pred.target[:, 0]]
     return np.array(
         [min(len(np.unique(patient[c & (encoding.ids == g)])) for c in counted) for g in range(encoding.num_groups)],

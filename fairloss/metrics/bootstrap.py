@@ -20,7 +20,7 @@ two groups and for any number of equal ones). The report does not let it fall be
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -37,6 +37,7 @@ from fairloss.metrics.rates import RATES, confusion_columns, mean_over_classes, 
 __all__ = [
     "Replicates",
     "bootstrap_groups",
+    "bootstrap_means",
     "corrected_gap",
     "gap_interval",
     "patient_codes",
@@ -216,6 +217,43 @@ def bootstrap_groups(
     return Replicates(tuple(metrics), np.array(point), np.array(overall), drawn, drawn_overall)
 
 
+def bootstrap_means(
+    values: Mapping[str, Floats],
+    ids: NDArray[np.int64],
+    num_groups: int,
+    *,
+    weight: Floats,
+    patient: NDArray[np.int64],
+    num_replicates: int,
+    rng: np.random.Generator,
+) -> Replicates:
+    """Point values and replicates of the means of (N,) values; NaN values are left out."""
+    table = np.stack([np.asarray(v, dtype=np.float64) for v in values.values()], axis=1)  # (N, M)
+    defined = ~np.isnan(table)
+    columns = np.concatenate([np.where(defined, table, 0.0), defined], axis=1)
+    m = table.shape[1]
+
+    def means(sums: Floats) -> Floats:
+        return ratio(sums[..., :m], sums[..., m:])
+
+    members = [ids == g for g in range(num_groups)]
+
+    def sums(w: Floats) -> Floats:  # (r, N) -> (r, G, 2 M)
+        return np.stack([w[:, at] @ columns[at] for at in members], axis=1)
+
+    drawn = np.empty((num_replicates, m, num_groups))
+    drawn_overall = np.empty((num_replicates, m))
+    start = 0
+    for counts in resampling_counts(_strata(patient, ids), num_replicates, rng):
+        w = counts[:, patient] * weight
+        rows = slice(start, start + len(w))
+        drawn[rows] = np.swapaxes(means(sums(w)), 1, 2)
+        drawn_overall[rows] = means(w @ columns)
+        start += len(w)
+    point = means(sums(weight[None]))[0].T
+    return Replicates(tuple(values), point, means(weight @ columns), drawn, drawn_overall)
+
+
 def percentile_interval(drawn: Floats, level: float) -> tuple[Floats, Floats]:
     """Equal-tailed percentiles over the first axis, of the replicates that are defined."""
     tail = (1 - level) / 2
@@ -238,23 +276,26 @@ def _range(values: Floats) -> Floats:
     return np.where(few, np.nan, high - np.where(few, 0.0, low))
 
 
-def unseen(values: Floats, drawn: Floats, sizes: Floats | None) -> Floats:
-    """(G,) 3 / n for groups whose replicates do not vary, 0 for all others; n at least 1."""
+def unseen(values: Floats, drawn: Floats, sizes: Floats | None, scale: float = 1.0) -> Floats:
+    """(G,) 3 / n of ``scale``, at most all of it, for groups whose replicates do not vary; 0 for all others."""
     n = np.full(len(values), np.inf) if sizes is None else np.maximum(sizes, 1.0)
     varies = np.nanmax(np.abs(drawn - values), axis=0, initial=0.0, where=~np.isnan(drawn)) > 1e-12
-    return np.where(varies, 0.0, np.minimum(1.0, 3.0 / n))
+    return np.where(varies, 0.0, scale * np.minimum(1.0, 3.0 / n))
 
 
-def gap_interval(values: Floats, drawn: Floats, level: float, sizes: Floats | None = None) -> tuple[float, float]:
+def gap_interval(
+    values: Floats, drawn: Floats, level: float, sizes: Floats | None = None, scale: float = 1.0
+) -> tuple[float, float]:
     """Interval of max - min over groups of (G,) values from (R, G) replicates; see the module's text.
 
-    ``sizes`` (G,) are the numbers of trials behind the values, for groups whose replicates do not vary.
+    ``sizes`` (G,) are the numbers of trials behind the values, for groups whose replicates do not vary; ``scale`` is the
+    range that the values may have.
     """
     kept = ~np.isnan(values)
     if kept.sum() < 2:
         return float("nan"), float("nan")
     v, d = values[kept], drawn[:, kept]
-    slack = unseen(v, d, None if sizes is None else sizes[kept])
+    slack = unseen(v, d, None if sizes is None else sizes[kept], scale)
     deviation = d - v
     rows, columns = np.triu_indices(len(v), k=1)
     largest = np.zeros(len(d))

@@ -133,9 +133,10 @@ def settings_line(report: FairnessReport) -> str:
     """What the numbers rest on, in one line."""
     s = report.settings
     level = f"{100 * s['level']:g}"
+    rule = f"decision: {s['decision']}, threshold {s['threshold']:g}; " if "decision" in s else ""
     return (
-        f"{s['samples']} samples of {s['patients']} patients; decision: {s['decision']}, threshold {s['threshold']:g}; "
-        f"{level}% intervals from {s['replicates']} bootstrap replicates over patients, stratified by group."
+        f"{s['samples']} samples of {s['patients']} patients; {rule}{level}% intervals from {s['replicates']} bootstrap "
+        "replicates over patients, stratified by group."
     )
 
 

@@ -8,7 +8,7 @@ gaps of these means.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fairloss.metrics._assemble import attribute_report, read_attributes, read_metrics
+from fairloss.metrics._assemble import (
+    attribute_report,
+    check_resampling,
+    read_attributes,
+    read_metrics,
+    read_values,
+    value_kinds,
+)
 from fairloss.metrics._inputs import as_predictions, as_weight
 from fairloss.metrics._results import AttributeReport, Estimate
-from fairloss.metrics.bootstrap import Replicates, bootstrap_groups, patient_codes, percentile_interval
+from fairloss.metrics.bootstrap import Replicates, bootstrap_groups, bootstrap_means, patient_codes, percentile_interval
 from fairloss.metrics.rates import Convention
 
 __all__ = ["FairnessReport"]
@@ -27,7 +34,7 @@ __all__ = ["FairnessReport"]
 
 @dataclass(frozen=True)
 class FairnessReport:
-    """Fairness of one set of predictions; made by :meth:`from_predictions`.
+    """Fairness of one set of predictions; made by :meth:`from_predictions` or :meth:`from_values`.
 
     Attributes:
         overall: metric to estimate over all samples.
@@ -102,10 +109,7 @@ class FairnessReport:
             >>> gap.worst, round(gap.estimate.value, 2), gap.estimate.low > 0
             ('M', 0.23, True)
         """
-        if num_replicates < 100:
-            raise ValueError(f"num_replicates: {num_replicates} was given; at least 100 are needed for an interval")
-        if not 0 < level < 1:
-            raise ValueError(f"level: {level} was given; a level between 0 and 1 is needed")
+        check_resampling(num_replicates, level)
         pred = as_predictions(y_true, y_score, task=task, threshold=threshold, strict=strict, labels=labels)
         weight = as_weight(sample_weight, len(pred))
         encodings = read_attributes(groups, len(pred), intersections)
@@ -128,9 +132,7 @@ class FairnessReport:
                 options=options,
             )
 
-        whole = replicates(np.zeros(len(pred), dtype=np.int64), 1)
-        low, high = percentile_interval(whole.drawn_overall, level)
-        overall = {m: Estimate(float(whole.overall[i]), float(low[i]), float(high[i])) for i, m in enumerate(names)}
+        overall = _overall(replicates(np.zeros(len(pred), dtype=np.int64), 1), level)
         reports = []
         for name, encoding in encodings.items():
             found = replicates(encoding.ids, encoding.num_groups)
@@ -143,6 +145,86 @@ class FairnessReport:
             "threshold": threshold,
             "decision": "score > threshold" if strict else "score >= threshold",
             "convention": convention,
+            "replicates": num_replicates,
+            "level": level,
+            "min_group_size": min_group_size,
+            "seed": seed,
+        }
+        return cls(overall, tuple(reports), tuple(notes), settings)
+
+    @classmethod
+    def from_values(
+        cls,
+        values: Mapping[str, Any],
+        groups: Any,
+        *,
+        higher_is_better: bool | Mapping[str, bool] = True,
+        patients: Any = None,
+        intersections: bool = True,
+        sample_weight: Any = None,
+        num_replicates: int = 2000,
+        level: float = 0.95,
+        min_group_size: int = 30,
+        seed: int = 0,
+        title: str = "Fairness report",
+    ) -> FairnessReport:
+        """Compute the report of per-sample values: Dice or IoU of each image, a loss, an error in years.
+
+        Args:
+            values: name to (N,) numbers; NaN (a Dice of two empty masks) is left out.
+            groups: as in :meth:`from_predictions`, and so are all further arguments.
+            higher_is_better: the direction of all values, or of each by name.
+            patients: see there.
+            intersections: see there.
+            sample_weight: see there.
+            num_replicates: see there.
+            level: see there.
+            min_group_size: see there.
+            seed: see there.
+            title: see there.
+
+        Returns:
+            The report: group means and gaps of means.
+
+        Raises:
+            ValueError: no values, or not one number a sample.
+
+        Example:
+            >>> dice = [0.9, 0.8, 0.7, 0.6] * 30
+            >>> report = FairnessReport.from_values({"dice": dice}, ["F", "F", "M", "M"] * 30)
+            >>> gap = report["group"].gap("dice")
+            >>> round(gap.estimate.value, 3), gap.worst, gap.clear
+            (0.2, 'M', True)
+        """
+        check_resampling(num_replicates, level)
+        if not values:
+            raise ValueError("values: none were given")
+        arrays = {str(name): read_values(v, str(name)) for name, v in values.items()}
+        n = len(next(iter(arrays.values())))
+        if any(len(v) != n for v in arrays.values()):
+            raise ValueError(f"values: lengths {sorted({len(v) for v in arrays.values()})} were given; one is needed")
+        weight = as_weight(sample_weight, n)
+        encodings, patient = read_attributes(groups, n, intersections), patient_codes(patients, n)
+        kinds, notes = value_kinds(arrays, higher_is_better), list[str]()
+
+        def replicates(ids: NDArray[np.int64], size: int) -> Replicates:
+            rng = np.random.default_rng(seed)
+            return bootstrap_means(
+                arrays, ids, size, weight=weight, patient=patient, num_replicates=num_replicates, rng=rng
+            )
+
+        overall = _overall(replicates(np.zeros(n, dtype=np.int64), 1), level)
+        reports = [
+            attribute_report(
+                name, e, replicates(e.ids, e.num_groups), None, patient, level, min_group_size, notes, kinds
+            )
+            for name, e in encodings.items()
+        ]
+        settings = {
+            "title": title,
+            "task": "values",
+            "samples": n,
+            "patients": int(patient.max()) + 1,
             "replicates": num_replicates,
             "level": level,
             "min_group_size": min_group_size,
@@ -188,3 +270,9 @@ class FairnessReport:
         from fairloss.metrics.plots import plot_groups
 
         return plot_groups(self, attribute, metrics)
+
+
+def _overall(whole: Replicates, level: float) -> dict[str, Estimate]:
+    low, high = percentile_interval(whole.drawn_overall, level)
+    estimates = zip(whole.overall.tolist(), low.tolist(), high.tolist(), strict=True)
+    return {m: Estimate(*e) for m, e in zip(whole.metrics, estimates, strict=True)}
