@@ -11,7 +11,7 @@ import numpy as np
 from .intervals import Estimate
 
 # Okabe and Ito's colours: told apart by colour-blind readers, too.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442", "#000000")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 Results = Mapping[str, Mapping[str, Estimate]]
