@@ -270,6 +270,16 @@ def test_unknown_prompts_weigh_the_average_and_count_for_their_domain():
     assert [row.prompts for row in module.table() if row.group == "unknown"] == [8]
 
 
+def test_without_an_informative_prompt_weights_still_compare_groups():
+    module = FairGRPOAdvantage(2)
+    groups = torch.tensor([0, 0, 0, 1])
+    module(torch.tensor([[1.0, 1, 1, 0]] * 3 + [[0.0, 1, 0, 0]]), groups)
+    assert (module(torch.ones(4, 4), groups) == 0).all()
+    weights = module.last.weights
+    assert weights.mean().item() == pytest.approx(1)
+    assert float(weights[3] / weights[0]) == pytest.approx(3**0.5 * 0.875 / 0.625)
+
+
 @pytest.mark.parametrize("variant", ["default", "paper", "released"])
 def test_negative_means_are_refused_with_advice_and_nothing_is_remembered(variant):
     module = FairGRPOAdvantage(2, 2, variant=variant)

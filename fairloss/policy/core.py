@@ -144,9 +144,9 @@ def _cell_statistics(totals: Tensor, num_groups: int, clusters: Clusters | None)
 
 
 def weight_table(
-    totals: Tensor, counts: Tensor, means: Tensor, informative: Tensor, shift: Tensor | float, options: Options
+    totals: Tensor, counts: Tensor, means: Tensor, sums: Tensor, shift: Tensor | float, options: Options
 ) -> Tensor:
-    """(D + 1, W) weights from the totals (3, D, G + 1), the cells' counts and means (D, W) and informative prompts (D + 1, W).
+    """(D + 1, W) weights from the totals (3, D, G + 1), the cells' counts and means (D, W) and the batch's sums (6, D + 1, W).
 
     Cells with no past, the column of the unknown and the row of unknown domains weigh as much as the informative prompts
     of known cells do on average.
@@ -156,7 +156,9 @@ def weight_table(
     means = means + shift
     known = counts > 0
     filled = torch.where(known, counts, 1.0)
-    prompts = torch.where(known, informative[:-1], 0.0)
+    prompts = torch.where(known, sums[INFORMATIVE, :-1], 0.0)
+    # Without an informative prompt all scores are 0; the weights still compare groups, over the prompts that are there.
+    prompts = torch.where(prompts.sum() > 0, prompts, torch.where(known, sums[PROMPTS, :-1], 0.0))
     if options.variant == "default":
 
         def log_temperature(n: Tensor, mean: Tensor) -> Tensor:
@@ -234,7 +236,7 @@ def fair_grpo_core(
     batch = fold(sums, num_groups)
     totals = batch if past is None else past * decay + batch if include_batch else past
     counts, means = _cell_statistics(totals, num_groups, clusters)
-    table = weight_table(totals, counts, means, sums[INFORMATIVE], shift, options)
+    table = weight_table(totals, counts, means, sums, shift, options)
     weights = table.reshape(-1)[cells].to(rewards.dtype)
     advantages = scored[0] * layout.spread(weights)
     if options.batch_normalize:
