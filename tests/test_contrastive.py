@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from benchmarks.harness import peak_bytes
 from fairloss import ConceptAlignmentLoss, CrossGroupContrastiveLoss, EmbeddingQueue
 from fairloss.functional import concept_alignment, cross_group_contrastive
 from fairloss.kernels import contrastive as op
@@ -160,6 +161,29 @@ def test_no_compilation_after_the_second_length():
         torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-12, atol=1e-15)
     assert queue.seen == 9 + 12 + 7 + 30 + 64
+
+
+def test_memory_is_linear_in_the_batch(monkeypatch):
+    monkeypatch.setattr(op, "_BLOCK_CPU", 1 << 14)
+    peaks = {}
+    for n in (512, 2048):
+        z, y, ids = draw(n, d=8)
+        z = z.float().requires_grad_()
+        peaks[n] = peak_bytes(lambda z=z, y=y, ids=ids: cross_group_contrastive(z, y, ids).backward())
+    assert peaks[2048] < 4 * 2048**2 / 16  # a sixteenth of one matrix
+    assert peaks[2048] < 4.5 * peaks[512]
+
+
+@pytest.mark.slow
+def test_extra_memory_of_a_large_batch():
+    z, y, ids = draw(16_384, d=128)
+    z = z.float().requires_grad_()
+
+    def step():
+        z.grad = None
+        cross_group_contrastive(z, y, ids).backward()
+
+    assert peak_bytes(step) < 256e6 < 4 * 16_384**2
 
 
 def toy(n=120, seed=0):
