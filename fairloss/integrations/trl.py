@@ -11,15 +11,16 @@ versions that have it) stays TRL's. Tried with TRL 1.16; another version whose m
 from __future__ import annotations
 
 import importlib
-import inspect
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
+
+from fairloss.integrations._trainers import arguments_of, check_columns, check_methods
 
 if TYPE_CHECKING:
     from fairloss.policy import FairGRPOAdvantage, GroupDROAdvantage
@@ -88,14 +89,14 @@ class FairGRPOMixin:
         **kwargs: Any,
     ) -> None:
         base: Any = super()
-        _check_trainer(base)
+        check_methods("FairGRPOMixin", base, _METHODS, trainer="GRPOTrainer", versions=_versions())
         if fair.process_group is not None:
             raise ValueError("fair: give it no process_group; the trainer gathers rewards and groups itself")
         self._fair_columns = tuple(c for c in (group_column, domain_column) if c is not None)
-        bound = inspect.signature(base.__init__).bind_partial(*args, **kwargs).arguments
-        bound = {**bound, **bound.get("kwargs", {})}
+        bound = arguments_of(base, args, kwargs)
+        advice = "Name the columns with group_column and domain_column"
         for name in ("train_dataset", "eval_dataset"):
-            _check_columns(name, bound.get(name), self._fair_columns)
+            check_columns(name, bound.get(name), self._fair_columns, user="FairGRPO", advice=advice)
         self._check_kept(bound.get("args"))
         base.__init__(*args, **kwargs)
         this: Any = self
@@ -224,34 +225,6 @@ def _versions() -> str:
     import trl
 
     return f"TRL {trl.__version__} is installed, FairGRPOMixin was made for 1.16"
-
-
-def _check_trainer(base: Any) -> None:
-    """Raise unless the next class has the methods that the mixin wraps."""
-    for name, wanted in _METHODS.items():
-        method = getattr(base, name, None)
-        if method is None:
-            raise ImportError(
-                f"FairGRPOMixin: the trainer has no {name}; put the mixin before GRPOTrainer. {_versions()}"
-            )
-        found = ("self", *inspect.signature(method).parameters)
-        if found[: len(wanted)] != wanted:
-            raise ImportError(f"FairGRPOMixin: {name} takes {found[1:]}, {wanted[1:]} is needed; {_versions()}")
-
-
-def _check_columns(name: str, data: Any, columns: Iterable[str]) -> None:
-    """Raise unless a data set, or each of a dict of data sets, has the columns; streams are checked as they come."""
-    for key, dataset in data.items() if isinstance(data, Mapping) else [("", data)]:
-        known = getattr(dataset, "column_names", None)
-        if not isinstance(known, list):
-            continue
-        where = f"{name}[{key!r}]" if key else name
-        for column in columns:
-            if column not in known:
-                raise ValueError(
-                    f"{where}: no column {column!r}, which FairGRPO needs; it has {', '.join(map(repr, known))}. "
-                    f"Name the columns with group_column and domain_column"
-                )
 
 
 def _ids(inputs: list[dict[str, Any]], column: str) -> list[int]:

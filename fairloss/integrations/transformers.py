@@ -1,0 +1,284 @@
+"""Group-fair criteria inside the ``Trainer`` of transformers: group columns, gradient accumulation, checkpoints, metrics.
+
+The Trainer hands its ``compute_loss_func`` no column but the labels, drops columns that the model does not take, and divides
+a loss by the accumulation steps, or does not, depending on the model's signature. The mixin therefore overrides four methods
+and copies the code of none: ``get_batch_samples``, to count what an update consists of, ``compute_loss``, to take the groups
+from the batch and to scale each micro-batch's loss by its part of the update, and the pair that saves and loads the
+optimizer, for the criterion's memory. Tried with transformers 5.23.
+
+Scale: a term that is a mean over samples or tokens is weighted by the micro-batch's share of the samples or tokens (class
+weights included) of the whole update. A mean of unequal micro-batches' means would be another quantity.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from fairloss.integrations._group_metrics import argmax_for_metrics, group_metrics
+from fairloss.integrations._trainers import arguments_of, check_columns, check_methods
+from fairloss.tokens import shift_labels as shifted
+
+if TYPE_CHECKING:
+    FairTrainer: Any
+
+__all__ = ["FairTrainer", "FairTrainerMixin", "argmax_for_metrics", "group_metrics"]
+
+STATE_FILE = "fair_loss.safetensors"
+
+# What the mixin relies on: each method's parameters, the first ones of which must be these.
+_METHODS = {
+    "get_batch_samples": ("self", "epoch_iterator", "num_batches", "device"),
+    "compute_loss": ("self", "model", "inputs", "return_outputs"),
+    "prediction_step": ("self", "model", "inputs", "prediction_loss_only"),
+    "_save_optimizer_and_scheduler": ("self", "output_dir"),
+    "_load_optimizer_and_scheduler": ("self", "checkpoint"),
+}
+
+
+class FairTrainerMixin:
+    """A criterion of (logits, labels, groups) for a ``Trainer``; put it first: ``class Mine(FairTrainerMixin, Trainer)``.
+
+    ``FairTrainer`` is that class for transformers' own trainer.
+
+    Args:
+        *args: the trainer's.
+        fair_loss: the criterion, called as ``fair_loss(logits, labels, groups)``: :class:`fairloss.FairCrossEntropyLoss`, or a
+            module of one's own that returns a mean over the samples. Under several processes give it
+            ``process_group=torch.distributed.group.WORLD``; with a memory that is required.
+        group_column: column with each sample's group id, an integer; -1 = unknown.
+        label_column: column with the labels.
+        shift_labels: for logits of tokens, (N, T, V): True for a causal language model whose labels are its input ids, False
+            where position t is labelled by position t.
+        **kwargs: the trainer's.
+
+    Raises:
+        ImportError: the trainer is not one that the mixin fits.
+        TypeError, ValueError: naming the argument, the column or the setting.
+
+    Note:
+        The model is called without labels and groups, so that it computes no loss of its own. ``label_names`` becomes
+        (labels, groups), which keeps both columns and hands both to ``compute_metrics`` (:func:`group_metrics` is one).
+        With ``return_parts`` the criterion's task term is exact at any accumulation, and its gap, an unbiased estimate with a
+        :class:`fairloss.GroupMemory`, is weighted by the known samples; another criterion is weighted as a whole, by targets.
+        The memory advances in training alone, is saved with the optimizer (``fair_loss.safetensors``; not with
+        ``save_only_model``) and restored on resuming.
+    """
+
+    # The Trainer is to divide by the accumulation steps, whatever the model's signature; compute_loss multiplies first.
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        *args: Any,
+        fair_loss: nn.Module,
+        group_column: str = "groups",
+        label_column: str = "labels",
+        shift_labels: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        base: Any = super()
+        check_methods("FairTrainerMixin", base, _METHODS, trainer="Trainer", versions=_versions())
+        bound = arguments_of(base, args, kwargs)
+        self._fair_columns = label_column, group_column
+        _check_criterion(fair_loss)
+        self._check_arguments(bound)
+        base.__init__(*args, **kwargs)
+        this: Any = self
+        if this.args.world_size > 1 and fair_loss.state_dict() and getattr(fair_loss, "process_group", None) is None:
+            raise ValueError(
+                f"fair_loss: its memory would differ between the {this.args.world_size} processes; make the criterion with "
+                f"process_group=torch.distributed.group.WORLD"
+            )
+        this.label_names = [label_column, group_column]
+        this.model_accepts_loss_kwargs = False  # what versions without loss_is_scaled_for_ga go by
+        self.fair_loss = fair_loss.to(this.accelerator.device)
+        self._fair_shift = shift_labels
+        self._fair_parts = "return_parts" in inspect.signature(fair_loss.forward).parameters
+        self._fair_totals: Tensor | None = None
+
+    def _check_arguments(self, bound: Mapping[str, Any]) -> None:
+        label, group = self._fair_columns
+        args = bound.get("args")
+        named = getattr(args, "label_names", None)
+        if named is not None and list(named) != [label, group]:
+            raise ValueError(
+                f"args: label_names={named!r} keeps other columns than {label!r} and {group!r}; leave label_names out, or set "
+                f"TrainingArguments(label_names=[{label!r}, {group!r}])"
+            )
+        if getattr(args, "label_smoothing_factor", 0):
+            raise ValueError("args: label_smoothing_factor is not for fair_loss; give it label_smoothing instead")
+        if bound.get("compute_loss_func") is not None:
+            raise ValueError("compute_loss_func: fair_loss takes its place; give one of the two")
+        if args is not None and not args.remove_unused_columns:
+            return  # the collator may make the column; each batch is checked
+        for name in ("train_dataset", "eval_dataset"):
+            data = bound.get(name)
+            if getattr(data, "format", {}).get("type") != "custom":  # a transform may make it, too
+                advice = (
+                    "Name it with group_column; where the data collator makes it, set "
+                    "TrainingArguments(remove_unused_columns=False)"
+                )
+                check_columns(name, data, [group], user="fair_loss", advice=advice)
+
+    def _take(self, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """Labels, aligned with the logits, groups, and what is left for the model."""
+        rest = dict(inputs)
+        label, group = self._fair_columns
+        for column in (group, label):
+            if rest.get(column) is None:
+                raise ValueError(
+                    f"column {column!r}: the batch holds only {', '.join(map(repr, rest))}. It must be in the data set, pass "
+                    f"the data collator, and not be dropped: TrainingArguments(label_names=[{label!r}, {group!r}]), which "
+                    f"FairTrainerMixin sets, or remove_unused_columns=False"
+                )
+        labels, groups = rest.pop(label), rest.pop(group)
+        if self._fair_shift and labels.ndim == 2:
+            labels = shifted(labels, ignore_index=getattr(self.fair_loss, "ignore_index", -100))
+        return labels, groups, rest
+
+    def _norms(self, labels: Tensor, groups: Tensor) -> Tensor:
+        """(2,): what the task term's mean divides by, and the samples that enter the group term."""
+        loss: Any = self.fair_loss
+        valid = torch.ones_like(labels[:, 0] if labels.ndim > 1 else labels, dtype=torch.bool)
+        amount = valid
+        if not labels.dtype.is_floating_point:
+            amount = labels != getattr(loss, "ignore_index", -100)
+            valid = amount if amount.ndim == 1 else amount.flatten(1).any(1)
+            weight = getattr(loss, "weight", None)
+            if isinstance(weight, Tensor) and getattr(loss, "task", "") not in ("binary", "multilabel"):
+                amount = torch.where(amount, weight.to(labels.device)[torch.where(amount, labels, 0)], 0.0)
+        known = (groups >= 0 if groups.dtype != torch.bool else torch.ones_like(groups)).reshape(len(groups), -1).any(1)
+        return torch.stack([amount.sum().double(), (known & valid).sum().double()])
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
+        """The trainer's, and the targets and known samples of the update that these micro-batches make up."""
+        base: Any = super()
+        this: Any = self
+        samples, items = base.get_batch_samples(epoch_iterator, num_batches, device)
+        norms = [self._norms(*self._take(batch)[:2]).to(device) for batch in samples]
+        if norms:
+            self._fair_totals = torch.stack(norms).sum(0).float()
+            if this.args.world_size > 1:
+                self._fair_totals = this.accelerator.reduce(self._fair_totals, "sum")
+        return samples, items
+
+    def _shares(self, labels: Tensor, groups: Tensor) -> Tensor:
+        """(2,) factors of task and group term: the micro-batch's parts of its update, in units of the accumulation steps."""
+        this: Any = self
+        norms = self._norms(labels, groups).float()
+        everywhere = (
+            getattr(self.fair_loss, "process_group", None) is not None
+        )  # a global loss, the same on every process
+        if everywhere and this.args.world_size > 1:
+            norms = this.accelerator.reduce(norms, "sum")
+        assert self._fair_totals is not None
+        shares: Tensor = norms / self._fair_totals.clamp(min=torch.finfo(torch.float32).tiny)
+        if getattr(self.fair_loss, "reduction", "mean") == "sum":
+            shares[0] = 1.0
+        # A process's own loss is averaged with the others', hence the factor.
+        factor: int = this.current_gradient_accumulation_steps * (1 if everywhere else this.args.world_size)
+        return shares * factor
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The criterion's loss of a batch; in training scaled for the update, see the module."""
+        labels, groups, rest = self._take(inputs)
+        outputs = model(**rest)
+        if isinstance(outputs, Tensor):
+            outputs = {"logits": outputs}
+        elif not isinstance(outputs, Mapping):
+            outputs = {"logits": outputs[0]}
+        logits = outputs["logits"]
+        if logits.ndim == 3 and labels.ndim == 2 and self._fair_shift is None:
+            raise ValueError(
+                "shift_labels: for logits of tokens say FairTrainer(..., shift_labels=True) where the labels are the input ids "
+                "of a causal language model, or shift_labels=False where position t is labelled by position t"
+            )
+        self.fair_loss.train(model.training)
+        shares = None
+        if model.training and self._fair_totals is not None:
+            shares = self._shares(labels, groups)
+        if self._fair_parts:
+            parts = self.fair_loss(logits, labels, groups, return_parts=True)
+            loss = parts.loss
+            if shares is not None:
+                loss = shares[0] * parts.task + shares[1] * (parts.loss - parts.task)
+        else:
+            loss = self.fair_loss(logits, labels, groups)
+            loss = loss if shares is None else shares[0] * loss
+        return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> Any:
+        """The trainer's; labels without groups are an error, where the trainer would leave out loss and metrics."""
+        base: Any = super()
+        label, group = self._fair_columns
+        if inputs.get(label) is not None:
+            self._take(inputs)
+        else:
+            inputs = {k: v for k, v in inputs.items() if k != group}
+        return base.prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        base: Any = super()
+        this: Any = self
+        base._save_optimizer_and_scheduler(output_dir)
+        state = self.fair_loss.state_dict()
+        if state and this.args.should_save:
+            from safetensors.torch import save_file
+
+            save_file({name: t.contiguous() for name, t in state.items()}, Path(output_dir) / STATE_FILE)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        base: Any = super()
+        base._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or not self.fair_loss.state_dict():
+            return
+        path = Path(checkpoint) / STATE_FILE
+        if path.exists():
+            from safetensors.torch import load_file
+
+            self.fair_loss.load_state_dict(load_file(path))
+        else:
+            warnings.warn(f"{path} is not there: the memory of fair_loss starts empty", stacklevel=2)
+
+
+def _check_criterion(fair_loss: Any) -> None:
+    if not isinstance(fair_loss, nn.Module):
+        raise TypeError(f"fair_loss: a module is needed, {type(fair_loss).__name__} was given")
+    if next(fair_loss.parameters(), None) is not None:
+        raise ValueError(
+            "fair_loss: it has parameters, which the trainer's optimizer would not see; make them the model's"
+        )
+    if getattr(fair_loss, "reduction", "mean") == "none":
+        raise ValueError("fair_loss: reduction='none' gives no scalar to train on; use 'mean'")
+
+
+def _versions() -> str:
+    import transformers
+
+    return f"transformers {transformers.__version__} is installed, FairTrainerMixin was made for 5.23"
+
+
+def __getattr__(name: str) -> Any:
+    if name != "FairTrainer":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        base: Any = importlib.import_module("transformers").Trainer
+    except ImportError as error:
+        raise ImportError("FairTrainer needs transformers: pip install 'fairloss[transformers]'") from error
+    trainer = type(
+        "FairTrainer", (FairTrainerMixin, base), {"__module__": __name__, "__doc__": FairTrainerMixin.__doc__}
+    )
+    globals()[name] = trainer
+    return trainer
