@@ -292,6 +292,8 @@ def curves(path: Path, args: argparse.Namespace, task: Task, runs: dict[str, lis
             for line in run["log"]:
                 points.setdefault(line["step"], []).extend(line[k] for k in keys if line.get(k) is not None)
         steps = [s for s, values in sorted(points.items()) if values]
+        if not steps:  # a short run that never drew the group
+            continue
         means = np.array([np.mean(points[s]) for s in steps])
         window = max(1, len(steps) // 20)
         weight.plot(
@@ -306,7 +308,8 @@ def curves(path: Path, args: argparse.Namespace, task: Task, runs: dict[str, lis
         ax.set_title(text, loc="left")
         ax.set_xlabel("step")
     reward.legend()
-    weight.legend()
+    if weight.get_legend_handles_labels()[0]:
+        weight.legend()
     return plots.save(fig, path)
 
 
