@@ -47,7 +47,7 @@ def against_geomloss(num_groups: int, per_group: int, blur: float = 0.1) -> dict
             "distances": lambda: transport_distances(losses, groups, num_groups=num_groups),
             "fis": step,
         },
-        repeats=60 if per_group < 1000 else 8,
+        repeats=60 if per_group < 1000 else 5,
         warm_up=3 if per_group < 1000 else 1,
     )
     return {
@@ -67,7 +67,9 @@ def scaling() -> list[dict[str, float]]:
         losses, groups = draw(n, 4)
         run = {"distances": lambda x=losses, g=groups: transport_distances(x, g, num_groups=4)}
         seconds = interleaved(run, repeats=20 if n < 10**6 else 6)["distances"]["min"]
-        rows.append({"samples": n, "seconds": seconds, "nanoseconds_a_sample_and_log2": 1e9 * seconds / n / math.log2(n)})
+        rows.append(
+            {"samples": n, "seconds": seconds, "nanoseconds_a_sample_and_log2": 1e9 * seconds / n / math.log2(n)}
+        )
     return rows
 
 
