@@ -299,7 +299,7 @@ def curves(path: Path, args: argparse.Namespace, task: Task, runs: dict[str, lis
         weight.plot(
             steps[window - 1 :],
             np.convolve(means, np.ones(window) / window, "valid"),
-            color=plots.COLOURS[4 + g],
+            color=plots.COLOURS[(4, 5, 7, 3)[g % 4]],
             label=name,
         )
     weight.set_yscale("log")
