@@ -6,7 +6,7 @@ diagnosis less reliably. A few seconds of supervised steps teach the answer's fo
 a reward of 1 for the right letter. Four ways to weigh a prompt: GRPO (equally), GroupDRO on top of it, FairGRPO, and
 FairGRPO that is told no group and finds them by clustering rewards (FairGRPO_ND).
 
-    python examples/fair_grpo.py                                        # 3 seeds, about ten minutes on 2 cores
+    python examples/fair_grpo.py                                        # 3 seeds, six to twelve minutes on a core
     python examples/fair_grpo.py --save-steps 50                        # checkpoints; --resume goes on from the last
     python examples/fair_grpo.py --model Qwen/Qwen3-0.6B --device cuda --amp bf16
     python examples/fair_grpo.py --model google/medgemma-4b-it --photographs --device cuda --amp bf16
