@@ -10,6 +10,9 @@ With s_ia = z_i.k_a / T, the positives P(i) and the negatives N(i) of :mod:`fair
     lse_i = logsumexp_{a in N(i)} s_ia          loss_i = mean_{p in P(i)} softplus(lse_i - s_ip)
     d loss_i / d s_ip = -sigma(lse_i - s_ip) / |P(i)|
     d loss_i / d s_ia = exp(s_ia - lse_i) sum_p sigma(lse_i - s_ip) / |P(i)|
+
+Rows are scaled to norm 1 inside, in float32 at least: half-precision rows then never exist in a rounded unit form, and
+each gradient is rounded once. :mod:`fairloss.kernels.contrastive_triton` runs the same op as tiles on a GPU.
 """
 
 from __future__ import annotations
@@ -21,10 +24,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fairloss.groups import statistics_dtype
+from fairloss.kernels.dispatch import use_triton
+
 __all__ = ["contrastive_losses"]
 
 # Similarities a block: on CPU a few arrays of this size stay in the cache, on a GPU a block should fill the device.
 _BLOCK_CPU, _BLOCK_GPU = 1 << 19, 1 << 24
+
+MAX_DIM = 1024
+"""Columns that the Triton kernel takes."""
 
 
 class _Block(NamedTuple):
@@ -63,7 +72,35 @@ def _blocks(
         yield _Block(rows, similarities.div_(temperature), positives, negatives)
 
 
-@torch.library.custom_op("fairloss::contrastive_losses", mutates_args=())
+def _unit(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Rows of norm 1 and the inverse norms, (N, 1); a row of zeros stays zero, with inverse norm 0."""
+    x = x.to(dtype)
+    squares = (x * x).sum(dim=1, keepdim=True)
+    dead = squares == 0
+    inverse = torch.where(dead, 0.0, torch.where(dead, 1.0, squares).rsqrt())
+    return x * inverse, inverse
+
+
+def _unit_keys(keys: Tensor, grad_keys: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Unit keys and the inverse norms of the first ``grad_keys``; the others are a queue's, unit rows as they are."""
+    z, inverse = _unit(keys[:grad_keys], dtype)
+    return (z if grad_keys == keys.shape[0] else torch.cat([z, keys[grad_keys:].to(dtype)])), inverse
+
+
+def _of_rows(grad: Tensor, z: Tensor, inverse: Tensor, dtype: torch.dtype) -> Tensor:
+    """The gradient of unit rows to that of the rows they came from."""
+    return ((grad - (grad * z).sum(dim=1, keepdim=True) * z) * inverse).to(dtype)
+
+
+def _obstacle(anchors: Tensor) -> str | None:
+    """Why the kernel does not take these rows, None where it does."""
+    if anchors.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"the rows are {anchors.dtype}; the kernel takes float32, bfloat16 and float16"
+    if anchors.shape[1] > MAX_DIM:
+        return f"the rows have {anchors.shape[1]} columns; the kernel takes up to {MAX_DIM}"
+    return None
+
+
 def contrastive_losses(
     anchors: Tensor,
     keys: Tensor,
@@ -79,35 +116,86 @@ def contrastive_losses(
     """Loss, logsumexp over negatives and number of positives of every anchor.
 
     Args:
-        anchors: (N, D) rows of norm 1, float32 or float64.
-        keys: (M, D), same dtype. An anchor may be among the keys: its own row is neither positive nor negative.
+        anchors: (N, D) floating rows of any norm.
+        keys: (M, D) floating, see ``grad_keys``. An anchor may be among the keys: its own row is neither positive nor
+            negative. The kernel rounds keys of a wider dtype than the anchors to theirs.
         labels: (N,) int64.
         key_labels: (M,) int64.
         groups: (N, K) int64, -1 = unknown.
         key_groups: (M, K) int64.
-        grad_keys: the first ``grad_keys`` keys receive a gradient; those of a queue come last and receive none.
+        grad_keys: the first ``grad_keys`` keys are rows of any norm and receive a gradient; those of a queue come last, have
+            norm 1 and receive none.
         temperature: T > 0.
         margin: a key of another label is a negative where its cosine is greater.
         ignore_label: keys of this label are no positives and no negatives; anchors of this label have loss 0.
 
     Returns:
-        losses (N,), 0 without positives; logsumexp (N,), -inf without negatives; positives (N,), counts in the same
-        dtype. The gradient flows through the losses alone.
+        losses (N,), 0 without positives; logsumexp (N,), -inf without negatives; positives (N,), counts; float32, or float64
+        for float64 anchors. The gradient flows through the losses alone.
+
+    Raises:
+        RuntimeError: the backend is "triton" and the kernel cannot run (:mod:`fairloss.kernels.dispatch`).
     """
-    losses, lse, counts = (anchors.new_zeros(anchors.shape[0]) for _ in range(3))
+    triton = use_triton("contrastive_losses", anchors, _obstacle(anchors))
+    losses, lse, counts, _ = contrastive_losses_op(
+        anchors, keys, labels, key_labels, groups, key_groups, grad_keys, temperature, margin, ignore_label, triton
+    )
+    return losses, lse, counts
+
+
+@torch.library.custom_op("fairloss::contrastive_losses", mutates_args=())
+def contrastive_losses_op(
+    anchors: Tensor,
+    keys: Tensor,
+    labels: Tensor,
+    key_labels: Tensor,
+    groups: Tensor,
+    key_groups: Tensor,
+    grad_keys: int,
+    temperature: float,
+    margin: float,
+    ignore_label: int,
+    triton: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As :func:`contrastive_losses`; the kernel's backward pass also needs the (N,) sums of the positives' pulls."""
+    dtype = statistics_dtype(anchors.dtype)
+    if triton and anchors.shape[0] > 0:
+        from fairloss.kernels import contrastive_triton
+
+        return contrastive_triton.forward(
+            anchors.contiguous(),
+            keys.to(anchors.dtype).contiguous(),
+            labels.contiguous(),
+            key_labels.contiguous(),
+            groups.contiguous(),
+            key_groups.contiguous(),
+            grad_keys,
+            temperature,
+            margin,
+            ignore_label,
+        )
+    losses, lse, counts, pulls = (anchors.new_zeros(anchors.shape[0], dtype=dtype) for _ in range(4))
     with torch.autocast(anchors.device.type, enabled=False):
         for rows, s, positives, negatives in _blocks(
-            anchors, keys, labels, key_labels, groups, key_groups, temperature, margin, ignore_label
+            _unit(anchors, dtype)[0],
+            _unit_keys(keys, grad_keys, dtype)[0],
+            labels,
+            key_labels,
+            groups,
+            key_groups,
+            temperature,
+            margin,
+            ignore_label,
         ):
             lse[rows] = torch.logsumexp(s.masked_fill(~negatives, -torch.inf), dim=1)
             counts[rows] = positives.sum(1).to(s.dtype)
             x = torch.sub(lse[rows, None], s, out=s).masked_fill_(positives.logical_not_(), -torch.inf)
             # torch's own threshold, 20, is where softplus(x) - x = 2e-9: too early for float64.
             losses[rows] = F.softplus(x, threshold=40).sum(1) / counts[rows].clamp(min=1)
-    return losses, lse, counts
+    return losses, lse, counts, pulls
 
 
-@contrastive_losses.register_fake
+@contrastive_losses_op.register_fake
 def _(
     anchors: Tensor,
     keys: Tensor,
@@ -119,9 +207,11 @@ def _(
     temperature: float,
     margin: float,
     ignore_label: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    n = anchors.shape[0]
-    return anchors.new_empty(n), anchors.new_empty(n), anchors.new_empty(n)
+    triton: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n, dtype = anchors.shape[0], statistics_dtype(anchors.dtype)
+    a, b, c, d = (anchors.new_empty(n, dtype=dtype) for _ in range(4))
+    return a, b, c, d
 
 
 @torch.library.custom_op("fairloss::contrastive_losses_backward", mutates_args=())
@@ -135,26 +225,55 @@ def contrastive_losses_backward(
     key_groups: Tensor,
     lse: Tensor,
     counts: Tensor,
+    pulls: Tensor,
     grad_keys: int,
     temperature: float,
     margin: float,
     ignore_label: int,
+    triton: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of anchors and keys for the gradient (N,) of the losses, from the saved logsumexp and counts."""
-    grad_anchors, grad_of_keys = torch.empty_like(anchors), torch.zeros_like(keys)
+    """Gradients of anchors and keys for the gradient (N,) of the losses, from the saved statistics of the anchors."""
+    if triton and anchors.shape[0] > 0:
+        from fairloss.kernels import contrastive_triton
+
+        grad_anchors = torch.empty_like(anchors, memory_format=torch.contiguous_format)
+        grad_of_keys = torch.zeros_like(keys, memory_format=torch.contiguous_format)
+        contrastive_triton.backward(
+            grad.contiguous(),
+            anchors.contiguous(),
+            keys.to(anchors.dtype).contiguous(),
+            labels.contiguous(),
+            key_labels.contiguous(),
+            groups.contiguous(),
+            key_groups.contiguous(),
+            lse,
+            counts,
+            pulls,
+            grad_anchors,
+            grad_of_keys[:grad_keys],
+            temperature,
+            margin,
+            ignore_label,
+        )
+        return grad_anchors, grad_of_keys
+    dtype = statistics_dtype(anchors.dtype)
+    (z, norms), (k, key_norms) = _unit(anchors, dtype), _unit_keys(keys, grad_keys, dtype)
+    grad_z, grad_k = torch.empty_like(z), torch.zeros_like(k[:grad_keys])
     scale = grad / (counts.clamp(min=1) * temperature)  # (N,)
     with torch.autocast(anchors.device.type, enabled=False):
         for rows, s, positives, negatives in _blocks(
-            anchors, keys, labels, key_labels, groups, key_groups, temperature, margin, ignore_label
+            z, k, labels, key_labels, groups, key_groups, temperature, margin, ignore_label
         ):
             x = torch.sub(lse[rows, None], s, out=s)
             pull = torch.sigmoid(x).masked_fill_(positives.logical_not_(), 0)
             # Masked after the exponential, which is infinite where an anchor has no negatives; nothing differentiates it.
             push = x.neg_().exp_().masked_fill_(negatives.logical_not_(), 0).mul_(pull.sum(1, keepdim=True))
             grad_s = push.sub_(pull).mul_(scale[rows, None])  # (B, M)
-            grad_anchors[rows] = grad_s @ keys
-            grad_of_keys[:grad_keys].addmm_(grad_s[:, :grad_keys].T, anchors[rows])
-    return grad_anchors, grad_of_keys
+            grad_z[rows] = grad_s @ k
+            grad_k.addmm_(grad_s[:, :grad_keys].T, z[rows])
+    grad_of_keys = torch.zeros_like(keys, memory_format=torch.contiguous_format)
+    grad_of_keys[:grad_keys] = _of_rows(grad_k, k[:grad_keys], key_norms, keys.dtype)
+    return _of_rows(grad_z, z, norms, anchors.dtype), grad_of_keys
 
 
 @contrastive_losses_backward.register_fake
@@ -168,23 +287,28 @@ def _(
     key_groups: Tensor,
     lse: Tensor,
     counts: Tensor,
+    pulls: Tensor,
     grad_keys: int,
     temperature: float,
     margin: float,
     ignore_label: int,
+    triton: bool,
 ) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(anchors), torch.empty_like(keys)
+    return (
+        torch.empty_like(anchors, memory_format=torch.contiguous_format),
+        torch.empty_like(keys, memory_format=torch.contiguous_format),
+    )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    _, lse, counts = output
-    ctx.save_for_backward(*inputs[:6], lse, counts)
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    _, lse, counts, pulls = output
+    ctx.save_for_backward(*inputs[:6], lse, counts, pulls)
     ctx.options = inputs[6:]
 
 
-def _backward(ctx: Any, grad: Tensor, grad_lse: Tensor, grad_counts: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     grads = contrastive_losses_backward(grad, *ctx.saved_tensors, *ctx.options)
-    return (*grads, *[None] * 8)
+    return (*grads, *[None] * 9)
 
 
-contrastive_losses.register_autograd(_backward, setup_context=_setup_context)
+contrastive_losses_op.register_autograd(_backward, setup_context=_setup_context)

@@ -23,9 +23,9 @@ from fairloss.distributed import (
     gather_rows_with_gradient,
 )
 from fairloss.embedding_queue import EmbeddingQueue
-from fairloss.groups import check_free_groups, check_groups, check_num_groups
+from fairloss.groups import check_free_groups, check_groups, check_num_groups, statistics_dtype
 from fairloss.kernels.contrastive import contrastive_losses
-from fairloss.losses._embeddings import check_embeddings, check_labels, unit_rows
+from fairloss.losses._embeddings import check_embeddings, check_labels
 
 __all__ = ["ContrastiveParts", "CrossGroupContrastiveLoss", "cross_group_contrastive"]
 
@@ -80,19 +80,22 @@ def _contrastive_parts(
     if queue is not None and queue.num_attributes != ids.shape[1]:
         raise ValueError(f"groups: {ids.shape[1]} attributes were given, the queue holds {queue.num_attributes}")
 
-    z = unit_rows(embeddings)
-    keys = batch_keys = gather_rows_with_gradient(z, process_group)
+    # Rows are scaled to norm 1 inside the op; gradients of several ranks are summed in float32 at least.
+    batch_keys = embeddings
+    if process_group is not None:
+        batch_keys = gather_rows_with_gradient(embeddings.to(statistics_dtype(embeddings.dtype)), process_group)
+    keys = batch_keys
     key_labels = batch_labels = gather_rows(labels, process_group)
     key_ids = batch_ids = gather_rows(ids, process_group)
     if queue is not None:
         held, held_labels, held_ids = queue.rows(ignore_index)
-        keys = torch.cat([keys, held.to(keys.dtype)])
+        keys = torch.cat([keys, held])
         key_labels, key_ids = torch.cat([key_labels, held_labels]), torch.cat([key_ids, held_ids])
     losses, _, positives = contrastive_losses(
-        z, keys, labels, key_labels, ids, key_ids, batch_keys.shape[0], temperature, margin, ignore_index
+        embeddings, keys, labels, key_labels, ids, key_ids, batch_keys.shape[0], temperature, margin, ignore_index
     )
     positives = positives.detach()
-    live, everyone = (positives > 0).to(z.dtype), torch.ones_like(positives)
+    live, everyone = (positives > 0).to(positives.dtype), torch.ones_like(positives)
     total, live_count, count = all_reduce_sums([losses.sum(), live.sum(), everyone.sum()], process_group)
     loss = total if variant == "paper" else total / live_count.detach().clamp(min=1)
     # After the loss: the batch is among its own keys already.
@@ -175,7 +178,9 @@ class CrossGroupContrastiveLoss(nn.Module):
         Anchors without a positive, such as those of unknown group, are left out and not counted; unknown samples serve as
         negatives. No anchor with a positive: 0, and ``backward()`` works. Memory is O((N + M) D) for M keys, never N x M;
         the price is that the backward pass computes the similarities again. The choice of negatives by the margin is not
-        differentiated. Time grows as N (N + queue capacity) D. Second derivatives are not available. Under
+        differentiated. Time grows as N (N + queue capacity) D. On a GPU with
+        Triton the op runs as tiles (docs/kernels.md); there half-precision embeddings meet the queue's rows in their own
+        precision. Second derivatives are not available. Under
         DistributedDataParallel each rank computes its own anchors against all ranks' keys; the gathers wait for the device.
 
     Example:

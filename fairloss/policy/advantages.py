@@ -28,7 +28,16 @@ from fairloss.groups import check_groups, single_attribute
 from fairloss.policy.core import Clusters, Options, Result, fair_grpo_core
 from fairloss.policy.layout import Flat, Layout, as_rewards, layout_of
 
-__all__ = ["VARIANTS", "Prepared", "check_means", "check_options", "fair_grpo_advantages", "lowest_reward", "prepare"]
+__all__ = [
+    "VARIANTS",
+    "Prepared",
+    "check_mask",
+    "check_means",
+    "check_options",
+    "fair_grpo_advantages",
+    "lowest_reward",
+    "prepare",
+]
 
 VARIANTS = ("default", "paper", "released")
 
@@ -93,6 +102,19 @@ def prepare(
         ids = _join(ids, layout, "groups", validate)
         places = _join(places, layout, "domains", validate)
     return Prepared(rewards, layout, places, ids)
+
+
+def check_mask(mask: Tensor | None, rewards: Tensor) -> None:
+    """Raise unless ``mask`` is None or (B, L) real numbers or bools, a row a rollout."""
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor) or mask.dtype.is_complex:
+        given = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"mask: a tensor of bools or numbers is needed, {given} was given")
+    if mask.ndim != 2 or mask.shape[0] != rewards.numel():
+        raise ValueError(
+            f"mask: shape (B, L) with a row for each of the {rewards.numel()} rollouts is needed, {tuple(mask.shape)} was given"
+        )
 
 
 def _join(ids: Tensor, layout: Flat, name: str, validate: bool) -> Tensor:
@@ -169,6 +191,7 @@ def fair_grpo_advantages(
     eps: float = 1e-6,
     validate: bool = True,
     process_group: ProcessGroup | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     r"""FairGRPO advantages of one batch, without state.
 
@@ -205,9 +228,11 @@ def fair_grpo_advantages(
         validate: refuse infinite rewards, negative means and prompts with two ids. Costs one wait for the device; without
             it, negative means count as zero, and prompts with two ids as unknown.
         process_group: statistics run over all its ranks, each of which holds its own, whole prompts.
+        mask: (B, L) bool or 0/1, the tokens of each rollout in the order of ``rewards.flatten()``: return (B, L), each
+            rollout's advantage on its tokens and 0 elsewhere.
 
     Returns:
-        Advantages in the shape of ``rewards``, float32 (float64 for float64 rewards), without gradient.
+        Advantages in the shape of ``rewards``, or (B, L) with ``mask``; float32 (float64 for float64 rewards), no gradient.
 
     Raises:
         TypeError: rewards, groups, domains or prompt_ids of another kind.
@@ -232,6 +257,7 @@ def fair_grpo_advantages(
     batch = prepare(
         rewards, groups, domains, prompt_ids, num_groups=num_groups, num_domains=num_domains, validate=validate
     )
+    check_mask(mask, batch.rewards)
     if past is not None and past.shape != (3, num_domains, num_groups + 1):
         raise ValueError(f"past: shape (3, {num_domains}, {num_groups + 1}) is needed, {tuple(past.shape)} was given")
     with torch.no_grad():
@@ -259,7 +285,8 @@ def fair_grpo_advantages(
             clusters=found,
             shift=shift,
             process_group=process_group,
+            mask=mask,
         )
         if validate:
             check_means(result, shift, options.reward_power)
-    return result.advantages
+    return result.advantages if result.tokens is None else result.tokens

@@ -8,7 +8,7 @@ Three steps, each of which reads the rewards at most once:
    sums of step 1 and the weights of step 2.
 
 Because everything between the scores and the advantages is a sum over cells, several processes need one all-reduce of
-the sums, and a fused kernel needs no pass over the rewards between steps 1 and 3.
+the sums, and the kernels of :mod:`fairloss.kernels.advantages` take one launch a step.
 
 Cells: ``num_domains + 1`` rows, the last for prompts of unknown domain, by ``width`` columns: the ``num_groups`` explicit
 groups, one for prompts of unknown group, then the discovered clusters.
@@ -23,6 +23,8 @@ from torch import Tensor
 
 from fairloss.distributed import ProcessGroup, all_reduce_sum
 from fairloss.groups import segment_sum
+from fairloss.kernels import advantages as fused
+from fairloss.kernels.dispatch import use_triton
 from fairloss.policy.layout import Layout, Rows
 
 __all__ = ["Clusters", "Options", "Result", "cell_index", "fair_grpo_core", "fold", "standardise", "weight_table"]
@@ -70,6 +72,8 @@ class Result(NamedTuple):
     """(3, D, G + 1) prompts, rollouts and sum of rewards, the past included, float64."""
     batch: Tensor
     """(3, D, G + 1) the same of this batch alone, over all ranks."""
+    tokens: Tensor | None = None
+    """(B, L) with a mask: each rollout's advantage where its mask is not 0."""
 
 
 def standardise(rewards: Tensor, layout: Layout, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -209,6 +213,7 @@ def fair_grpo_core(
     include_batch: bool = True,
     shift: Tensor | float = 0.0,
     process_group: ProcessGroup | None = None,
+    mask: Tensor | None = None,
 ) -> Result:
     """Advantages of one batch; the pure function under :class:`fairloss.FairGRPOAdvantage`.
 
@@ -227,9 +232,33 @@ def fair_grpo_core(
         include_batch: whether the batch counts in the totals that its own weights rest on.
         shift: added to mean rewards before they enter a weight.
         process_group: sums run over all its ranks, each of which holds its own prompts.
+        mask: (B, L), B the number of rollouts in the order of ``rewards.flatten()``: also return ``tokens``.
     """
     layout = layout if layout is not None else Rows(rewards.shape[0])
     width = num_groups + 1 + (0 if clusters is None else clusters.share.shape[1])
+    if use_triton("fair_grpo_advantages", rewards, fused.obstacle(rewards, num_domains, width)):
+        numbers = options.eps, options.size_power, options.reward_power, options.max_ratio or 0.0
+        fixed = shift if isinstance(shift, float) else 0.0
+        setting = fused.Setting(
+            num_domains,
+            num_groups,
+            width,
+            *numbers,
+            options.batch_normalize,
+            options.variant,
+            decay,
+            include_batch,
+            fixed,
+        )
+        scores, sums = fused.score(rewards, domains, slots, setting)
+        if process_group is not None:
+            sums = all_reduce_sum(sums.sum(0, keepdim=True), process_group)
+        share, mean = (None, None) if clusters is None else clusters
+        lift = shift.to(torch.float64) if isinstance(shift, Tensor) else None
+        table, counts, means, totals, batch, factor = fused.weigh(sums, past, share, mean, lift, setting)
+        advantages, weights, broadcast = fused.apply(scores, domains, slots, table, factor, mask, setting)
+        found = None if mask is None else broadcast
+        return Result(advantages, weights, table, counts, means, totals, batch, found)
     cells = cell_index(domains, slots, num_domains, num_groups, width)
     scored = standardise(rewards, layout, options.eps)
     sums = _cell_sums(rewards, layout, scored, cells, (num_domains + 1, width), process_group)
@@ -249,4 +278,5 @@ def fair_grpo_core(
             advantages = advantages * torch.where(std > 0, 1 / torch.where(std > 0, std, 1.0), 0.0).to(rewards.dtype)
         else:
             advantages = advantages / (std + options.eps).to(rewards.dtype)
-    return Result(advantages, weights, table, counts, means, totals, batch)
+    tokens = None if mask is None else torch.where(mask != 0, advantages.reshape(-1, 1), 0.0)
+    return Result(advantages, weights, table, counts, means, totals, batch, tokens)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fairloss import _checks
 from fairloss.distributed import ProcessGroup, check_process_group
 from fairloss.groups import single_attribute
-from fairloss.policy.advantages import Prepared, check_means, check_options, lowest_reward, prepare
+from fairloss.policy.advantages import Prepared, check_mask, check_means, check_options, lowest_reward, prepare
 from fairloss.policy.core import Clusters, Result, fair_grpo_core
 from fairloss.policy.discovery import Discovery, Proposal, ReleasedDiscovery
 from fairloss.policy.history import RewardHistory
@@ -50,8 +50,8 @@ class FairGRPOAdvantage(nn.Module):
         decay: factor a step of "ema".
         discover_groups: None, or "kmeans" to form groups of the prompts whose group is -1, within their domain, by how
             their rollouts are rewarded. It runs on the host, through scikit-learn, and waits for the device.
-        num_clusters: "silhouette" (1 to 3; 1 if no split is clear, or if the prompts differ by no more than chance),
-            "elbow" (the released rule, which nearly always returns 3), or a fixed number.
+        num_clusters: "silhouette" (1 to 3, 1 if no split is clear), "elbow" (the released rule, which nearly always
+            returns 3), or a fixed number.
         num_features: quantiles of a prompt's rewards that are clustered.
         reservoir_size: prompts a domain that the clustering remembers.
         seed: of the clustering.
@@ -136,7 +136,13 @@ class FairGRPOAdvantage(nn.Module):
         return f"num_groups={self.num_groups}, num_domains={self.num_domains}, {self.options}"
 
     def forward(
-        self, rewards: Tensor, groups: Tensor, domains: Tensor | None = None, *, prompt_ids: Tensor | None = None
+        self,
+        rewards: Tensor,
+        groups: Tensor,
+        domains: Tensor | None = None,
+        *,
+        prompt_ids: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """Advantages of a batch, which counts for its own weights and, in training mode, is remembered.
 
@@ -145,11 +151,13 @@ class FairGRPOAdvantage(nn.Module):
             groups: (Q,) or (B,) ids, -1 = unknown.
             domains: (Q,) or (B,) ids; may be left out with one domain.
             prompt_ids: (B,) integers, equal for rollouts of one prompt.
+            mask: (B, L), the tokens of each rollout in the order of ``rewards.flatten()``.
 
         Returns:
-            Advantages in the shape of ``rewards``, float32 at least.
+            Advantages in the shape of ``rewards``, or (B, L) with ``mask``; float32 at least.
         """
-        return self._run(rewards, groups, domains, prompt_ids, include=True, store=self.training).advantages
+        result = self._run(rewards, groups, domains, prompt_ids, include=True, store=self.training, mask=mask)
+        return result.advantages if result.tokens is None else result.tokens
 
     def update(
         self, rewards: Tensor, groups: Tensor, domains: Tensor | None = None, *, prompt_ids: Tensor | None = None
@@ -185,9 +193,11 @@ class FairGRPOAdvantage(nn.Module):
         *,
         include: bool,
         store: bool,
+        mask: Tensor | None = None,
     ) -> Result:
         sizes = {"num_groups": self.num_groups, "num_domains": self.num_domains}
         batch = prepare(rewards, groups, domains, prompt_ids, **sizes, validate=self.validate)
+        check_mask(mask, batch.rewards)
         slots = torch.where(batch.groups < 0, self.num_groups, batch.groups)
         proposal, clusters = None, None
         if self.discovery is not None:
@@ -207,6 +217,7 @@ class FairGRPOAdvantage(nn.Module):
             include_batch=include,
             shift=shift,
             process_group=self.process_group,
+            mask=mask,
         )
         if self.validate:
             check_means(result, shift, self.options.reward_power)
@@ -214,7 +225,7 @@ class FairGRPOAdvantage(nn.Module):
             self.history.advance(result.batch, lowest)
             if self.discovery is not None and proposal is not None:
                 self.discovery.commit(proposal)
-        self.last = result
+        self.last = result._replace(tokens=None)  # which may be large
         return result
 
     def _shift(self, batch: Prepared, include: bool) -> tuple[Tensor | float, Tensor]:

@@ -1,0 +1,245 @@
+"""The Triton kernels on the CPU, by Triton's interpreter, against float64 oracles.
+
+tests/test_kernels.py runs them in a process of their own, because Triton decides at import whether it interprets:
+TRITON_INTERPRET=1 python -m pytest tests/interpreted_kernels.py
+
+The interpreter has no bfloat16 products: bfloat16 rows are tested on a GPU (tests/gpu), and float16 rows here with tiles of
+gradients in float32.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fairloss import EmbeddingQueue, FairGRPOAdvantage, fair_grpo_advantages, kernels
+from fairloss.functional import cross_group_contrastive
+from fairloss.kernels import advantages, advantages_triton, contrastive, contrastive_triton
+from tests import oracles_policy
+from tests.kernel_tolerances import relative, tolerance
+from tests.oracles_embeddings import contrastive as contrastive_oracle
+from tests.oracles_embeddings import with_gradient
+
+
+@pytest.fixture(autouse=True)
+def on_the_kernels(monkeypatch):
+    import triton.language as tl
+
+    monkeypatch.setattr(contrastive_triton, "HALF_TILE", tl.float32)
+    monkeypatch.setattr(advantages_triton, "programs", lambda num_domains, width: 4)  # 64 take the interpreter minutes
+    with kernels.backend("triton"):
+        yield
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """Names of the kernels launched, in order."""
+    names = []
+
+    class Counting:
+        def __init__(self, kernel, name):
+            self.kernel, self.name = kernel, name
+
+        def __getitem__(self, grid):
+            names.append(self.name)
+            return self.kernel[grid]
+
+    for module in (contrastive_triton, advantages_triton):
+        for name in [n for n in vars(module) if n.endswith("_kernel")]:
+            monkeypatch.setattr(module, name, Counting(getattr(module, name), name))
+    return names
+
+
+def draw(n, d, *, groups=(3,), labels=3, seed=0, norm=3.0):
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(n, d, generator=generator, dtype=torch.float64) * norm
+    y = torch.randint(0, labels, (n,), generator=generator)
+    ids = torch.stack([torch.randint(-1, g, (n,), generator=generator) for g in groups], 1)
+    return z, y, ids[:, 0] if len(groups) == 1 else ids
+
+
+def check_contrastive(z, y, ids, dtype, *, queue=None, triples=(), grad_output=1.0, **options):
+    z = z.to(dtype)
+    expected, expected_grad = with_gradient(contrastive_oracle, z, y, ids, queue=triples, **options)
+    x = z.clone().requires_grad_()
+    loss = cross_group_contrastive(x, y, ids, queue=queue, **options)
+    loss.backward(torch.tensor(grad_output, dtype=loss.dtype))
+    assert loss.dtype == torch.float32
+    assert x.grad.dtype == dtype
+    loss = loss.detach()
+    assert abs(float(loss) - float(expected)) <= tolerance("contrastive", dtype).value * max(1.0, abs(float(expected)))
+    assert relative(x.grad, grad_output * expected_grad) <= tolerance("contrastive", dtype).gradient
+    return float(loss)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize(("n", "d"), [(1, 3), (2, 1), (31, 33), (65, 7), (40, 100)])
+def test_contrastive_odd_shapes(n, d, dtype):
+    value = check_contrastive(*draw(n, d), dtype, margin=-2.0 if n < 3 else 0.0, grad_output=-1.7)
+    assert value > 0 or n < 3
+
+
+@pytest.mark.parametrize("groups", [(3,), (2, 3)], ids=str)
+def test_contrastive_queue_attributes_and_margin(groups):
+    queue = EmbeddingQueue(50, 9, num_attributes=len(groups))
+    z, y, ids = draw(43, 9, groups=groups, seed=9)
+    queue.push(z, y, ids)
+    rows = zip(queue.embeddings.double(), queue.labels.tolist(), queue.groups.tolist(), strict=True)
+    triples = [(row, label, tuple(group)) for row, label, group in list(rows)[:43]]
+    value = check_contrastive(
+        *draw(37, 9, groups=groups), torch.float32, queue=queue.eval(), triples=triples, temperature=0.2, margin=0.1
+    )
+    assert value > 0
+
+
+def test_contrastive_ignored_labels_empty_groups_dead_rows():
+    z, y, ids = draw(40, 6)
+    z[3] = 0
+    z[5] = 0
+    y[::7] = -100
+    check_contrastive(z, y, ids, torch.float32, margin=-2.0)
+    for other_ids in (torch.full_like(ids, -1), torch.zeros_like(ids)):  # nobody known; one group
+        assert check_contrastive(z, y, other_ids, torch.float32) == 0
+    assert check_contrastive(z, torch.zeros_like(y), ids, torch.float32) == 0  # no negatives
+    assert check_contrastive(z, torch.arange(40), ids, torch.float32) == 0  # no positives
+    empty = torch.zeros(0, 6, requires_grad=True)
+    loss = cross_group_contrastive(empty, y[:0], ids[:0])
+    loss.backward()
+    assert loss == 0
+
+
+def test_contrastive_small_temperature_non_contiguous_and_columns_across_blocks():
+    z, y, ids = draw(33, 70)
+    assert torch.isfinite(torch.tensor(check_contrastive(z, y, ids, torch.float32, temperature=5e-3)))
+    x = torch.randn(33, 140)[:, ::2]
+    torch.testing.assert_close(cross_group_contrastive(x, y, ids), cross_group_contrastive(x.contiguous(), y, ids))
+
+
+def test_contrastive_keeps_what_is_linear_and_says_what_it_launches(launches):
+    z, y, ids = draw(70, 5)
+    x = z.float().requires_grad_()
+    cross_group_contrastive(x, y, ids).backward()
+    assert launches.count("forward_kernel") == 1
+    assert launches.count("backward_kernel") == 2
+    assert len(launches) == 3 + 2 + 4  # norms of both sides each pass; a projection after each backward kernel
+
+
+def test_contrastive_the_backend_of_the_forward_pass_runs_the_backward_pass(launches):
+    z, y, ids = draw(20, 5)
+    x = z.float().requires_grad_()
+    loss = cross_group_contrastive(x, y, ids)
+    with kernels.backend("eager"):
+        loss.backward()
+    assert launches.count("backward_kernel") == 2
+
+
+def test_contrastive_refuses_what_it_cannot_run():
+    z, y, ids = draw(6, 5)
+    with pytest.raises(RuntimeError, match="float64"):
+        cross_group_contrastive(z, y, ids)
+    with pytest.raises(RuntimeError, match="1025 columns"):
+        cross_group_contrastive(torch.randn(2, contrastive.MAX_DIM + 1), y[:2], ids[:2])
+
+
+def batch(seed, q=21, r=5, num_groups=4, num_domains=3, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    groups = torch.randint(-1, num_groups, (q,), generator=generator)
+    domains = torch.randint(-1, num_domains, (q,), generator=generator)
+    rewards = (torch.rand(q, r, generator=generator) < 0.2 + 0.15 * (groups.unsqueeze(1) + 1)).to(dtype)
+    rewards[seed % q, 1:] = torch.nan
+    rewards[(seed + 5) % q] = torch.nan
+    return rewards, groups, domains
+
+
+def rows(rewards):
+    return [[None if np.isnan(x) else x for x in row] for row in rewards.tolist()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("variant", ["default", "paper", "released"])
+@pytest.mark.parametrize(
+    "options", [{}, {"size_power": 1.0, "reward_power": 0.3, "max_ratio": 1.5}], ids=["", "powers"]
+)
+def test_advantages_with_history_equal_the_naive_loop(variant, options, dtype):
+    module = FairGRPOAdvantage(4, 3, variant=variant, **options)
+    naive = oracles_policy.Naive(variant=variant, **options)
+    for seed in range(2):
+        rewards, groups, domains = batch(seed, dtype=dtype)
+        expected, _ = naive(rows(rewards), domains.tolist(), groups.tolist())
+        found = module(rewards, groups, domains)
+        assert found.dtype == dtype
+        assert relative(found, torch.tensor(expected, dtype=torch.float64)) <= tolerance("advantages", dtype).value
+        assert (found[torch.isnan(rewards)] == 0).all()
+
+
+@pytest.mark.parametrize(("q", "r"), [(1, 1), (1, 7), (70, 1), (3, 70), (130, 2)])
+def test_advantages_odd_shapes(q, r):
+    rewards, groups, domains = batch(0, q=q, r=r)
+    expected, _ = oracles_policy.Naive()(rows(rewards), domains.tolist(), groups.tolist())
+    found = fair_grpo_advantages(rewards, groups, domains, num_groups=4, num_domains=3)
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32], ids=str)
+def test_advantages_broadcast_over_masked_tokens_in_three_launches(dtype, launches):
+    rewards, groups, domains = batch(1, q=4, r=3, dtype=torch.float32)
+    mask = (torch.rand(12, 1030, generator=torch.Generator().manual_seed(0)) < 0.6).to(dtype)
+    mask[5] = 0
+    sizes = {"num_groups": 4, "num_domains": 3}
+    tokens = fair_grpo_advantages(rewards, groups, domains, mask=mask, **sizes)
+    assert launches == ["score_kernel", "weigh_kernel", "apply_kernel"]
+    plain = fair_grpo_advantages(rewards, groups, domains, **sizes)
+    assert plain.abs().sum() > 0
+    assert torch.equal(tokens, torch.where(mask != 0, plain.reshape(-1, 1), 0.0))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"discover_groups": "kmeans", "history": "ema"},
+        {"reward_shift": "min", "batch_normalize": False},
+        {"reward_shift": 0.5, "max_ratio": None, "size_power": 0.3, "reward_power": 2.0},
+    ],
+    ids=["clusters", "shift", "powers"],
+)
+def test_advantages_tables_equal_the_eager_ones(options):
+    """The eager code is held to the oracle elsewhere; here clusters, shifts and the two-step interface."""
+    found, expected = FairGRPOAdvantage(4, 3, **options), FairGRPOAdvantage(4, 3, **options)
+    for seed in range(2):
+        rewards, groups, domains = batch(seed, q=16, r=4)
+        found(rewards, groups, domains)
+        with kernels.backend("eager"):
+            expected(rewards, groups, domains)
+        for name, a, b in zip(found.last._fields, found.last, expected.last, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
+    a = found.scale(rewards, groups, domains)
+    with kernels.backend("eager"):
+        torch.testing.assert_close(a, expected.scale(rewards, groups, domains), rtol=1e-10, atol=1e-12)
+
+
+def test_advantages_with_as_many_programs_as_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(advantages_triton, "programs", advantages.programs)
+    rewards, groups, domains = batch(2)
+    expected, _ = oracles_policy.Naive()(rows(rewards), domains.tolist(), groups.tolist())
+    found = fair_grpo_advantages(rewards, groups, domains, num_groups=4, num_domains=3)
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12)
+
+
+def test_advantages_nothing_to_tell_apart():
+    ids = torch.zeros(3, dtype=torch.int64)
+    assert (fair_grpo_advantages(torch.ones(3, 4), ids, num_groups=1) == 0).all()
+    assert (fair_grpo_advantages(torch.full((3, 4), torch.nan), ids, num_groups=1) == 0).all()
+    unknown = fair_grpo_advantages(torch.eye(3), ids - 1, num_groups=1)
+    assert torch.isfinite(unknown).all()
+    assert unknown.abs().sum() > 0
+
+
+def test_advantages_refuse_what_they_cannot_run():
+    ids = torch.zeros(3, dtype=torch.int64)
+    with pytest.raises(RuntimeError, match="prompt_ids"):
+        fair_grpo_advantages(torch.ones(3), ids, num_groups=1, prompt_ids=ids)
+    with pytest.raises(RuntimeError, match="1025 rollouts"):
+        fair_grpo_advantages(torch.ones(3, advantages_triton.MAX_ROLLOUTS + 1), ids, num_groups=1)
+    with pytest.raises(RuntimeError, match="cells"):
+        fair_grpo_advantages(torch.ones(3, 2), ids, num_groups=600)

@@ -1,0 +1,155 @@
+"""Dispatch between eager code and Triton kernels; the kernels in Triton's interpreter, and compiled without a GPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fairloss import fair_grpo_advantages, kernels
+from fairloss.functional import cross_group_contrastive
+from fairloss.kernels import dispatch
+
+HERE = Path(__file__).parent
+needs_triton = pytest.mark.skipif(
+    dispatch._obstacle(torch.device("cpu")) is not None and "CPU" not in dispatch._obstacle(torch.device("cpu")),
+    reason=f"{dispatch._obstacle(torch.device('cpu'))}",
+)
+
+
+def python(*arguments, **environment):
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=HERE.parent,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@needs_triton
+@pytest.mark.parametrize("topic", ["contrastive", "advantages"])
+def test_interpreted(topic):
+    """Each test of tests/interpreted_kernels.py; their report is shown where one fails."""
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/interpreted_kernels.py", "-k", topic]
+    code, report = python(*command, TRITON_INTERPRET="1")
+    assert code == 0, report
+    assert " passed" in report
+
+
+@needs_triton
+class TestAheadOfTime:
+    def check(self, build, target):
+        from tests.kernel_builds import SHARED, resources
+
+        found = resources(build.compile(target))
+        print(f"{target:>7} {build.name:<45} {found}")
+        assert found["shared"] <= SHARED[target]
+        return found
+
+    @pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])
+    def test_a_few(self, target, tmp_path, monkeypatch):
+        from tests.kernel_builds import FAST, builds
+
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+        by_name = {b.name: b for b in builds()}
+        for name in FAST if target == "sm_90" else FAST[:1] + FAST[-2:]:
+            found = self.check(by_name[name], target)
+            # The products of half-precision rows run on the matrix units.
+            if target.startswith("sm") and name.startswith("contrastive") and "-bf16" in name:
+                assert found["tensor_core_products"] > 0
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("part", range(8))
+    @pytest.mark.parametrize("target", ["sm_80", "sm_90", "gfx942"])
+    def test_every_dtype_and_block(self, target, part, tmp_path, monkeypatch):
+        from tests.kernel_builds import builds
+
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+        for build in builds()[part::8]:
+            self.check(build, target)
+
+
+def test_the_switch():
+    assert kernels.get_backend() == "auto"
+    with kernels.backend("eager"):
+        assert kernels.get_backend() == "eager"
+        with pytest.raises(ZeroDivisionError), kernels.backend("triton"):
+            raise ZeroDivisionError
+        assert kernels.get_backend() == "eager"
+    assert kernels.get_backend() == "auto"
+    with pytest.raises(ValueError, match="name: 'cuda' was given; accepted are 'auto', 'eager', 'triton'"):
+        kernels.set_backend("cuda")
+
+
+def test_explicit_triton_says_why_it_cannot_run(monkeypatch):
+    z, ids = torch.randn(4, 3), torch.tensor([0, 1, 0, 1])
+    rewards = torch.eye(4)
+    with kernels.backend("triton"):
+        with pytest.raises(
+            RuntimeError, match=r"contrastive_losses: the backend 'triton' was asked for, but (the|Triton)"
+        ):
+            cross_group_contrastive(z, ids, ids)
+        with pytest.raises(RuntimeError, match=r"fair_grpo_advantages: .*rollouts|on the CPU|not installed"):
+            fair_grpo_advantages(rewards, ids, num_groups=2)
+        monkeypatch.setattr(dispatch.importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(RuntimeError, match="Triton is not installed"):
+            cross_group_contrastive(z, ids, ids)
+        monkeypatch.undo()
+        monkeypatch.setattr(dispatch.importlib.util, "find_spec", lambda name: True)
+        for version in ("3.5.1", "3.10.0", "2.3"):
+            monkeypatch.setattr(dispatch.importlib.metadata, "version", lambda name, v=version: v)
+            with pytest.raises(RuntimeError, match=f"Triton {version} is installed; tested are 3.6 to 3.9"):
+                cross_group_contrastive(z, ids, ids)
+    assert torch.isfinite(cross_group_contrastive(z, ids, ids))  # "auto" on the CPU asks nobody
+
+
+def test_environment_variable_and_what_imports_leave_alone():
+    """(torch imports Triton where it finds it; fairloss imports its own kernels on their first use.)"""
+    code = (
+        "import sys, torch, fairloss\n"
+        "from fairloss import kernels, functional\n"
+        "print(kernels.get_backend(), torch.cuda.is_initialized())\n"
+        "ids = torch.tensor([0, 1, 0, 1])\n"
+        "functional.cross_group_contrastive(torch.randn(4, 3), ids, ids)\n"
+        "fairloss.fair_grpo_advantages(torch.eye(4), ids, num_groups=2)\n"
+        "print(any(name.endswith('_triton') for name in sys.modules if name.startswith('fairloss')))\n"
+    )
+    for name in ("eager", "auto"):
+        status, said = python("-c", code, FAIRLOSS_BACKEND=name)
+        assert status == 0, said
+        assert said.split() == [name, "False", "False"]
+    status, said = python("-c", code, FAIRLOSS_BACKEND="fast")
+    assert status != 0
+    assert "FAIRLOSS_BACKEND: 'fast' was given" in said
+
+
+def test_a_compiled_function_follows_the_switch():
+    torch._dynamo.reset()
+    ids = torch.tensor([0, 1, 0, 1])
+    compiled = torch.compile(lambda z: cross_group_contrastive(z, ids, ids), backend="eager", fullgraph=True)
+    z = torch.randn(4, 3)
+    assert torch.equal(compiled(z), cross_group_contrastive(z, ids, ids))
+    with kernels.backend("eager"):
+        assert torch.equal(compiled(z), cross_group_contrastive(z, ids, ids))
+    with kernels.backend("triton"), pytest.raises(Exception, match="was asked for"):
+        compiled(z)
+
+
+def test_tokens_of_a_mask():
+    rewards, ids = torch.tensor([[1.0, 0, 1], [0, 0, 1]]), torch.tensor([0, 1])
+    mask = torch.rand(6, 9) < 0.5
+    plain = fair_grpo_advantages(rewards, ids, num_groups=2)
+    for given in (mask, mask.long(), mask.double()):
+        tokens = fair_grpo_advantages(rewards, ids, num_groups=2, mask=given)
+        for b in range(6):
+            for t in range(9):
+                assert tokens[b, t] == (plain.reshape(-1)[b] if mask[b, t] else 0)
+    for bad, error in ((mask[:5], ValueError), (mask[0], ValueError), (mask.tolist(), TypeError)):
+        with pytest.raises(error, match="mask:"):
+            fair_grpo_advantages(rewards, ids, num_groups=2, mask=bad)
