@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from sklearn.metrics import accuracy_score
 
 import fairloss
+from benchmarks.harness import peak_bytes
 from fairloss import functional as ff
 from fairloss.kernels.nll import nll
 from tests import oracles
@@ -128,6 +129,25 @@ def test_bfloat16_likelihood_at_a_large_vocabulary():
     assert (prob.double() - exact).abs().max().item() < 1e-3
     assert prob.min() < 0.1
     assert prob.max() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((2048, 1000), torch.float32), ((8, 152_064), torch.float32), ((8, 152_064), torch.bfloat16)],
+    ids=str,
+)
+def test_peak_memory_is_not_above_torchs(shape, dtype):
+    logits = torch.randn(shape).to(dtype).requires_grad_()
+    target, groups = torch.randint(0, shape[1], shape[:1]), torch.randint(-1, 3, shape[:1])
+    criterion = fairloss.FairCrossEntropyLoss(3, 0.5, [903, 43, 54])
+
+    def step(loss):
+        logits.grad = None
+        loss().backward()
+
+    ours = peak_bytes(lambda: step(lambda: criterion(logits, target, groups)))
+    torchs = peak_bytes(lambda: step(lambda: F.cross_entropy(logits, target)))
+    assert logits.numel() * logits.element_size() <= ours <= torchs + 1_000_000
 
 
 def test_soft_gap_meets_the_metric_as_the_model_grows_certain(batch):
