@@ -6,7 +6,7 @@ diagnosis less reliably. A few seconds of supervised steps teach the answer's fo
 a reward of 1 for the right letter. Four ways to weigh a prompt: GRPO (equally), GroupDRO on top of it, FairGRPO, and
 FairGRPO that is told no group and finds them by clustering rewards (FairGRPO_ND).
 
-    python examples/fair_grpo.py                                        # 3 seeds, about ten minutes on 2 cores
+    python examples/fair_grpo.py                                        # 3 seeds, six to twelve minutes on a core
     python examples/fair_grpo.py --save-steps 50                        # checkpoints; --resume goes on from the last
     python examples/fair_grpo.py --model Qwen/Qwen3-0.6B --device cuda --amp bf16
     python examples/fair_grpo.py --model google/medgemma-4b-it --photographs --device cuda --amp bf16
@@ -292,12 +292,14 @@ def curves(path: Path, args: argparse.Namespace, task: Task, runs: dict[str, lis
             for line in run["log"]:
                 points.setdefault(line["step"], []).extend(line[k] for k in keys if line.get(k) is not None)
         steps = [s for s, values in sorted(points.items()) if values]
+        if not steps:  # a short run that never drew the group
+            continue
         means = np.array([np.mean(points[s]) for s in steps])
         window = max(1, len(steps) // 20)
         weight.plot(
             steps[window - 1 :],
             np.convolve(means, np.ones(window) / window, "valid"),
-            color=plots.COLOURS[4 + g],
+            color=plots.COLOURS[(4, 5, 7, 3)[g % 4]],
             label=name,
         )
     weight.set_yscale("log")
@@ -306,7 +308,8 @@ def curves(path: Path, args: argparse.Namespace, task: Task, runs: dict[str, lis
         ax.set_title(text, loc="left")
         ax.set_xlabel("step")
     reward.legend()
-    weight.legend()
+    if weight.get_legend_handles_labels()[0]:
+        weight.legend()
     return plots.save(fig, path)
 
 

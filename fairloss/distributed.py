@@ -77,8 +77,8 @@ def _row_counts(x: Tensor, process_group: ProcessGroup) -> list[int]:
 def gather_rows(x: Tensor, process_group: ProcessGroup | None) -> Tensor:
     """Rows of all ranks in rank order, without gradient; batches may differ in length.
 
-    The lengths are exchanged first, which waits for the device: it is used for memories and queues, and losses that gather
-    whole batches say so.
+    The lengths are exchanged first, which waits for the device and cannot be traced into one graph: this is for memories,
+    queues and the losses that need the whole batch on every rank; with a ``process_group`` those do not compile whole.
     """
     x = x.detach()
     if process_group is None:

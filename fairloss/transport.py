@@ -44,25 +44,26 @@ def wasserstein_to_all(values: Tensor, ids: Tensor, num_groups: int, p: int) -> 
     Returns:
         (G,) float64, 0 where absent.
     """
-    known = ids[:, 0] >= 0
-    n_all = known.sum()
+    unknown = ids[:, 0] < 0
+    slots = ids[:, 0].masked_fill(unknown, num_groups)
+    sizes = slots.new_zeros(num_groups + 1).index_add(0, slots, torch.ones_like(slots))[:num_groups]
+    n_all = sizes.sum()
     n_safe = n_all.clamp(min=1)
     x = values.to(torch.float64)
     # About the mean: W is the same, and squares lose no digits. Unknown samples go past the end, where no quantile reaches.
-    x = x - (torch.where(known, x, 0.0).sum() / n_safe).detach()
-    x, order = torch.sort(torch.where(known, x, torch.inf), stable=True)
-    slots = torch.where(known, ids[:, 0], num_groups)[order]
-    x = torch.where(slots < num_groups, x, 0.0)
-    prefix = torch.cat([x.new_zeros(1), x.cumsum(0)])
+    x = x - (x.detach().masked_fill(unknown, 0.0).sum() / n_safe)
+    x, order = torch.sort(x.masked_fill(unknown, torch.inf), stable=True)
+    slots = slots[order]
+    x = x.masked_fill(slots == num_groups, 0.0)
+    prefix = torch.nn.functional.pad(x.cumsum(0), (1, 0))
 
-    # Regroup the sorted values; within a group they stay sorted.
+    # Regroup the sorted values; within a group they stay sorted, and the unknown come after all groups.
     slots, regroup = torch.sort(slots, stable=True)
     y = x[regroup]
-    inside = slots < num_groups
-    sizes = slots.new_zeros(num_groups + 1).index_add(0, slots, inside.to(slots.dtype))
-    rank = torch.arange(slots.shape[0], device=slots.device) - (sizes.cumsum(0) - sizes)[slots]
-    rank = torch.where(inside, rank, 0)  # the unknown come after every group, so the starts above are right
-    n = sizes.clamp(min=1)[slots]  # size of the value's own group
+    outside = slots == num_groups
+    starts = torch.nn.functional.pad(sizes.cumsum(0), (1, 0))
+    rank = torch.arange(slots.shape[0], device=slots.device) - starts[slots]
+    n = torch.nn.functional.pad(sizes, (0, 1), value=1)[slots]  # size of the value's own group
 
     def mass_below(position: Tensor) -> Tensor:
         """Integral of all values' quantile function from 0 to position / (n N); the position is an exact integer."""
@@ -70,24 +71,24 @@ def wasserstein_to_all(values: Tensor, ids: Tensor, num_groups: int, p: int) -> 
         part = (position - k * n).to(x.dtype) / n
         return (prefix[k] + part * x[k.clamp(max=x.shape[0] - 1)]) / n_safe
 
-    high = n_all * torch.where(inside, rank + 1, 0)
-    below_high = mass_below(high)
+    low = (n_all * rank).masked_fill(outside, 0)
+    high = low + n_all
+    below_high = mass_below(high.masked_fill(outside, 0))
     # The lower bound of a value's quantiles is the upper one of its group's value before.
-    below_low = torch.where(rank > 0, torch.cat([below_high[:1], below_high[:-1]]), 0.0)
+    below_low = below_high.roll(1).masked_fill(rank == 0, 0.0)
     # A single group is all there is: exactly 0, and so is its gradient.
-    present = (sizes[:num_groups] > 0) & ((sizes[:num_groups] > 0).sum() > 1)
+    present = (sizes > 0) & (sizes.amax() < n_all)
     if p == 2:
         terms = torch.stack([y * y, y * (below_high - below_low)], 1)
         sums = terms.new_zeros((num_groups + 1, 2)).index_add(0, slots, terms)[:num_groups]
-        squared = sums[:, 0] / sizes[:num_groups].clamp(min=1) + (x * x).sum() / n_safe - 2 * sums[:, 1]
-        return torch.where(present, squared.clamp(min=0), 0.0)
+        squared = sums[:, 0] / sizes.clamp(min=1) + torch.dot(x, x) / n_safe - 2 * sums[:, 1]
+        return squared.clamp(min=0).masked_fill(~present, 0.0)
     # p = 1: among the quantiles of y those below y come first; how many values lie below is y's place in the sort.
-    low = n_all * rank
     cut = torch.minimum(torch.maximum(regroup * n, low), high)
     width = (2 * cut - low - high).to(x.dtype) / (n * n_safe)
-    term = torch.where(inside, y * width - 2 * mass_below(cut) + below_low + below_high, 0.0)
+    term = (y * width - 2 * mass_below(cut) + below_low + below_high).masked_fill(outside, 0.0)
     sums = term.new_zeros(num_groups + 1).index_add(0, slots, term)[:num_groups]
-    return torch.where(present, sums, 0.0)
+    return sums.masked_fill(~present, 0.0)
 
 
 def _sinkhorn_cost(x: Any, y: Any, epsilon: float) -> float:

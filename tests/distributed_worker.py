@@ -10,6 +10,9 @@ from torch.nn.parallel import DistributedDataParallel
 from fairloss.state import StatefulModule
 from tests.contract import Batch, Case, all_cases
 
+# Losses that exchange sums trace whole with their collectives; those that gather rows of unequal number do not.
+COMPILED = ("fair_cross_entropy-hybrid", "group_dro-default", "loss_variance", "equalized_odds-binary")
+
 
 class Affine(nn.Module):
     """Elementwise scale and shift of the loss's first argument: the smallest model whose gradients can be compared."""
@@ -39,18 +42,20 @@ def batches(case: Case, n: int, steps: int) -> list[Batch]:
     return out
 
 
-def run_case(case: Case, parts: list[Batch], process_group, wrap: bool) -> dict[str, list[Tensor]]:
+def run_case(
+    case: Case, parts: list[Batch], process_group, wrap: bool, compiled: bool = False
+) -> dict[str, list[Tensor]]:
     """Values, parameter gradients and final state of a module over consecutive batches."""
     first = case.differentiable[0]
     model = Affine(parts[0][first].shape[1:])
     if wrap:
         model = DistributedDataParallel(model, process_group=process_group)
-    loss = case.make(process_group=process_group)
+    loss = case.make(process_group=process_group).double()  # parameters of a loss, such as a head's, in float64 as well
     parameters = [*model.parameters(), *loss.parameters()]
     if wrap and list(loss.parameters()):
         loss_module = DistributedDataParallel(loss, process_group=process_group)
     else:
-        loss_module = loss
+        loss_module = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager") if compiled else loss
     record: dict[str, list[Tensor]] = {"values": [], "gradients": [], "state": []}
     for part in parts:
         for p in parameters:
@@ -75,5 +80,8 @@ def run_rank(rank: int, bounds: list[int], folder: str, names: list[str], steps:
         if case.name in names:
             parts = [share(b, bounds[rank], bounds[rank + 1], n) for b in batches(case, n, steps)]
             results[case.name] = run_case(case, parts, dist.group.WORLD, wrap=True)
+            if case.name in COMPILED:
+                results[f"compiled:{case.name}"] = run_case(case, parts, dist.group.WORLD, wrap=False, compiled=True)
+                results[f"eager:{case.name}"] = run_case(case, parts, dist.group.WORLD, wrap=False)
     torch.save(results, f"{folder}/rank{rank}.pt")
     dist.destroy_process_group()

@@ -100,6 +100,56 @@ def test_a_model_from_a_folder_with_a_chat_template(tmp_path):
     assert 0 <= results["FairGRPO"]["accuracy"].value <= 1
 
 
+WORDS = ["<pad>", "<eos>", "<image>", "answer", "A", "B", "C", "Does", "this", "glaucoma?"]
+PICTURE_TEMPLATE = (
+    "{% for m in messages %}{% if m['content'] is string %}{{ m['content'] }} {% else %}{% for c in m['content'] %}"
+    "{% if c['type'] == 'image' %}<image> {% else %}{{ c['text'] }} {% endif %}{% endfor %}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}answer {% endif %}"
+)
+
+
+def vision_language_model(folder):
+    """A random LLaVA of a few thousand parameters with its processor, saved to ``folder``."""
+    import transformers as hf
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<pad>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {"pad_token": "<pad>", "eos_token": "<eos>", "extra_special_tokens": {"image_token": "<image>"}}
+    tokenizer = hf.PreTrainedTokenizerFast(tokenizer_object=words, padding_side="left", **special)
+    images = hf.CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    hf.LlavaProcessor(
+        image_processor=images, tokenizer=tokenizer, patch_size=8, vision_feature_select_strategy="default",
+        num_additional_image_tokens=1, chat_template=PICTURE_TEMPLATE,
+    ).save_pretrained(folder)  # fmt: skip
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    eyes = hf.CLIPVisionConfig(**small, num_hidden_layers=2, image_size=16, patch_size=8, projection_dim=16)
+    ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1}
+    text = hf.LlamaConfig(**small, **ids, num_hidden_layers=1, vocab_size=len(WORDS), max_position_embeddings=128)
+    config = hf.LlavaConfig(vision_config=eyes, text_config=text, image_token_id=2, image_seq_length=4)
+    hf.LlavaForConditionalGeneration(config).save_pretrained(folder)
+
+
+def test_a_vision_language_model_from_a_folder(tmp_path):
+    example = pytest.importorskip("fair_grpo")
+    vision_language_model(str(tmp_path / "model"))
+    options = [
+        "--tiny",
+        "--seeds",
+        "1",
+        "--methods",
+        "FairGRPO_ND",
+        "--steps",
+        "2",
+        "--max-tokens",
+        "2",
+        "--photographs",
+    ]
+    example.main([*options, "--out", str(tmp_path / "out"), "--model", str(tmp_path / "model")])
+    found = json.loads((tmp_path / "out" / "fair_grpo.json").read_text())["runs"]["FairGRPO_ND"][0]
+    assert {key for line in found["log"] for key in line} >= {"fair/weight/photographs/group_unknown"}
+
+
 def test_photographs_become_questions_with_images():
     diagnosis, fundus = pytest.importorskip("common.diagnosis"), pytest.importorskip("common.fundus")
     cases = fundus.make("standard", counts=[2, 2, 2], seed=0, size=32)

@@ -5,10 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fairloss
 from fairloss import FairGRPOAdvantage, fair_grpo_advantages
 from fairloss.policy import grpo_advantages
+from fairloss.policy.core import Options, fair_grpo_core
+from fairloss.policy.layout import Flat
 from tests import oracles_policy as oracle
 
 RELEASED = np.load(Path(__file__).parent / "data" / "fair_grpo_released.npz")
@@ -400,6 +403,45 @@ def test_compiles_whole_for_rows_and_flat():
         flat = data[0].reshape(-1), data[1][ids], data[2][ids], ids
         whole = torch.compile(flat_form, backend="aot_eager", fullgraph=True, dynamic=True)
         torch.testing.assert_close(whole(*flat), flat_form(*flat), rtol=1e-9, atol=1e-12)
+
+
+class Waits(TorchDispatchMode):
+    """Raises where a value would have to come to the host."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert not any(
+            name in str(func) for name in ("_local_scalar_dense", "nonzero", "unique", "is_nonzero", "equal.default")
+        )
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("variant", ["default", "paper", "released"])
+def test_the_core_never_waits_for_the_device(variant):
+    rewards, groups, domains = batch()
+    ids = torch.arange(40).repeat_interleave(6)
+    with Waits():
+        options = Options(variant=variant)
+        fair_grpo_core(rewards, domains, groups, num_domains=3, num_groups=4, options=options)
+        layout = Flat(ids)
+        fair_grpo_core(
+            rewards.reshape(-1), domains[ids], groups[ids], num_domains=3, num_groups=4, options=options, layout=layout
+        )
+    with pytest.raises(AssertionError), Waits():
+        float(rewards.sum())
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_nothing_waits_and_the_result_is_the_same():
+    data = batch()
+    sizes = {"num_groups": 4, "num_domains": 3, "validate": False}
+    moved = [t.cuda() for t in data]
+    fair_grpo_advantages(*moved, **sizes)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = fair_grpo_advantages(*moved, **sizes)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(found.cpu(), fair_grpo_advantages(*data, **sizes), rtol=1e-12, atol=1e-12)
 
 
 def test_public_names():

@@ -7,13 +7,14 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from scipy.stats import f_oneway
 from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_score
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairloss import FairGRPOAdvantage, fair_grpo_advantages
 from fairloss.policy import RewardHistory
-from fairloss.policy.discovery import Discovery, choose_clusters, quantile_features
+from fairloss.policy.discovery import Discovery, choose_clusters, differ, quantile_features
 from tests import oracles_policy as oracle
 from tests.test_fair_grpo import batch, rows
 from tests.two_processes import two_processes
@@ -211,7 +212,7 @@ def test_quantile_features_against_numpy():
     for row, values in zip(found, rewards.numpy(), strict=True):
         kept = values[~np.isnan(values)]
         np.testing.assert_allclose(row[:8], np.quantile(kept, np.linspace(0, 1, 8)), rtol=1e-6)
-        assert row[8] == pytest.approx(kept.mean(), rel=1e-6)
+        assert row[8:].tolist() == pytest.approx([kept.mean(), kept.var() * len(kept), len(kept)], rel=1e-5, abs=1e-7)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -247,6 +248,37 @@ def test_discovered_clusters_are_weighted_as_groups_of_their_size_and_mean():
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
     names = {row.group for row in blind.table()}
     assert names == {"cluster 0", "cluster 1"}
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.2, None])
+def test_prompts_of_one_difficulty_stay_one_group(rate):
+    split = 0
+    for seed in range(20):
+        rewards = torch.rand(100, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        rewards = rewards if rate is None else (rewards < rate).double()
+        module = FairGRPOAdvantage(1, discover_groups="kmeans")
+        module(rewards, torch.full((100,), -1))
+        split += len(module.table()) > 1
+    assert split <= 1
+    # The elbow, and the silhouette alone, split all of them.
+    points = quantile_features(rewards, 8)[:, :8].double().numpy()
+    assert choose_clusters(points, "elbow", 0, 4).n_clusters > 1
+    assert choose_clusters(points, "silhouette", 0, 4).n_clusters > 1
+
+
+def test_the_test_of_difference_against_scipy():
+    generator = np.random.default_rng(0)
+    for spread in (0.0, 0.1, 0.3):
+        prompts = [generator.normal(spread * generator.normal(), 1, n) for n in generator.integers(2, 9, 30)]
+        p = f_oneway(*prompts).pvalue
+        moments = [np.array([f(x) for x in prompts]) for f in (np.mean, lambda x: ((x - x.mean()) ** 2).sum(), len)]
+        assert differ(*moments, level=p * 1.0001)
+        assert not differ(*moments, level=p * 0.9999)
+    one = np.ones(3)
+    assert not differ(np.array([0.0, 1, 1]), 0 * one, one)
+    assert differ(np.array([0.0, 1, 1]), 0 * one, 4 * one)
+    assert not differ(one, 0 * one, 4 * one)
+    assert not differ(one[:1], one[:1], 4 * one[:1])
 
 
 def test_prompts_that_differ_in_the_order_of_rollouts_alone_are_one_group():

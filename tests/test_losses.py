@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score
 import fairloss
 from benchmarks.harness import peak_bytes
 from fairloss import functional as ff
-from fairloss.kernels.nll import nll
+from fairloss.kernels.nll import dense_nll, nll
 from tests import oracles
 
 
@@ -111,6 +111,30 @@ def test_streamed_nll_equals_torch(dtype, shape):
     (expected * weights).sum().backward()
     step = {torch.bfloat16: 2**-8, torch.float16: 2**-10}.get(dtype, 1e-5)
     torch.testing.assert_close(logits.grad.double(), wide.grad, rtol=step, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1.0, 50.0, 1e4])
+def test_dense_nll_equals_torch_whatever_the_logits(scale):
+    """At scale 50 and above likelihoods underflow, and the exact branch takes over."""
+    generator = torch.Generator().manual_seed(4)
+    for dtype in (torch.float32, torch.float64):
+        logits = (scale * torch.randn(50, 6, generator=generator, dtype=dtype)).requires_grad_()
+        target = torch.randint(0, 6, (50,), generator=generator)
+        target[::7] = 2
+        value = dense_nll(logits, target, ignore_index=2)
+        expected = F.cross_entropy(logits, target, ignore_index=2, reduction="none")
+        torch.testing.assert_close(value, expected)
+        weights = torch.rand(50, generator=generator, dtype=dtype)
+        (grad,) = torch.autograd.grad((value * weights).sum(), logits)
+        (wanted,) = torch.autograd.grad((expected * weights).sum(), logits)
+        torch.testing.assert_close(grad, wanted)
+
+
+def test_the_criterion_can_be_differentiated_twice():
+    logits = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+    target, groups = torch.tensor([0, 1, 2, 3, -100, 1]), torch.tensor([0, 0, 1, 1, 2, -1])
+    loss = fairloss.FairCrossEntropyLoss(3, 0.5, [4, 2, 1])
+    assert torch.autograd.gradgradcheck(lambda x: loss(x, target, groups), logits)
 
 
 def test_streamed_nll_passes_torchs_operator_check():

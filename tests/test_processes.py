@@ -7,7 +7,7 @@ import torch
 import torch.multiprocessing as mp
 
 from tests.contract import all_cases
-from tests.distributed_worker import batches, run_case, run_rank
+from tests.distributed_worker import COMPILED, batches, run_case, run_rank
 
 STEPS = 3
 BOUNDS = [0, 8, 11]
@@ -30,3 +30,13 @@ def test_two_processes_equal_one(case, ranks):
     for rank in ranks:
         for field in ("values", "gradients", "state"):
             torch.testing.assert_close(rank[case.name][field], expected[field], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("name", COMPILED)
+def test_collectives_are_part_of_the_compiled_graph(name, ranks):
+    for rank in ranks:
+        for field in ("values", "gradients", "state"):
+            torch.testing.assert_close(
+                rank[f"compiled:{name}"][field], rank[f"eager:{name}"][field], rtol=1e-12, atol=1e-12
+            )

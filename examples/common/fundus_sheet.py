@@ -22,10 +22,11 @@ def sheet(path: Path, *, tasks: tuple[str, ...] = tuple(fundus.TASKS), columns: 
     fig, axes = plots.figure(1.25 * columns + 1.6, 1.42 * len(rows), columns=columns, rows=len(rows))
     for name in tasks:
         groups = len(fundus.TASKS[name].looks)
-        data = fundus.make(name, counts=[columns] * groups, size=size, seed=1, split="test")
+        data = fundus.make(name, counts=[5 * columns] * groups, size=size, seed=1, split="test")
         for g in range(groups):
             mine = np.flatnonzero(data.group == g)
-            for k, i in enumerate(mine[np.argsort(data.vcdr[mine])]):
+            spread = mine[np.argsort(data.vcdr[mine])][2::5]  # healthy and diseased ones in every row
+            for k, i in enumerate(spread):
                 ax = axes[rows.index((name, g))][k]
                 ax.imshow(data.images[i])
                 if k >= columns - 2:

@@ -1,6 +1,6 @@
-"""Negative log-likelihood of integer targets, streamed over blocks of rows.
+"""Negative log-likelihood of integer targets: streamed over blocks of rows, or dense for small numbers of classes.
 
-The loss of a row needs nothing of the logits' size but its gradient: the forward keeps one float a row, the backward
+Streamed: the loss of a row needs nothing of the logits' size but its gradient: the forward keeps one float a row, the backward
 recomputes each block's softmax straight into the gradient, and half-precision logits are widened one block at a time.
 Logits that are no single run of rows, such as a slice over tokens, are read where they lie. A Python loop over rows would
 specialise a compiled graph at every number of rows, so the loops live in custom ops, which torch.compile treats as leaves.
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fairloss.groups import statistics_dtype
@@ -75,3 +76,41 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
 
 
 nll.register_autograd(_backward, setup_context=_setup_context)
+
+
+class _DenseNLL(torch.autograd.Function):
+    """The dense form on the CPU: one exponential a logit for forward and backward together.
+
+    torch's cross-entropy exponentiates in the forward for the normaliser, again in the backward, and writes three tensors of
+    the logits' size; keeping the softmax leaves one exponential and two tensors.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+        valid = target != ignore_index
+        picked = torch.where(valid, target, 0).unsqueeze(1)
+        p = torch.softmax(logits, 1)
+        likelihood = p.gather(1, picked).squeeze(1)
+        # -log p is as exact as log-softmax until p nears the smallest normal number.
+        if logits.numel() and bool(likelihood.amin() < 1e-30):
+            out = -torch.log_softmax(logits, 1).gather(1, picked).squeeze(1)
+        else:
+            out = likelihood.log().neg_()
+        ctx.save_for_backward(logits, p, picked, valid)
+        return out.masked_fill_(~valid, 0.0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        logits, p, picked, valid = ctx.saved_tensors
+        g = torch.where(valid, grad, 0.0).unsqueeze(1)
+        if torch.is_grad_enabled():  # under create_graph=True: by differentiable operations
+            return torch.softmax(logits, 1) * g - torch.zeros_like(p).scatter_add(1, picked, g), None, None
+        return (p * g).scatter_add_(1, picked, -g), None, None
+
+
+def dense_nll(logits: Tensor, target: Tensor, ignore_index: int = -100) -> Tensor:
+    """-log softmax(x_i)_{t_i}, 0 where ignored: (M, C) float32 or float64 logits and (M,) targets -> (M,)."""
+    eager_cpu = logits.device.type == "cpu" and not torch.compiler.is_compiling()
+    if eager_cpu and logits.requires_grad and torch.is_grad_enabled():
+        return _DenseNLL.apply(logits, target, ignore_index)  # type: ignore[no-any-return]
+    return F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")

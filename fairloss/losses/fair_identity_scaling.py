@@ -43,26 +43,28 @@ Reference = tuple[Tensor, Tensor] | GroupMemory
 _EPS = 1e-12
 
 
-def _mean_one(logits: Tensor, included: Tensor, cap: float) -> Tensor:
-    """Weights proportional to exp(logits), of mean 1 over the included samples, none above ``cap``; 0 elsewhere.
+def _mean_one(logits: Tensor, counts: Tensor, cap: float) -> Tensor:
+    """Weights proportional to exp(logits), of mean 1 over entries that stand for ``counts`` samples each, none above ``cap``.
 
     w_i = min(cap, lam exp(logit_i)) with the lam that makes the mean 1, found on the sorted logits: with the k largest at
-    the cap, log lam = log(n - k cap) - logsumexp(the rest), and k is the smallest number whose next weight stays below.
+    the cap, log lam = log(n - cap * their samples) - logsumexp(the rest), and k is the smallest number whose next weight
+    stays below. 0 where the count is 0.
     """
-    n = included.sum()
-    masked = logits.masked_fill(~included, -torch.inf)
+    included = counts > 0
+    n = counts.sum()
     if cap == math.inf:
-        return torch.where(included, torch.softmax(torch.where(n > 0, masked, logits), 0) * n, 0.0)
-    # One place more than there are samples, so that an empty batch has a first place, too.
-    largest = torch.cat([masked.sort(descending=True).values, masked.new_full((1,), -torch.inf)])
-    rest = torch.logcumsumexp(largest.flip(0), 0).flip(0)  # (N + 1,): logsumexp from place k on
-    left = n - cap * torch.arange(largest.shape[0], device=n.device)
-    log_lam = torch.log(left.clamp(min=1e-9).to(logits.dtype)) - rest
-    fits = (left > 0) & (log_lam + largest <= math.log(cap) + 1e-9)
-    k = fits.to(torch.uint8).argmax(0, keepdim=True)
-    weights = torch.exp((masked + log_lam.gather(0, k)).clamp(max=math.log(cap)))
-    # Nothing fits only where nothing is included, or a loss is not a number.
-    return torch.where(included, torch.where(fits.any(), weights, 1.0), 0.0)
+        log_lam = torch.log(n) - torch.logsumexp(logits + torch.log(counts), 0)
+        return torch.where(included, torch.exp(logits + log_lam), 0.0)
+    largest, order = logits.masked_fill(~included, -torch.inf).sort(descending=True)
+    samples = counts[order]
+    rest = torch.logcumsumexp((largest + torch.log(samples)).flip(0), 0).flip(0)  # from each place on
+    left = n - cap * (samples.cumsum(0) - samples)
+    log_lam = torch.log(left.clamp(min=1e-9)) - rest
+    over = (left > 0) & (log_lam + largest > math.log(cap) + 1e-9)
+    # Once the next weight stays below the cap, all later ones do: the first place that fits is the number of those over.
+    k = over.sum().clamp(max=max(logits.shape[0] - 1, 0)).unsqueeze(0)
+    factor = log_lam.gather(0, k) if logits.shape[0] else log_lam.new_zeros(1)
+    return torch.where(included, torch.exp((logits + factor).clamp(max=math.log(cap))), 0.0)
 
 
 def _signed_scores(values: Tensor, ids: Tensor, o: Tensor, num_groups: int, temperature: float) -> Tensor:
@@ -84,18 +86,15 @@ def _signed_scores(values: Tensor, ids: Tensor, o: Tensor, num_groups: int, temp
 
 def _group_part(scores: Tensor, ids: Tensor, variant: Variant, cap: float) -> Tensor:
     """(G,) scores -> s^G a sample, (N,), in float64."""
-    known = ids[:, 0] >= 0
-    per_sample = lookup(scores, ids[:, 0], 0.0)
+    sizes = segment_sum(scores.new_ones(ids.shape[0]), ids, (scores.shape[0],))
+    known = sizes.sum()
     if variant == "default":
-        return torch.where(known, _mean_one(per_sample, known, cap), 1.0)
-    n = known.sum().to(torch.float64)
+        return lookup(_mean_one(scores, sizes, cap), ids[:, 0], 1.0)
     if variant == "released":
         # Softmax over samples; an unknown one gets the mean of the known.
-        shares = _mean_one(per_sample, known, math.inf) / n.clamp(min=1)
-        return torch.where(known, shares, 1 / torch.where(n > 0, n, known.shape[0]))
-    present = segment_sum(torch.ones_like(per_sample), ids, (scores.shape[0],)) > 0
-    groups = present.sum().to(torch.float64).clamp(min=1)
-    return lookup(_mean_one(scores, present, math.inf), ids[:, 0], 1.0) / groups
+        return lookup(_mean_one(scores, sizes, math.inf), ids[:, 0], 1.0) / torch.where(known > 0, known, ids.shape[0])
+    present = (sizes > 0).to(scores.dtype)
+    return lookup(_mean_one(scores, present, math.inf), ids[:, 0], 1.0) / present.sum().clamp(min=1)
 
 
 def fis_weights(
@@ -140,8 +139,8 @@ def fis_weights(
         o = distances.detach().to(torch.float64)
     fixed = x.detach()
     if variant == "default":
-        everyone = torch.ones_like(ids[:, 0], dtype=torch.bool)
-        individual = _mean_one(fixed.to(torch.float64) / temperature, everyone, cap).to(x.dtype)
+        logits = fixed.to(torch.float64) / temperature
+        individual = _mean_one(logits, torch.ones_like(logits), cap).to(x.dtype)
         scores = _signed_scores(values, value_ids, o, size, t_group)
     else:
         individual = torch.softmax((x if variant == "released" else fixed) / temperature, 0)

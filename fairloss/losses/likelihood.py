@@ -23,6 +23,7 @@ from torch import Tensor
 
 from fairloss import _checks
 from fairloss.groups import statistics_dtype
+from fairloss.kernels.nll import dense_nll
 from fairloss.kernels.nll import nll as streamed_nll
 
 __all__ = ["TASKS", "Likelihood", "Rows", "Task", "TokenReduction", "check_task", "resolve_task", "sample_likelihood"]
@@ -124,8 +125,7 @@ def _unambiguous(input: Tensor, target: Tensor) -> Task:
 def _class_nll(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     """(..., C) logits and (...) integers, M of them -> (M,) nll, 0 where ignored."""
     if logits.shape[-1] < _STREAM_FROM and logits.dtype in (torch.float32, torch.float64):
-        flat = logits.reshape(-1, logits.shape[-1])
-        return F.cross_entropy(flat, target.reshape(-1), ignore_index=ignore_index, reduction="none")
+        return dense_nll(logits.reshape(-1, logits.shape[-1]), target.reshape(-1), ignore_index)
     valid = target != ignore_index
     return torch.where(valid, streamed_nll(logits, torch.where(valid, target, 0)), 0.0).reshape(-1)
 

@@ -50,8 +50,8 @@ class FairGRPOAdvantage(nn.Module):
         decay: factor a step of "ema".
         discover_groups: None, or "kmeans" to form groups of the prompts whose group is -1, within their domain, by how
             their rollouts are rewarded. It runs on the host, through scikit-learn, and waits for the device.
-        num_clusters: "silhouette" (1 to 3, 1 if no split is clear), "elbow" (the released rule, which nearly always
-            returns 3), or a fixed number.
+        num_clusters: "silhouette" (1 to 3; 1 if no split is clear, or if the prompts differ by no more than chance),
+            "elbow" (the released rule, which nearly always returns 3), or a fixed number.
         num_features: quantiles of a prompt's rewards that are clustered.
         reservoir_size: prompts a domain that the clustering remembers.
         seed: of the clustering.
