@@ -39,18 +39,20 @@ def interleaved(
 
 
 def peak_bytes(function: Callable[[], Any]) -> int:
-    """Most bytes held at once on the CPU by what ``function`` allocates: the running sum of the allocator's events.
+    """Most bytes that ``function`` holds on the CPU beyond its lowest level before: from the allocator's events.
 
-    Temporaries inside an operator count. A first, unmeasured call keeps one-time allocations out.
+    Temporaries inside an operator count. A first, unmeasured call keeps one-time allocations out; what that call left behind
+    and this one frees (an old gradient, say) lowers the level that the peak is measured from.
     """
     function()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         function()
     events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    held = peak = 0
+    held = lowest = peak = 0
     for event in sorted(events, key=lambda e: e.start_ns()):
         held += event.nbytes()
-        peak = max(peak, held)
+        lowest = min(lowest, held)
+        peak = max(peak, held - lowest)
     return peak
 
 
