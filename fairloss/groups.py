@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from fairloss import _checks
+from fairloss.kernels import segments
+from fairloss.kernels.dispatch import use_triton
 from fairloss.labels import GroupEncoding, encode_groups
 
 __all__ = [
@@ -152,7 +154,14 @@ def _slots(ids: Tensor, num_groups: tuple[int, ...]) -> Tensor:
     return torch.where(ids < 0, total, ids).reshape(-1)
 
 
+def _on_kernel(values: Tensor, total: int) -> bool:
+    # Integers add up the same in any order: index_add serves them everywhere.
+    return values.dtype.is_floating_point and use_triton("segment_sum", values, segments.obstacle(values, total))
+
+
 def _scatter(values: Tensor, slots: Tensor, total: int) -> Tensor:
+    if _on_kernel(values, total):
+        return segments.segment_moments(values, slots, total, 1)[1][0]
     sums = values.new_zeros((total + 1, *values.shape[1:]))
     return sums.index_add(0, slots, values)[:total]
 
@@ -175,6 +184,9 @@ def segment_sum(values: Tensor, ids: Tensor, num_groups: tuple[int, ...]) -> Ten
 def segment_totals(values: Tensor, ids: Tensor, num_groups: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Sums, (G, ...), and counts, (G,) in the dtype of the values and without gradient, by one pass over the ids."""
     slots, total = _slots(ids, num_groups), sum(num_groups)
+    if _on_kernel(values, total):
+        counts, sums = segments.segment_moments(_per_attribute(values, len(num_groups)), slots, total, 1)
+        return sums[0], counts
     ones = torch.ones_like(slots, dtype=values.dtype)
     return _scatter(_per_attribute(values, len(num_groups)), slots, total), _scatter(ones, slots, total)
 

@@ -15,7 +15,8 @@ import torch
 
 from fairloss import EmbeddingQueue, FairGRPOAdvantage, fair_grpo_advantages, kernels
 from fairloss.functional import cross_group_contrastive
-from fairloss.kernels import advantages, advantages_triton, contrastive, contrastive_triton
+from fairloss.kernels import advantages, advantages_triton, contrastive, contrastive_triton, segments_triton
+from fairloss.kernels.segments import segment_moments
 from tests import oracles_policy
 from tests.kernel_tolerances import relative, tolerance
 from tests.oracles_embeddings import contrastive as contrastive_oracle
@@ -45,7 +46,7 @@ def launches(monkeypatch):
             names.append(self.name)
             return self.kernel[grid]
 
-    for module in (contrastive_triton, advantages_triton):
+    for module in (contrastive_triton, advantages_triton, segments_triton):
         for name in [n for n in vars(module) if n.endswith("_kernel")]:
             monkeypatch.setattr(module, name, Counting(getattr(module, name), name))
     return names
@@ -243,3 +244,56 @@ def test_advantages_refuse_what_they_cannot_run():
         fair_grpo_advantages(torch.ones(3, advantages_triton.MAX_ROLLOUTS + 1), ids, num_groups=1)
     with pytest.raises(RuntimeError, match="cells"):
         fair_grpo_advantages(torch.ones(3, 2), ids, num_groups=600)
+
+
+def segment_oracle(values, slots, groups, order):
+    values = values.double()
+    counts = torch.stack([(slots == g).sum() for g in range(groups)]).double()
+    sums = [[values[slots == g].pow(k).sum(0) for g in range(groups)] for k in range(1, order + 1)]
+    return counts, torch.stack([torch.stack(row) for row in sums])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize(("n", "shape", "groups"), [(1, (), 1), (1500, (), 3), (37, (5,), 11), (21, (3, 13), 2)])
+def test_segments_equal_the_loop(n, shape, groups, order, dtype):
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(n, *shape, generator=generator).to(dtype).requires_grad_()
+    slots = torch.randint(-1, groups + 2, (n,), generator=generator)  # some outside, on both sides
+    slots[slots == 1] = 0  # an empty group
+    counts, sums = segment_moments(values, slots, groups, order)
+    wide = values.detach().double().requires_grad_()
+    expected_counts, expected = segment_oracle(wide, slots, groups, order)
+    assert torch.equal(counts.double(), expected_counts)
+    assert not counts.requires_grad
+    assert sums.dtype == dtype
+    assert relative(sums, expected) <= tolerance("segments", dtype).value
+    grad_output = torch.randn(expected.shape, generator=generator, dtype=torch.float64).to(dtype)
+    (grad,) = torch.autograd.grad(sums, values, grad_output)
+    (expected_grad,) = torch.autograd.grad(expected, wide, grad_output.double())
+    assert relative(grad, expected_grad) <= tolerance("segments", dtype).gradient
+
+
+def test_segments_serve_the_losses_and_their_second_derivatives(launches):
+    from fairloss.functional import loss_variance
+    from fairloss.groups import segment_mean
+
+    values = torch.rand(40, dtype=torch.float64).requires_grad_()
+    groups = torch.arange(40) % 4 - 1
+    found = loss_variance(values, groups, num_groups=3)
+    assert launches == ["segment_kernel"]  # counts and sums in one walk
+    means = torch.stack([values[groups == g].mean() for g in range(3)])
+    torch.testing.assert_close(found, means.var(unbiased=False), rtol=1e-12, atol=0)
+    assert torch.autograd.gradgradcheck(
+        lambda v: segment_moments(v, groups[:6], 3, 2)[1], values[:6].detach().requires_grad_()
+    )
+    sums, counts = segment_mean(torch.zeros(0, 3), torch.zeros(0, 1, dtype=torch.int64), (4,))
+    assert (sums == 0).all()
+    assert (counts == 0).all()
+
+
+def test_segments_refuse_too_many_groups():
+    from fairloss.groups import segment_sum
+
+    with pytest.raises(RuntimeError, match="2000 groups"):
+        segment_sum(torch.ones(3), torch.zeros(3, 1, dtype=torch.int64), (2000,))

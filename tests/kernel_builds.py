@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
 
-from fairloss.kernels import advantages, advantages_triton, contrastive, contrastive_triton
+from fairloss.kernels import advantages, advantages_triton, contrastive, contrastive_triton, segments_triton
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -162,9 +162,22 @@ def _advantages() -> Iterator[Build]:
     yield Build("weigh-power", advantages_triton.weigh_kernel, types, {**constants, "VARIANT": "released"}, options)
 
 
+def _segments() -> Iterator[Build]:
+    types = {"slots": "*i64", **dict.fromkeys(("n", "steps", "groups", "columns"), "i32")}
+    for dtype, name in NAMES.items():
+        wide = "fp64" if dtype == torch.float64 else "fp32"
+        for columns in (1, 8, 32):
+            for order in (1, 2):
+                constants = {"ORDER": order, "WIDE": getattr(tl, f"float{wide[2:]}"), **segments_triton.blocks(columns)}
+                yield Build(
+                    f"segments-{name}-f{columns}-o{order}", segments_triton.segment_kernel,
+                    {**types, "values": f"*{name}", "counts": f"*{wide}", "sums": f"*{wide}"}, constants,
+                )  # fmt: skip
+
+
 def builds() -> list[Build]:
     """All of them; the names are distinct."""
-    found = [*_contrastive(), *_advantages()]
+    found = [*_contrastive(), *_advantages(), *_segments()]
     assert len({b.name for b in found}) == len(found)
     return found
 
@@ -178,6 +191,7 @@ FAST = (
     "project-bf16",
     "score-fp32-r8-w8",
     "weigh-default-d7-w8",
+    "segments-fp32-f1-o1",
     "apply-fp32-u8",
 )
 

@@ -33,7 +33,7 @@ def python(*arguments, **environment):
 
 
 @needs_triton
-@pytest.mark.parametrize("topic", ["contrastive", "advantages"])
+@pytest.mark.parametrize("topic", ["contrastive", "advantages", "segments"])
 def test_interpreted(topic):
     """Each test of tests/interpreted_kernels.py; their report is shown where one fails."""
     command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/interpreted_kernels.py", "-k", topic]
