@@ -30,9 +30,9 @@ def segment_moments(values: Tensor, slots: Tensor, groups: int, order: int) -> t
         groups: G.
         order: 1 or 2.
     """
-    n, shape = values.shape[0], values.shape[1:]
-    counts, sums = _moments(values.reshape(n, -1), slots, groups, order)
-    return counts.detach(), sums.reshape(order, groups, *shape)
+    columns = values.unsqueeze(1) if values.ndim == 1 else values.flatten(1)
+    counts, sums = _moments(columns, slots, groups, order)
+    return counts.detach(), sums.reshape(order, groups, *values.shape[1:])
 
 
 @torch.library.custom_op("fairloss::segment_moments", mutates_args=())
