@@ -211,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, intervals.Est
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), help="default: all")
     parser.add_argument("--attribute", help="with --data-dir: the attribute whose groups are compared")
     parser.add_argument("--limit", type=int, help="with --data-dir: read about this many images")
-    parser.add_argument("--images", type=int, default=2000, help="training photographs (2000)")
+    parser.add_argument("--images", type=int, default=1500, help="training photographs (1500)")
     parser.add_argument("--test-images", type=int, default=500, help="test photographs of every group (500)")
     parser.add_argument(
         "--first-images", type=int, default=4000, help="photographs of the small model's first training (4000)"
