@@ -1,9 +1,4 @@
-"""FairTrainer against the installed transformers and PEFT, on tiny random models built in place."""
-
-import json
-import sys
-from pathlib import Path
-from types import SimpleNamespace
+"""FairTrainer against the installed transformers and PEFT: updates, resuming, two processes."""
 
 import numpy as np
 import pytest
@@ -13,75 +8,14 @@ from torch import nn
 
 import fairloss
 from fairloss import FairCrossEntropyLoss, GroupMemory
-from fairloss.integrations import transformers as integration
-from fairloss.integrations.transformers import STATE_FILE, argmax_for_metrics, group_metrics
+from fairloss.integrations.transformers import STATE_FILE, group_metrics
+from tests.trainers import COUNTS, backbone, dataset, fair, lora, losses, trainer
 from tests.two_processes import two_processes
 
 pytestmark = [
     pytest.mark.frameworks,
     pytest.mark.filterwarnings("default"),  # transformers warns of its own deprecations
 ]
-
-COUNTS = [12, 5, 3]
-
-
-def backbone(kind="classes", seed=0):
-    from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
-
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=17, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_labels=2,
-        max_position_embeddings=32, pad_token_id=0, eos_token_id=1, bos_token_id=1,
-    )  # fmt: skip
-    # Both take **kwargs: the case in which the Trainer would not divide a loss of one's own.
-    return {"classes": LlamaForSequenceClassification, "tokens": LlamaForCausalLM}[kind](config).double()
-
-
-def dataset(kind="classes", n=20, seed=0, **columns):
-    from datasets import Dataset
-
-    rng = np.random.default_rng(seed)
-    ids = rng.integers(2, 17, (n, 6))
-    groups = np.repeat([0, 1, 2, -1], [*np.array(COUNTS) * (n - 1) // 20, n - sum(np.array(COUNTS) * (n - 1) // 20)])
-    labels = (ids.sum(1) + groups) % 2
-    if kind == "tokens":
-        labels = np.where(np.arange(6) >= rng.integers(1, 6, (n, 1)), ids, -100)  # answers of unequal length
-    order = rng.permutation(n)
-    rows = {"input_ids": ids, "attention_mask": np.ones_like(ids), "labels": labels, "groups": groups}
-    return Dataset.from_dict({**{k: v[order].tolist() for k, v in rows.items()}, **columns})
-
-
-def arguments(folder, **options):
-    from transformers import TrainingArguments
-
-    defaults = {
-        "output_dir": str(folder), "per_device_train_batch_size": 4, "per_device_eval_batch_size": 8, "max_steps": 3,
-        "logging_steps": 1, "save_strategy": "no", "report_to": [], "use_cpu": True, "disable_tqdm": True, "seed": 3,
-        "optim": "sgd", "learning_rate": 0.5, "lr_scheduler_type": "constant", "max_grad_norm": 0.0,
-    }  # fmt: skip
-    return TrainingArguments(**{**defaults, **options})
-
-
-def trainer(folder, loss=None, kind="classes", model=None, data=None, cls=None, wanted=None, **options):
-    from fairloss.integrations.transformers import FairTrainer
-
-    return (cls or FairTrainer)(
-        model=backbone(kind) if model is None else model,
-        args=arguments(folder, **options),
-        train_dataset=dataset(kind) if data is None else data,
-        fair_loss=FairCrossEntropyLoss(3) if loss is None else loss,
-        **({"shift_labels": True} if kind == "tokens" else {}),
-        **(wanted or {}),
-    )
-
-
-def losses(instance):
-    return [line["loss"] for line in instance.state.log_history if "loss" in line]
-
-
-def full_batches(instance):
-    """The batches of whole updates that the trainer draws, in its order."""
-    return [b for epoch in range(2) for b in instance.get_train_dataloader()][:3]
 
 
 CRITERIA = {
@@ -144,8 +78,6 @@ def test_accumulation_gives_the_update_of_the_whole_batch(tmp_path, kind, name, 
     rate = 0.05 if name == "sum" else 0.5
     options = {"per_device_train_batch_size": 8 // accumulation, "gradient_accumulation_steps": accumulation}
     instance = trainer(tmp_path, CRITERIA[name](), kind, **options, learning_rate=rate)
-    torch.manual_seed(0)
-    batches = full_batches(trainer(tmp_path, CRITERIA[name](), kind, per_device_train_batch_size=8))
     used = []
     collect = instance.get_batch_samples
 
@@ -157,7 +89,6 @@ def test_accumulation_gives_the_update_of_the_whole_batch(tmp_path, kind, name, 
     instance.get_batch_samples = watch
     instance.train()
     assert [len(b["labels"]) for b in used] == [8, 8, 4]
-    assert len(batches) == 3
     model, found = by_hand(kind, name, used, rate)
     for ours, theirs in zip(instance.model.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
@@ -185,21 +116,6 @@ def test_the_gap_on_a_filled_memory_accumulates_exactly(tmp_path, accumulation):
     vanilla.train()
     moved = [(a - b).abs().max() for a, b in zip(whole.model.parameters(), vanilla.model.parameters(), strict=True)]
     assert max(moved) > 1e-3
-
-
-def lora(seed=0):
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(seed)
-    config = LoraConfig(
-        r=2, lora_alpha=4, lora_dropout=0.05, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"],
-        modules_to_save=["score"], task_type="SEQ_CLS",
-    )  # fmt: skip
-    return get_peft_model(backbone().float(), config)
-
-
-def fair():
-    return FairCrossEntropyLoss(3, 0.5, COUNTS, memory=GroupMemory(3, 8, COUNTS))
 
 
 def test_a_run_trains_evaluates_saves_and_resumes_as_if_it_had_not_stopped(tmp_path):
@@ -259,45 +175,11 @@ def test_a_run_trains_evaluates_saves_and_resumes_as_if_it_had_not_stopped(tmp_p
     assert losses(other) != losses(through)
 
 
-def test_the_model_computes_no_loss_of_its_own(tmp_path):
-    instance = trainer(tmp_path, kind="tokens")
-    seen = []
-    instance.model.register_forward_pre_hook(lambda module, args, inputs: seen.append(set(inputs)), with_kwargs=True)
-    instance.train()
-    assert seen
-    assert all(names == {"input_ids", "attention_mask"} for names in seen)
-
-
-def test_token_metrics_through_the_trainer(tmp_path):
-    wanted = {
-        "eval_dataset": dataset("tokens", seed=1),
-        "preprocess_logits_for_metrics": argmax_for_metrics,
-        "compute_metrics": lambda p: group_metrics(p, num_groups=3, shift_labels=True),
-    }
-    instance = trainer(tmp_path, kind="tokens", wanted=wanted)
-    found = instance.evaluate()
-    batch = {k: torch.tensor(v) for k, v in dataset("tokens", seed=1)[:].items()}
-    with torch.no_grad():
-        logits = instance.model(input_ids=batch["input_ids"]).logits
-    right = []
-    for scores, labels in zip(logits, batch["labels"], strict=True):
-        kept = [(int(s.argmax()), int(t)) for s, t in zip(scores[:-1], labels[1:], strict=True) if t != -100]
-        right.append(all(a == b for a, b in kept))
-    assert found["eval_accuracy"] == pytest.approx(np.mean(right))
-    # Perfect answers are counted as such.
-    perfect = SimpleNamespace(
-        predictions=np.roll(batch["labels"].numpy(), -1, 1),
-        label_ids=(batch["labels"].numpy(), batch["groups"].numpy()),
-    )
-    assert group_metrics(perfect, num_groups=3, shift_labels=True)["accuracy"] == 1
-
-
-def two_step(rank, folder, with_group, counts):
-    group = torch.distributed.group.WORLD if with_group else None
+def two_step(rank, folder, case, counts):
+    group = None if case == "own" else torch.distributed.group.WORLD
     loss = FairCrossEntropyLoss(3, group_counts=counts, process_group=group)
-    if with_group:
-        memory = GroupMemory(3, 8, counts)
-        loss = FairCrossEntropyLoss(3, 0.5, counts, memory=memory, process_group=group)
+    if case == "memory":
+        loss = FairCrossEntropyLoss(3, 0.5, counts, memory=GroupMemory(3, 8, counts), process_group=group)
     instance = trainer(
         folder, loss, "tokens", per_device_train_batch_size=2, gradient_accumulation_steps=2, max_steps=2
     )
@@ -312,170 +194,33 @@ def two_step(rank, folder, with_group, counts):
 
     instance.get_batch_samples = watch
     instance.train()
-    if not with_group:
-        try:
-            trainer(folder, fair(), "tokens")
-        except ValueError as error:
-            refused = str(error)
+    refused = ""
+    try:
+        trainer(folder, fair(), "tokens")
+    except ValueError as error:
+        refused = str(error)
     state = {k: v.clone() for k, v in instance.accelerator.unwrap_model(instance.model).state_dict().items()}
-    return state, rows, loss.state_dict(), None if with_group else refused
+    return state, rows, loss.state_dict(), refused, losses(instance)
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize("with_group", [False, True])
-def test_two_processes_equal_one(tmp_path, with_group):
-    first, second = two_processes(two_step, tmp_path, str(tmp_path), with_group, COUNTS)
+@pytest.mark.parametrize("case", ["own", "group", "memory"])
+def test_two_processes_equal_one(tmp_path, case):
+    """Each process its own loss, all processes one loss, one memory."""
+    first, second = two_processes(two_step, tmp_path, str(tmp_path), case, COUNTS)
     for name in first[0]:
         assert torch.equal(first[0][name], second[0][name])
-    # Each update on one process, by hand, as one batch (a gap is ranked micro-step by micro-step, so only its task term).
-    if with_group:
-        assert all(torch.equal(first[2][k], second[2][k]) for k in first[2])
+    assert "fair_loss: its memory would differ between the 2 processes" in first[3]
+    if case == "memory":
         assert first[2]
+        assert all(torch.equal(first[2][k], second[2][k]) for k in first[2])
         return
+    # Each update on one process, by hand, as one batch.
     batches = []
     for a, b in zip(first[1], second[1], strict=True):
         batches.append({k: torch.cat([s[k] for s in [*a, *b]]) for k in a[0]})
-    model, _ = by_hand("tokens", "weighted", batches, 0.5)
+    assert [len(b["labels"]) for b in batches] == [8, 8]
+    model, found = by_hand("tokens", "weighted", batches, 0.5)
     for name, parameter in model.state_dict().items():
         torch.testing.assert_close(first[0][name], parameter, rtol=1e-5, atol=1e-7)
-    assert "fair_loss: its memory would differ between the 2 processes" in first[3]
-
-
-def test_missing_and_dropped_columns_name_column_and_setting(tmp_path):
-    from transformers import default_data_collator
-
-    lacking = dataset().remove_columns("groups")
-    with pytest.raises(
-        ValueError, match=r"train_dataset: no column 'groups'.*group_column.*remove_unused_columns=False"
-    ):
-        trainer(tmp_path, data=lacking)
-    with pytest.raises(ValueError, match=r"eval_dataset\['dev'\]: no column 'groups'"):
-        trainer(tmp_path, wanted={"eval_dataset": {"dev": lacking}})
-    with pytest.raises(ValueError, match=r"no column 'sex'"):
-        trainer(tmp_path, wanted={"group_column": "sex"})
-    with pytest.raises(ValueError, match=r"args: label_names=\['labels'\].*label_names=\['labels', 'groups'\]"):
-        trainer(tmp_path, label_names=["labels"])
-    dropped = (
-        r"column 'groups': the batch holds only .*'labels'.*label_names=\['labels', 'groups'\].*remove_unused_columns"
-    )
-    with pytest.raises(ValueError, match=dropped):
-        trainer(tmp_path, data=lacking, remove_unused_columns=False).train()
-
-    def collate(rows):
-        return default_data_collator([{k: v for k, v in row.items() if k != "groups"} for row in rows])
-
-    with pytest.raises(ValueError, match=dropped):
-        trainer(tmp_path, wanted={"data_collator": collate}).train()
-    # An evaluation set given later, without groups, where the Trainer would quietly report no metrics.
-    instance = trainer(tmp_path, remove_unused_columns=False)
-    with pytest.raises(ValueError, match=dropped):
-        instance.evaluate(lacking)
-    # Prediction without labels is no error, and the groups do not reach the model.
-    scores = instance.predict(dataset().remove_columns("labels"))
-    assert scores.predictions.shape == (20, 2)
-    assert scores.label_ids is None
-    with pytest.raises(ValueError, match=r"label_ids is not \(labels, groups\).*label_names=\['labels', 'groups'\]"):
-        group_metrics(SimpleNamespace(predictions=np.zeros((3, 2)), label_ids=np.zeros(3)), num_groups=2)
-
-
-def test_the_collator_may_make_the_column(tmp_path):
-    from transformers import default_data_collator
-
-    def collate(rows):
-        return default_data_collator([{("who" if k == "groups" else k): v for k, v in row.items()} for row in rows]) | {
-            "groups": torch.tensor([row["groups"] for row in rows])
-        }
-
-    def drop(rows):
-        batch = collate(rows)
-        batch.pop("who")
-        return batch
-
-    wanted = {"data_collator": drop}
-    instance = trainer(tmp_path, wanted=wanted, remove_unused_columns=False)
-    instance.train()
-    assert len(losses(instance)) == 3
-
-
-def test_arguments_that_do_not_go_together(tmp_path):
-    with pytest.raises(TypeError, match="fair_loss: a module is needed, function"):
-        trainer(tmp_path, lambda *a: 0)
-    with pytest.raises(ValueError, match="fair_loss: it has parameters"):
-        trainer(tmp_path, nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="fair_loss: reduction='none'"):
-        trainer(tmp_path, FairCrossEntropyLoss(3, reduction="none"))
-    with pytest.raises(ValueError, match="label_smoothing_factor"):
-        trainer(tmp_path, label_smoothing_factor=0.1)
-    with pytest.raises(ValueError, match="compute_loss_func: fair_loss takes its place"):
-        trainer(tmp_path, wanted={"compute_loss_func": lambda *a, **k: 0})
-    instance = trainer(tmp_path, kind="tokens")
-    instance._fair_shift = None
-    with pytest.raises(ValueError, match="shift_labels: for logits of tokens say"):
-        instance.train()
-    with pytest.raises(ValueError, match="group_names: 1 were given for num_groups=2"):
-        group_metrics(SimpleNamespace(predictions=None, label_ids=()), num_groups=2, group_names=["a"])
-
-
-def test_trainers_that_do_not_fit_are_refused(tmp_path, monkeypatch):
-    from transformers import Trainer
-
-    with pytest.raises(ImportError, match=r"no get_batch_samples; put the mixin before Trainer.*made for 5\.23"):
-        type("Wrong", (integration.FairTrainerMixin, object), {})(fair_loss=FairCrossEntropyLoss(2))
-
-    class Changed(Trainer):
-        def compute_loss(self, model, batch):
-            raise AssertionError
-
-    with pytest.raises(ImportError, match="compute_loss takes"):
-        trainer(tmp_path, cls=type("Wrong", (integration.FairTrainerMixin, Changed), {}))
-    monkeypatch.delitem(vars(integration), "FairTrainer", raising=False)
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match=r"fairloss\[transformers\]"):
-        _ = integration.FairTrainer
-    with pytest.raises(AttributeError, match="no attribute 'Trainer'"):
-        _ = integration.Trainer
-
-
-def test_older_versions_divide_too(tmp_path):
-    """Without ``loss_is_scaled_for_ga`` the Trainer goes by the model's signature, which the mixin overrules."""
-    instance = trainer(tmp_path)
-    assert instance.model_accepts_loss_kwargs is False
-    assert instance.compute_loss_func is None
-
-
-def test_plain_modules_and_tuples_serve_as_models(tmp_path):
-    class Plain(nn.Module):
-        def __init__(self, as_tuple):
-            super().__init__()
-            self.embedding, self.head, self.as_tuple = nn.Embedding(17, 4), nn.Linear(4, 2), as_tuple
-
-        def forward(self, input_ids, attention_mask=None):
-            logits = self.head(self.embedding(input_ids).mean(1))
-            return (logits,) if self.as_tuple else logits
-
-    for as_tuple in (False, True):
-        wanted = {"eval_dataset": dataset(), "compute_metrics": lambda p: group_metrics(p, num_groups=3)}
-        instance = trainer(tmp_path, model=Plain(as_tuple), wanted=wanted)
-        instance.train()
-        assert 0 <= instance.evaluate()["eval_accuracy"] <= 1
-
-
-def test_bfloat16_autocast_trains(tmp_path):
-    instance = trainer(tmp_path, fair(), model=lora(), bf16=True)
-    instance.train()
-    assert all(np.isfinite(losses(instance)))
-    assert instance.fair_loss.memory.values.dtype == torch.float32
-
-
-def test_checkpoints_hold_the_memory_in_a_file_of_its_own(tmp_path):
-    from safetensors.torch import load_file
-
-    instance = trainer(tmp_path, fair(), model=lora(), save_strategy="steps", save_steps=2)
-    instance.train()
-    folder = Path(tmp_path) / "checkpoint-2"
-    assert json.loads((folder / "trainer_state.json").read_text())["global_step"] == 2
-    other = fair()
-    other.load_state_dict(load_file(folder / STATE_FILE))
-    assert 0 < other.memory.seen.sum() <= 8
-    trainer(tmp_path / "none", model=lora(), save_strategy="steps", save_steps=2).train()
-    assert not (tmp_path / "none" / "checkpoint-2" / STATE_FILE).exists()  # nothing to save
+    np.testing.assert_allclose(first[4], found, rtol=1e-4)
