@@ -56,6 +56,13 @@ def peak_bytes(function: Callable[[], Any]) -> int:
     return peak
 
 
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # a GPU machine may hold torch and Triton alone
+        return None
+
+
 def machine(packages: tuple[str, ...] = ()) -> dict[str, Any]:
     """Processor, threads, versions and date, to stand beside every result."""
     model = platform.processor() or platform.machine()
@@ -65,7 +72,7 @@ def machine(packages: tuple[str, ...] = ()) -> dict[str, Any]:
             line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
         ]
         model = names[0] if names else model
-    versions = {name: importlib.metadata.version(name) for name in (*PACKAGES, *packages)}
+    versions = {name: version for name in (*PACKAGES, *packages) if (version := _version(name)) is not None}
     return {
         "processor": model,
         "cores": os.cpu_count(),

@@ -153,3 +153,29 @@ def test_tokens_of_a_mask():
     for bad, error in ((mask[:5], ValueError), (mask[0], ValueError), (mask.tolist(), TypeError)):
         with pytest.raises(error, match="mask:"):
             fair_grpo_advantages(rewards, ids, num_groups=2, mask=bad)
+
+
+@pytest.mark.slow
+def test_the_gpu_suite_and_benchmark_need_torch_and_triton_alone():
+    hidden = (
+        "ot",
+        "scipy",
+        "sklearn",
+        "trl",
+        "transformers",
+        "pandas",
+        "matplotlib",
+        "hypothesis",
+        "fairlearn",
+        "monai",
+    )
+    hide = f"import sys; sys.modules.update(dict.fromkeys({hidden})); "
+    collect = "import pytest; sys.exit(pytest.main(['-m', 'gpu', '--collect-only', '-q', '-p', 'no:cacheprovider']))"
+    status, said = python("-c", hide + collect, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
+    assert status == 0, said
+    assert "tests/gpu/test_losses_gpu.py" in said
+    assert "tests/test_losses.py" not in said
+    if not torch.cuda.is_available():
+        status, said = python("-c", hide + "import runpy; runpy.run_path('benchmarks/gpu.py', run_name='__main__')")
+        assert status == 1
+        assert "no CUDA device was found; nothing was measured" in said

@@ -1,0 +1,152 @@
+"""The kernels on a GPU: float64 oracles in every dtype, bits that repeat, launches, memory linear in N.
+
+python -m pytest -m gpu   (torch, triton, numpy and pytest are enough)
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fairloss import FairGRPOAdvantage, fair_grpo_advantages, kernels
+from fairloss.functional import cross_group_contrastive
+from fairloss.kernels.segments import segment_moments
+from tests import oracles_policy
+from tests.kernel_tolerances import relative, tolerance
+from tests.oracles_embeddings import contrastive as contrastive_oracle
+from tests.oracles_embeddings import with_gradient
+
+pytestmark = pytest.mark.gpu
+HALF_AND_SINGLE = [torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.fixture(autouse=True)
+def on_the_kernels():
+    with kernels.backend("triton"):
+        yield
+
+
+def launched(function):
+    """Names of the kernels that a call launches, by the profiler; a first call compiles."""
+    function()
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        function()
+        torch.cuda.synchronize()
+    events = [e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    return [e.name for e in events if not e.name.startswith(("Memcpy", "Memset"))]
+
+
+def draw(n, d, *, labels=3, groups=3, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    z = (torch.randn(n, d, generator=generator) * 3).to(dtype).cuda()
+    y = torch.randint(0, labels, (n,), generator=generator).cuda()
+    return z, y, torch.randint(-1, groups, (n,), generator=generator).cuda()
+
+
+@pytest.mark.parametrize("dtype", HALF_AND_SINGLE, ids=str)
+@pytest.mark.parametrize(("n", "d"), [(1, 3), (65, 7), (40, 100), (33, 257), (20, 1024)])
+def test_contrastive_against_the_oracle(n, d, dtype):
+    z, y, ids = draw(n, d, dtype=dtype)
+    expected, expected_grad = with_gradient(contrastive_oracle, z.cpu(), y.cpu(), ids.cpu(), margin=-2.0)
+    x = z.clone().requires_grad_()
+    loss = cross_group_contrastive(x, y, ids, margin=-2.0)
+    loss.backward(torch.tensor(-1.7, device="cuda"))
+    limit = tolerance("contrastive", dtype)
+    assert abs(loss.item() - expected.item()) <= limit.value * max(1, abs(expected.item()))
+    assert relative(x.grad, -1.7 * expected_grad) <= limit.gradient
+
+
+@pytest.mark.parametrize("dtype", HALF_AND_SINGLE, ids=str)
+def test_contrastive_of_a_large_batch_against_float64_eager_and_bit_by_bit(dtype):
+    z, y, ids = draw(3000, 200, dtype=dtype)
+    wide = z.double().requires_grad_()
+    with kernels.backend("eager"):
+        expected = cross_group_contrastive(wide, y, ids)
+        expected.backward()
+    found = []
+    for _ in range(3):
+        x = z.clone().requires_grad_()
+        loss = cross_group_contrastive(x, y, ids)
+        loss.backward()
+        found.append((loss.detach(), x.grad))
+    limit = tolerance("contrastive", dtype)
+    assert abs(found[0][0].item() - expected.item()) <= limit.value * expected.item()
+    assert relative(found[0][1], wide.grad) <= limit.gradient
+    assert all(torch.equal(a, found[0][0]) and torch.equal(b, found[0][1]) for a, b in found)
+
+
+def test_contrastive_memory_is_linear():
+    def peak(n):
+        z, y, ids = draw(n, 64, dtype=torch.bfloat16)
+        z.requires_grad_()
+        cross_group_contrastive(z, y, ids).backward()
+        z.grad = None
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        cross_group_contrastive(z, y, ids).backward()
+        return torch.cuda.max_memory_allocated() - before
+
+    small, large = peak(8192), peak(65_536)
+    assert large < 9 * small
+    assert large < 65_536 * 64 * 4 * 6  # a few float32 copies of the rows
+
+
+def batch(seed, q=80, r=8, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    groups = torch.randint(-1, 4, (q,), generator=generator)
+    domains = torch.randint(-1, 3, (q,), generator=generator)
+    rewards = (torch.rand(q, r, generator=generator) < 0.2 + 0.15 * (groups.unsqueeze(1) + 1)).to(dtype)
+    rewards[seed % q, 1:] = torch.nan
+    return rewards, groups, domains
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("variant", ["default", "paper", "released"])
+def test_advantages_against_the_oracle(variant, dtype):
+    module, naive = FairGRPOAdvantage(4, 3, variant=variant).cuda(), oracles_policy.Naive(variant=variant)
+    for seed in range(3):
+        rewards, groups, domains = batch(seed, dtype=dtype)
+        rows = [[None if x != x else x for x in row] for row in rewards.tolist()]
+        expected, _ = naive(rows, domains.tolist(), groups.tolist())
+        found = module(rewards.cuda(), groups.cuda(), domains.cuda())
+        assert relative(found, torch.tensor(expected, dtype=torch.float64)) <= tolerance("advantages", dtype).value
+
+
+def test_advantages_take_three_launches_and_repeat_bit_by_bit():
+    rewards, groups, domains = (t.cuda() for t in batch(0, q=640))
+    mask = torch.rand(5120, 4096, device="cuda") < 0.7
+    sizes = {"num_groups": 4, "num_domains": 3}
+    from fairloss.kernels import advantages
+
+    setting = advantages.Setting(3, 4, 5, 1e-6, max_ratio=10.0)
+    slots = torch.where(groups < 0, 4, groups)
+
+    def ops():
+        scores, sums = advantages.score(rewards, domains, slots, setting)
+        table, *_, factor = advantages.weigh(sums, None, None, None, None, setting)
+        return advantages.apply(scores, domains, slots, table, factor, mask, setting)[2]
+
+    names = launched(ops)
+    assert len(names) == 3, names
+    first = fair_grpo_advantages(rewards, groups, domains, mask=mask, validate=False, **sizes)
+    plain = fair_grpo_advantages(rewards, groups, domains, validate=False, **sizes)
+    assert torch.equal(first, torch.where(mask, plain.reshape(-1, 1), 0.0))
+    assert torch.equal(first, ops())
+
+
+@pytest.mark.parametrize("dtype", [*HALF_AND_SINGLE, torch.float64], ids=str)
+@pytest.mark.parametrize(("n", "f", "groups"), [(1, 1, 1), (100_000, 1, 3), (3001, 40, 37)])
+def test_segments_against_float64_and_bit_by_bit(n, f, groups, dtype):
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(n, f, generator=generator).to(dtype).cuda()
+    slots = torch.randint(-1, groups + 1, (n,), generator=generator).cuda()
+    counts, sums = segment_moments(values, slots, groups, 2)
+    wide = values.double()
+    expected = torch.stack(
+        [torch.stack([wide[slots == g].pow(k).sum(0) for g in range(groups)]) for k in (1, 2)]
+    )  # fmt: skip
+    assert relative(sums, expected) <= 10 * tolerance("segments", dtype).value
+    if dtype in (torch.float32, torch.float64):
+        assert torch.equal(counts.long(), torch.stack([(slots == g).sum() for g in range(groups)]))
+    assert all(torch.equal(segment_moments(values, slots, groups, 2)[1], sums) for _ in range(3))
