@@ -232,6 +232,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, intervals.Est
             setattr(args, name, value)
     if args.tiny:
         args.images, args.test_images, args.size, args.epochs, args.seeds = 120, 20, 64, 1, min(args.seeds, 2)
+    if args.data_dir is not None and args.model is None:
+        raise SystemExit("--data-dir needs --model: the small model has learnt to read rendered photographs alone")
     if args.floor is None:
         args.floor = 0.0 if args.tiny or args.data_dir else 0.85
     toolkit.prepare(args)

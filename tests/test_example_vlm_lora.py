@@ -135,3 +135,8 @@ def test_a_published_model_is_read_from_a_path(tmp_path, example, vlm):
     assert set(results) == {"Vanilla", "Hybrid"}
     settings = json.loads((out / "vlm_lora.json").read_text())["settings"]
     assert (settings["lr"], settings["micro_batch"], settings["amp"]) == (1e-5, 2, "bf16")
+
+
+def test_real_photographs_need_a_published_model(tmp_path, example):
+    with pytest.raises(SystemExit, match="--data-dir needs --model"):
+        example.main(["--data-dir", str(tmp_path), "--out", str(tmp_path / "out")])
