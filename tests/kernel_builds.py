@@ -171,7 +171,9 @@ def _segments() -> Iterator[Build]:
                 constants = {"ORDER": order, "WIDE": getattr(tl, f"float{wide[2:]}"), **segments_triton.blocks(columns)}
                 yield Build(
                     f"segments-{name}-f{columns}-o{order}", segments_triton.segment_kernel,
-                    {**types, "values": f"*{name}", "counts": f"*{wide}", "sums": f"*{wide}"}, constants,
+                    {**types, "values": f"*{name}", "counts": f"*{wide}", "sums": f"*{wide}"},
+                    # Triton compiles an integer argument of 1 in.
+                    constants if columns > 1 else {**constants, "columns": 1},
                 )  # fmt: skip
 
 

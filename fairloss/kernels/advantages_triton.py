@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fairloss.kernels.advantages import MAX_CELLS, MAX_ROLLOUTS, Setting, programs, table_blocks
+from fairloss.kernels.dispatch import LAUNCH_OPTIONS
 
 __all__ = ["apply", "score", "weigh"]
 
@@ -295,7 +296,8 @@ def score(rewards: Tensor, domains: Tensor, slots: Tensor, setting: Setting) -> 
     with torch.cuda.device_of(rewards):
         score_kernel[(n,)](
             rewards, domains, slots, scores, partials, q, steps, r,
-            DOMAINS=setting.num_domains, GROUPS=setting.num_groups, WIDTH=setting.width, EPS=setting.eps, **blocks,
+            DOMAINS=setting.num_domains, GROUPS=setting.num_groups, WIDTH=setting.width, EPS=setting.eps,
+            **blocks, **LAUNCH_OPTIONS,
         )  # fmt: skip
     return scores, partials
 
@@ -327,7 +329,7 @@ def weigh(
             HAS_SHIFT=shift is not None, SHIFT=setting.shift, DECAY=setting.decay, INCLUDE=setting.include_batch,
             VARIANT=setting.variant, NORMALIZE=setting.batch_normalize, MAX_RATIO=setting.max_ratio,
             SIZE_POWER=setting.size_power, REWARD_POWER=p, NEGATIVE_REWARD=negative, EPS=setting.eps,
-            **weigh_blocks(d, w, partials.shape[0]),
+            **weigh_blocks(d, w, partials.shape[0]), **LAUNCH_OPTIONS,
         )  # fmt: skip
     return table, counts, means, totals, batch, factor
 
@@ -347,6 +349,6 @@ def apply(
         apply_kernel[grid](
             scores, domains, slots, table, factor, scores if mask is None else mask, advantages, weights, tokens, rows, r,
             length, DOMAINS=setting.num_domains, GROUPS=setting.num_groups, WIDTH=setting.width,
-            HAS_MASK=mask is not None, **blocks,
+            HAS_MASK=mask is not None, **blocks, **LAUNCH_OPTIONS,
         )  # fmt: skip
     return advantages, weights, tokens

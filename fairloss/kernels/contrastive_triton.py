@@ -16,6 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fairloss.kernels.dispatch import LAUNCH_OPTIONS
+
 __all__ = ["Blocks", "backward", "blocks", "forward"]
 
 
@@ -244,14 +246,14 @@ def _inverse_norms(x: Tensor, unit_from: int) -> Tensor:
     out = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
     if x.shape[0] > 0:
         grid = (triton.cdiv(x.shape[0], ROW_BLOCKS["BLOCK_ROWS"]),)
-        inverse_norms_kernel[grid](x, out, x.shape[0], unit_from, x.shape[1], **ROW_BLOCKS)
+        inverse_norms_kernel[grid](x, out, x.shape[0], unit_from, x.shape[1], **ROW_BLOCKS, **LAUNCH_OPTIONS)
     return out
 
 
 def _project(grad: Tensor, x: Tensor, norms: Tensor, out: Tensor) -> None:
     rows = grad.shape[0]
     grid = (triton.cdiv(rows, ROW_BLOCKS["BLOCK_ROWS"]),)
-    project_kernel[grid](grad, x, norms, out, rows, x.shape[1], **ROW_BLOCKS)
+    project_kernel[grid](grad, x, norms, out, rows, x.shape[1], **ROW_BLOCKS, **LAUNCH_OPTIONS)
 
 
 def forward(
@@ -275,7 +277,8 @@ def forward(
         forward_kernel[(triton.cdiv(n, b.own),)](
             anchors, keys, norms, key_norms, labels, key_labels, groups, key_groups, losses, lses, counts, pulls,
             n, keys.shape[0], dim, ignore, 1 / temperature, margin,
-            ATTRIBUTES=groups.shape[1], OWN=b.own, OTHER=b.other, INNER=b.inner, num_warps=b.warps, num_stages=b.stages,
+            ATTRIBUTES=groups.shape[1], OWN=b.own, OTHER=b.other, INNER=b.inner,
+            num_warps=b.warps, num_stages=b.stages, **LAUNCH_OPTIONS,
         )  # fmt: skip
     return losses, lses, counts, pulls
 
@@ -328,6 +331,6 @@ def backward(
                 own, other, own_norms, other_norms, own_labels, other_labels, own_groups, other_groups,
                 grad, lses, counts, pulls, of_unit_rows, rows, other.shape[0], dim, ignore, 1 / temperature, margin,
                 OF_KEYS=of_keys, ATTRIBUTES=groups.shape[1], OWN=b.own, OTHER=b.other, INNER=b.inner, OUT=b.out, TILE=tile,
-                num_warps=b.warps, num_stages=b.stages,
+                num_warps=b.warps, num_stages=b.stages, **LAUNCH_OPTIONS,
             )  # fmt: skip
             _project(of_unit_rows, own, own_norms, target)

@@ -24,6 +24,9 @@ __all__ = ["BACKENDS", "backend", "get_backend", "set_backend", "use_triton"]
 BACKENDS = ("auto", "eager", "triton")
 OLDEST, NEWEST = (3, 6), (3, 9)
 
+LAUNCH_OPTIONS = {"enable_fp_fusion": True}
+"""Given with every launch: Triton 3.9 warns where the choice about fused multiply-adds is left to it."""
+
 
 def _initial() -> str:
     return _checks.choice("FAIRLOSS_BACKEND", os.environ.get("FAIRLOSS_BACKEND", "auto"), BACKENDS)

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fairloss.groups import statistics_dtype
+from fairloss.kernels.dispatch import LAUNCH_OPTIONS
 
 __all__ = ["moments"]
 
@@ -69,7 +70,9 @@ def moments(values: Tensor, slots: Tensor, groups: int, order: int) -> tuple[Ten
     grid = (programs, triton.cdiv(groups, b["BLOCK_G"]), triton.cdiv(columns, b["BLOCK_F"]))
     wide = tl.float64 if dtype == torch.float64 else tl.float32
     with torch.cuda.device_of(values):
-        segment_kernel[grid](values, slots, counts, sums, n, steps, groups, columns, ORDER=order, WIDE=wide, **b)
+        segment_kernel[grid](
+            values, slots, counts, sums, n, steps, groups, columns, ORDER=order, WIDE=wide, **b, **LAUNCH_OPTIONS
+        )
     if programs > 1:
         counts, sums = counts.sum(0, keepdim=True), sums.sum(0, keepdim=True)
     return counts[0].to(values.dtype), sums[0].to(values.dtype)
