@@ -22,6 +22,9 @@ from tests.kernel_tolerances import relative, tolerance
 from tests.oracles_embeddings import contrastive as contrastive_oracle
 from tests.oracles_embeddings import with_gradient
 
+# The interpreter of Triton 3.6 makes scalars of arrays of one element, which NumPy deprecates, and refuses from 2.4 on.
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning")
+
 
 @pytest.fixture(autouse=True)
 def on_the_kernels(monkeypatch):
