@@ -27,7 +27,7 @@ LENGTHS = [10**3, 10**4, 10**5, 10**6]
 
 def draw(n: int, num_groups: int) -> tuple[torch.Tensor, torch.Tensor]:
     groups = torch.arange(n) % num_groups
-    return torch.rand(n).mul(2).square() * (1 + 0.2 * groups), groups
+    return torch.rand(n) * (1 + 0.2 * groups), groups
 
 
 def against_geomloss(num_groups: int, per_group: int, blur: float = 0.1) -> dict[str, object]:
@@ -75,6 +75,8 @@ def scaling() -> list[dict[str, float]]:
 
 def main() -> None:
     torch.manual_seed(0)
+    # Sinkhorn's kernels underflow, and denormal numbers would make geomloss several times slower than it need be.
+    torch.set_flush_denormal(True)
     ratios = [against_geomloss(*shape) for shape in SHAPES]
     for r in ratios:
         t = r["seconds"]

@@ -267,17 +267,17 @@ def load(args: argparse.Namespace, seed: int) -> tuple[Any, Any, Any]:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
     parser = toolkit.argument_parser(
-        __doc__, name="fairdi_cnn", seeds=3, data_dir="HAM10000 or FairVLMed, as downloaded"
+        __doc__, name="fairdi_cnn", seeds=2, data_dir="HAM10000 or FairVLMed, as downloaded"
     )
     parser.add_argument("--task", choices=list(fundus.TASKS), default="standard", help="rendered task (standard)")
     parser.add_argument("--attribute", help="with --data-dir: the attribute whose groups are compared")
     parser.add_argument("--limit", type=int, help="with --data-dir: read about this many images")
     parser.add_argument("--width", type=int, default=8, help="channels of the first stage; 64 is ResNet-18 (8)")
-    parser.add_argument("--images", type=int, default=3000, help="training photographs (3000)")
-    parser.add_argument("--valid-images", type=int, default=250, help="validation photographs of every group (250)")
-    parser.add_argument("--test-images", type=int, default=1000, help="test photographs of every group (1000)")
+    parser.add_argument("--images", type=int, default=2500, help="training photographs (2500)")
+    parser.add_argument("--valid-images", type=int, default=150, help="validation photographs of every group (150)")
+    parser.add_argument("--test-images", type=int, default=600, help="test photographs of every group (600)")
     parser.add_argument("--size", type=int, default=64, help="height and width (64)")
-    parser.add_argument("--epochs", type=int, default=12, help="at most, in every step (12)")
+    parser.add_argument("--epochs", type=int, default=10, help="at most, in every step (10)")
     parser.add_argument("--patience", type=int, default=5, help="epochs without a better validation AUC (5)")
     parser.add_argument("--batch", type=int, default=64, help="(64)")
     parser.add_argument("--lr", type=float, default=2e-3, help="of Adam, end to end (0.002)")

@@ -125,7 +125,7 @@ def figures(bootstrap: intervals.PatientBootstrap, overlap: list[dict[str, np.nd
 
 
 def overlays(path: Path, data: Any, predicted: dict[str, np.ndarray], scores: np.ndarray) -> Path:
-    """One photograph of every group, that of median Dice under the baseline: outlines by people and by each method."""
+    """One photograph of every group, that of median Dice under the baseline: the given outlines and each method's."""
     rows = []
     for g in range(data.num_groups):
         members = np.flatnonzero(data.group == g)
