@@ -116,4 +116,4 @@ def metric_label(metric: str) -> str:
         return f"{metric_label(metric[4:])} gap"
     if metric.startswith("worst_"):
         return f"worst group's {metric_label(metric[6:])}"
-    return "AUC" if metric == "auc" else metric
+    return {"auc": "AUC", "dice": "Dice", "iou": "IoU"}.get(metric, metric)
