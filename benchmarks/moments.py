@@ -60,12 +60,15 @@ def measure(n: int, d: int) -> dict[str, object]:
 
 
 def main() -> None:
-    results = [measure(n, d) for n, d in SHAPES]
-    for r in results:
+    results = []
+    for n, d in SHAPES:
+        r = measure(n, d)
+        results.append(r)
         peaks = ", ".join(f"{name} {v / 1e6:.1f} MB" for name, v in r["peak_bytes"].items())
         seconds = ", ".join(f"{name} {t['min'] * 1e3:.2f} ms" for name, t in r["seconds"].items())
-        print(f"N={r['N']}, D={r['D']}: {r['times_faster']:.1f}x as fast; {seconds}; peak {peaks}")
-    print("written to", save("moments", results))
+        print(f"N={n}, D={d}: {r['times_faster']:.1f}x as fast; {seconds}; peak {peaks}", flush=True)
+        path = save("moments", results)
+    print("written to", path)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,9 @@ from fairloss.kernels.dispatch import use_triton
 
 __all__ = ["contrastive_losses"]
 
-# Similarities a block: on CPU a few arrays of this size stay in the cache, on a GPU a block should fill the device.
-_BLOCK_CPU, _BLOCK_GPU = 1 << 19, 1 << 24
+# Similarities a block. On CPU a block costs some forty operations whatever its size, and threads meet after each: blocks of a
+# few megabytes. On a GPU a block should fill the device.
+_BLOCK_CPU, _BLOCK_GPU = 1 << 20, 1 << 24
 
 MAX_DIM = 1024
 """Columns that the Triton kernel takes."""
@@ -39,8 +40,8 @@ MAX_DIM = 1024
 class _Block(NamedTuple):
     rows: slice
     similarities: Tensor  # (B, M), divided by the temperature
-    positives: Tensor  # (B, M) bool
-    negatives: Tensor  # (B, M) bool
+    not_positive: Tensor  # (B, M) bool
+    not_negative: Tensor  # (B, M) bool
 
 
 def _blocks(
@@ -57,19 +58,21 @@ def _blocks(
     n, m = anchors.shape[0], keys.shape[0]
     budget = _BLOCK_CPU if anchors.device.type == "cpu" else _BLOCK_GPU
     size = max(1, min(n, budget // max(m, 1)))
-    taking_part = key_labels != ignore_label  # (M,)
+    ignored = key_labels == ignore_label  # (M,)
+    columns = torch.where(ignored.unsqueeze(1), -1, key_groups).unbind(1)  # nobody's positives
+    known = [column >= 0 for column in columns]
     for start in range(0, n, size):
         rows = slice(start, min(start + size, n))
-        similarities = anchors[rows] @ keys.T
+        similarities = (anchors[rows] / temperature) @ keys.T
         same = labels[rows, None] == key_labels
-        negatives = (similarities > margin).logical_and_(~same).logical_and_(taking_part)
-        cross = torch.zeros_like(same)
-        for column in range(groups.shape[1]):
-            own, other = groups[rows, column, None], key_groups[:, column]
-            cross |= (own != other).logical_and_(own >= 0).logical_and_(other >= 0)
+        not_negative = (similarities <= margin / temperature).logical_or_(same).logical_or_(ignored)
+        cross = None
+        for own, other, other_known in zip(groups[rows].unsqueeze(2).unbind(1), columns, known, strict=True):
+            differs = (own != other).logical_and_(own >= 0).logical_and_(other_known)
+            cross = differs if cross is None else cross.logical_or_(differs)
+        assert cross is not None
         # An anchor never meets itself: its own row has its label and its groups.
-        positives = same.logical_and_(cross).logical_and_(taking_part)
-        yield _Block(rows, similarities.div_(temperature), positives, negatives)
+        yield _Block(rows, similarities, cross.logical_and_(same).logical_not_(), not_negative)
 
 
 def _unit(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -176,7 +179,7 @@ def contrastive_losses_op(
         )
     losses, lse, counts, pulls = (anchors.new_zeros(anchors.shape[0], dtype=dtype) for _ in range(4))
     with torch.autocast(anchors.device.type, enabled=False):
-        for rows, s, positives, negatives in _blocks(
+        for rows, s, not_positive, not_negative in _blocks(
             _unit(anchors, dtype)[0],
             _unit_keys(keys, grad_keys, dtype)[0],
             labels,
@@ -187,9 +190,9 @@ def contrastive_losses_op(
             margin,
             ignore_label,
         ):
-            lse[rows] = torch.logsumexp(s.masked_fill(~negatives, -torch.inf), dim=1)
-            counts[rows] = positives.sum(1).to(s.dtype)
-            x = torch.sub(lse[rows, None], s, out=s).masked_fill_(positives.logical_not_(), -torch.inf)
+            lse[rows] = torch.logsumexp(s.masked_fill(not_negative, -torch.inf), dim=1)
+            counts[rows] = (keys.shape[0] - not_positive.sum(1)).to(s.dtype)
+            x = torch.sub(lse[rows, None], s, out=s).masked_fill_(not_positive, -torch.inf)
             # torch's own threshold, 20, is where softplus(x) - x = 2e-9: too early for float64.
             losses[rows] = F.softplus(x, threshold=40).sum(1) / counts[rows].clamp(min=1)
     return losses, lse, counts, pulls
@@ -261,13 +264,13 @@ def contrastive_losses_backward(
     grad_z, grad_k = torch.empty_like(z), torch.zeros_like(k[:grad_keys])
     scale = grad / (counts.clamp(min=1) * temperature)  # (N,)
     with torch.autocast(anchors.device.type, enabled=False):
-        for rows, s, positives, negatives in _blocks(
+        for rows, s, not_positive, not_negative in _blocks(
             z, k, labels, key_labels, groups, key_groups, temperature, margin, ignore_label
         ):
             x = torch.sub(lse[rows, None], s, out=s)
-            pull = torch.sigmoid(x).masked_fill_(positives.logical_not_(), 0)
+            pull = torch.sigmoid(x).masked_fill_(not_positive, 0)
             # Masked after the exponential, which is infinite where an anchor has no negatives; nothing differentiates it.
-            push = x.neg_().exp_().masked_fill_(negatives.logical_not_(), 0).mul_(pull.sum(1, keepdim=True))
+            push = x.neg_().exp_().masked_fill_(not_negative, 0).mul_(pull.sum(1, keepdim=True))
             grad_s = push.sub_(pull).mul_(scale[rows, None])  # (B, M)
             grad_z[rows] = grad_s @ k
             grad_k.addmm_(grad_s[:, :grad_keys].T, z[rows])
