@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from fairloss._version import __version__
 
 if TYPE_CHECKING:
+    from fairloss.answers import AnswerVocabulary as AnswerVocabulary
+    from fairloss.answers import format_instruction as format_instruction
     from fairloss.data import BalancedGroupSampler as BalancedGroupSampler
     from fairloss.data import GroupBatchSampler as GroupBatchSampler
     from fairloss.embedding_queue import EmbeddingQueue as EmbeddingQueue
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
 # Public name -> the module that defines it.
 _HOME = {
+    "AnswerVocabulary": "fairloss.answers",
     "AdversarialGroupLoss": "fairloss.losses.adversarial",
     "GradientReversal": "fairloss.losses.adversarial",
     "BalancedGroupSampler": "fairloss.data",
@@ -69,6 +72,7 @@ _HOME = {
     "encode_groups": "fairloss.labels",
     "fair_grpo_advantages": "fairloss.policy.advantages",
     "fair_grpo_policy_loss": "fairloss.policy.objective",
+    "format_instruction": "fairloss.answers",
     "intersect_groups": "fairloss.groups",
     "pool_last_token": "fairloss.tokens",
     "shift_labels": "fairloss.tokens",

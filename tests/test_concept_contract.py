@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fairloss import ConceptAlignmentLoss
+from tests.two_processes import two_processes
 
 
 def draw(seed, n, dtype=torch.float64):
@@ -52,3 +53,34 @@ def test_copies_order_empty_and_extremes():
     torch.testing.assert_close(loss(z[order], e, target[order]), value)
     assert loss(z[:0], e, target[:0]).item() == 0
     assert torch.isfinite(ConceptAlignmentLoss(0.07)(z * 1e4, e * 1e4, target))
+
+
+BOUNDS = [0, 8, 11]  # uneven shares of 11 images
+
+
+def rank_values(rank, variant):
+    """Value and gradients on this rank's images, concepts shared; gradients averaged as DDP does."""
+    z, e, target = draw(5, BOUNDS[-1])
+    target[9] = -100
+    rows = slice(BOUNDS[rank], BOUNDS[rank + 1])
+    part = z.detach()[rows].requires_grad_()
+    loss = ConceptAlignmentLoss(0.5, variant=variant, process_group=torch.distributed.group.WORLD)
+    value = loss(part, e, target[rows])
+    value.backward()
+    shared = e.grad.clone()
+    torch.distributed.all_reduce(shared)
+    return value.detach(), part.grad / 2, shared / 2
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("variant", ["default", "paper"])
+def test_two_processes_equal_one(tmp_path, variant):
+    z, e, target = draw(5, BOUNDS[-1])
+    target[9] = -100
+    value = ConceptAlignmentLoss(0.5, variant=variant)(z, e, target)
+    value.backward()
+    ranks = two_processes(rank_values, tmp_path, variant)
+    for rank, (got, rows, shared) in enumerate(ranks):
+        torch.testing.assert_close(got, value.detach(), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(rows, z.grad[BOUNDS[rank] : BOUNDS[rank + 1]], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(shared, e.grad, rtol=1e-12, atol=1e-12)

@@ -1,0 +1,315 @@
+"""Generated answers to labels, labels to answers, and questions as instructions: what scoring a language model by text needs.
+
+FairMed-VLM, *Toward Equitable Medical Diagnosis with Vision-Language Models*, sections 3.1 and 3.3, maps a generated answer to
+a canonical option (one label) or to a vector of findings (several) by "string canonicalization + vocabulary mapping", without
+saying more. The rules here are ours: names match as whole words whatever their case, accents and punctuation, the longest
+name first; negation and doubt are read clause by clause; an answer that says nothing of the vocabulary is unknown, never wrong
+in silence. No torch, no model; English.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fairloss import _answer_text as text_rules
+from fairloss.labels import UNKNOWN
+
+__all__ = ["AnswerVocabulary", "ParsedAnswer", "format_instruction"]
+
+NORMAL = ("normal", "healthy", "unremarkable", "none", "within normal limits")
+"""Phrases that, affirmed, say that there is nothing to find."""
+ANYTHING = (
+    "finding",
+    "findings",
+    "abnormality",
+    "abnormalities",
+    "abnormal",
+    "disease",
+    "diseases",
+    "pathology",
+    "lesion",
+    "lesions",
+)
+"""Phrases that, denied, say the same: "no abnormality"."""
+_NORMAL, _ANYTHING = -1, -2
+_LETTER = re.compile(
+    r"\W*(?:(?:the\s+)?(?:correct\s+)?(?:answer|option|choice)(?:\s+is)?\W*)?([A-Za-z])(?:\W|$)(.*)", re.I | re.S
+)
+
+
+class ParsedAnswer(NamedTuple):
+    """What one answer says.
+
+    Attributes:
+        affirmed: labels that it affirms, in the vocabulary's order.
+        denied: labels that it denies.
+        open: labels that it leaves open ("possible glaucoma", "glaucoma cannot be excluded") or says both ways.
+        normal: whether it says that there is nothing to find.
+        vague: whether it leaves open something that it does not name ("I cannot tell").
+    """
+
+    affirmed: tuple[str, ...]
+    denied: tuple[str, ...]
+    open: tuple[str, ...]
+    normal: bool
+    vague: bool
+
+
+class AnswerVocabulary:
+    """A fixed set of labels, each with its names, and the way from free text to them and back.
+
+    Args:
+        labels: the labels in order, or a mapping from each to its further names: spellings, plurals, abbreviations.
+        normal_label: the label, one of ``labels``, that stands for "nothing to find", if there is one ("no finding",
+            "healthy"): ``normal`` phrases and a denied "abnormality" mean it. Its own name comes back where no label is set.
+        normal: phrases that say that there is nothing to find, beside "no finding" and the like.
+
+    Raises:
+        TypeError, ValueError: naming the argument: no label, a name without a word in it, a name of two labels.
+
+    Note:
+        A negation reaches to the end of its clause, over commas, "and" and "or" ("no glaucoma, drusen or atrophy"
+        denies three); full stop, semicolon, bracket, "but", "except" and a comma before "with", "only" or "there" end
+        it. "No, drusen" answers a question and affirms drusen. "Likely" and "consistent with" affirm, "possible", "may
+        be", "unlikely" and "cannot be excluded" leave open. Two negations are not multiplied out. Words in between two
+        words of a name are not skipped: give such variants as names.
+
+    Example:
+        >>> findings = AnswerVocabulary({"glaucoma": [], "drusen": [], "disc haemorrhage": ["disc hemorrhage"]})
+        >>> findings.multi(["Drusen; no sign of glaucoma.", "No finding.", "A nice photograph.", "Possible drusen"]).tolist()
+        [[0, 1, 0], [0, 0, 0], [-1, -1, -1], [0, -1, 0]]
+        >>> findings.write([1, 0, 1]), findings.write([0, 0, 0])
+        ('glaucoma, disc haemorrhage', 'no finding')
+        >>> closed = AnswerVocabulary(["no glaucoma", "glaucoma"], normal_label="no glaucoma")
+        >>> closed.single(["GLAUCOMA!", "No evidence of glaucoma.", "A healthy eye", "Glaucoma cannot be excluded"])
+        array([ 1,  0,  0, -1])
+
+    References:
+        FairMed-VLM, *Toward Equitable Medical Diagnosis with Vision-Language Models*, sections 3.1, 3.3.
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[str] | Mapping[str, Sequence[str]],
+        *,
+        normal_label: str | None = None,
+        normal: Sequence[str] = NORMAL,
+    ) -> None:
+        if isinstance(labels, str):
+            raise TypeError("labels: one string was given; a sequence of labels or a mapping is needed")
+        further = dict(labels) if isinstance(labels, Mapping) else dict.fromkeys(labels, ())
+        if not further:
+            raise ValueError("labels: at least one is needed")
+        if len(further) != len(labels):
+            raise ValueError(f"labels: one is repeated in {list(labels)}")
+        if normal_label is not None and normal_label not in further:
+            raise ValueError(f"normal_label: {normal_label!r} is not one of {list(further)}")
+        self.labels = tuple(further)
+        self.normal_label = normal_label
+        self._names: dict[tuple[str, ...], int] = {}
+        for i, (label, names) in enumerate(further.items()):
+            if isinstance(names, str):
+                raise TypeError(f"labels[{label!r}]: one string was given; a sequence of names is needed")
+            for name in (label, *names):
+                words = _words(f"labels[{label!r}]", name)
+                if self._names.setdefault(words, i) != i:
+                    raise ValueError(
+                        f"labels: {name!r} is a name of {self.labels[self._names[words]]!r} and of {label!r}"
+                    )
+        # A label's own name comes first: "disease" may be one.
+        for group, code in ((normal, _NORMAL), (ANYTHING, _ANYTHING)):
+            for name in group:
+                self._names.setdefault(_words("normal", name), code)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        return f"AnswerVocabulary({list(self.labels)}, normal_label={self.normal_label!r})"
+
+    def parse(self, answer: Any) -> ParsedAnswer:
+        """What ``answer`` says of every label; None and NaN say nothing.
+
+        Raises:
+            TypeError: ``answer`` is no text.
+
+        Example:
+            >>> findings = AnswerVocabulary(["glaucoma", "drusen", "atrophy"])
+            >>> findings.parse("No glaucoma, but drusen; atrophy cannot be excluded.")
+            ParsedAnswer(affirmed=('drusen',), denied=('glaucoma',), open=('atrophy',), normal=False, vague=False)
+        """
+        if answer is None or (isinstance(answer, float) and math.isnan(answer)):
+            answer = ""
+        if not isinstance(answer, str):
+            raise TypeError(f"answer: a string is needed, {type(answer).__name__} was given")
+        reading = text_rules.read(answer, self._names)
+        normal = _NORMAL in reading.affirmed or _ANYTHING in reading.denied
+
+        def names(found: frozenset[int]) -> tuple[str, ...]:
+            return tuple(label for i, label in enumerate(self.labels) if i in found)
+
+        return ParsedAnswer(names(reading.affirmed), names(reading.denied), names(reading.open), normal, reading.vague)
+
+    def single(self, answers: Iterable[str | None], *, letters: bool = False) -> NDArray[np.int64]:
+        """The one label of each answer to a closed question, where exactly one can be true.
+
+        The only label that is affirmed; else ``normal_label``, where the answer says that there is nothing to find; else the
+        only one left, where all others are denied. -1 where that does not settle it: no label, several, or doubt.
+
+        Args:
+            answers: N generated texts; None is an answer that is missing.
+            letters: answers may be the option's letter: "B", "(b)", "Answer: B", "B. drusen".
+
+        Returns:
+            (N,) int64 indices of ``labels``, -1 = unknown.
+
+        Example:
+            >>> grades = AnswerVocabulary(["proliferative retinopathy", "non-proliferative retinopathy", "normal"])
+            >>> grades.single(["It is non proliferative retinopathy", "Proliferative retinopathy.", "B", ""])
+            array([ 1,  0, -1, -1])
+            >>> grades.single(["(B)", "Answer: C.", "A. non-proliferative retinopathy"], letters=True)
+            array([ 1,  2, -1])
+        """
+        return np.array([self._one(answer, letters) for answer in _texts(answers)], dtype=np.int64)
+
+    def multi(self, answers: Iterable[str | None]) -> NDArray[np.int64]:
+        """Every answer as a row of findings: 1 affirmed, 0 denied or not named, -1 left open or said both ways.
+
+        An answer names what there is, so a finding that it does not name is absent. An answer that names none and does not
+        say that there is nothing is a row of -1: it cannot be scored, and "0 everywhere" would take it for "healthy".
+
+        Args:
+            answers: N generated texts; None is an answer that is missing.
+
+        Returns:
+            (N, L) int64 of 1, 0 and -1.
+        """
+        table = [self._row(self.parse(answer)) for answer in _texts(answers)]
+        return np.array(table, dtype=np.int64).reshape(len(table), len(self))
+
+    def write(self, target: int | ArrayLike) -> str:
+        """The canonical answer: a label's name for its index, the names of the findings of a row, "no finding" for none.
+
+        What it writes, :meth:`single` and :meth:`multi` read back.
+
+        Args:
+            target: an index of ``labels``, or a row (L,) of 0 and 1.
+
+        Raises:
+            ValueError: an index out of range, another shape, a row that is not of 0 and 1.
+
+        Example:
+            >>> AnswerVocabulary(["glaucoma", "drusen"]).write(1)
+            'drusen'
+        """
+        row = np.asarray(target)
+        if row.ndim == 0 and row.dtype.kind in "iu":
+            if not 0 <= row < len(self):
+                raise ValueError(f"target: {row} is not an index of {len(self)} labels")
+            return self.labels[int(row)]
+        if row.shape != (len(self),) or not np.isin(row, (0, 1)).all():
+            raise ValueError(f"target: an index or a row of {len(self)} values 0 and 1 is needed, {target!r} was given")
+        return (
+            ", ".join(label for label, found in zip(self.labels, row, strict=True) if found)
+            or self.normal_label
+            or "no finding"
+        )
+
+    def _row(self, said: ParsedAnswer) -> list[int]:
+        if not (said.affirmed or said.denied or said.open or said.normal):
+            return [UNKNOWN] * len(self)
+        unnamed = UNKNOWN if said.vague else 0
+        row = [unnamed] * len(self)
+        for names, value in ((said.affirmed, 1), (said.denied, 0), (said.open, UNKNOWN)):
+            for name in names:
+                row[self.labels.index(name)] = value
+        if said.normal and self.normal_label is not None and not (said.affirmed or said.open):
+            row[self.labels.index(self.normal_label)] = 1
+        return row
+
+    def _one(self, answer: str | None, letters: bool) -> int:
+        if letters and isinstance(answer, str) and (match := _LETTER.match(answer)):
+            index, rest = ord(match[1].upper()) - ord("A"), match[2]
+            # A letter with text behind it: "A disc haemorrhage" is an article, "A. drusen" an option.
+            marked = answer[match.end(1) : match.end(1) + 1] != " " or not rest.strip()
+            if marked and index < len(self):
+                named = self.parse(rest).affirmed
+                return index if not named or named == (self.labels[index],) else UNKNOWN
+        said = self.parse(answer)
+        if said.affirmed:
+            return self.labels.index(said.affirmed[0]) if len(said.affirmed) == 1 else UNKNOWN
+        if said.open or said.vague:
+            return UNKNOWN
+        if said.normal and self.normal_label is not None and self.normal_label not in said.denied:
+            return self.labels.index(self.normal_label)
+        left = [i for i, label in enumerate(self.labels) if label not in said.denied]
+        return left[0] if said.denied and len(left) == 1 else UNKNOWN
+
+
+def format_instruction(
+    question: str,
+    *,
+    options: Sequence[str] = (),
+    patient: Mapping[str, Any] | None = None,
+    image: str = "<image>",
+) -> str:
+    """A question as the instruction that a vision-language model is tuned on and asked: image, patient, question, options.
+
+    Args:
+        question: as it stands.
+        options: of a closed question, lettered A, B, ...
+        patient: what is known of the patient, such as ``{"sex": "female", "age group": "60-69"}``: the paper's optional
+            demographic prompt. None and NaN are left out, and so is the line where nothing is known. Leave it out at
+            inference, so that answers do not depend on it.
+        image: placeholder of the image; "" for none.
+
+    Returns:
+        Lines that end in "Answer:".
+
+    Raises:
+        ValueError: the question is empty, or there are more than 26 options.
+
+    Example:
+        >>> print(format_instruction("Which?", options=["drusen", "normal"], patient={"sex": "female", "age group": None}))
+        <image>
+        Patient: sex female.
+        Question: Which?
+        Options: A. drusen B. normal
+        Answer:
+
+    Reference:
+        FairMed-VLM, *Toward Equitable Medical Diagnosis with Vision-Language Models*, section 3.3.
+    """
+    if not question.strip():
+        raise ValueError("question: it is empty")
+    if len(options) > 26:
+        raise ValueError(f"options: {len(options)} were given; there are 26 letters")
+    known = {k: v for k, v in (patient or {}).items() if v is not None and v == v}  # NaN differs from itself
+    lines = [image] if image else []
+    if known:
+        lines.append(f"Patient: {', '.join(f'{name} {value}' for name, value in known.items())}.")
+    lines.append(f"Question: {question.strip()}")
+    if options:
+        lines.append("Options: " + " ".join(f"{chr(ord('A') + i)}. {option}" for i, option in enumerate(options)))
+    return "\n".join([*lines, "Answer:"])
+
+
+def _words(where: str, name: Any) -> tuple[str, ...]:
+    if not isinstance(name, str):
+        raise TypeError(f"{where}: a name is a string, {type(name).__name__} was given")
+    words = text_rules.phrase(name)
+    if not words:
+        raise ValueError(f"{where}: {name!r} has no word in it")
+    return words
+
+
+def _texts(answers: Iterable[str | None]) -> Iterable[str | None]:
+    if isinstance(answers, str):
+        raise TypeError("answers: one string was given; a sequence of strings is needed")
+    return answers

@@ -1,0 +1,276 @@
+"""Free text to labels: negation, doubt, lists, structured answers, overlapping names; and back."""
+
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fairloss import AnswerVocabulary, format_instruction
+
+FINDINGS = AnswerVocabulary({
+    "glaucoma": [],
+    "drusen": [],
+    "peripapillary atrophy": ["PPA"],
+    "atrophy": [],
+    "disc haemorrhage": ["hemorrhage", "haemorrhages"],
+})  # fmt: skip
+G, D, P, A, H = range(5)
+
+# (answer, affirmed, denied, open); what is not named is 0 in a row.
+SAID = [
+    ("Glaucoma.", {G}, (), ()),
+    ("gLAUcoma!!", {G}, (), ()),
+    ("  - glaucoma\n  - drusen\n", {G, D}, (), ()),
+    ("1. glaucoma\n2. drusen", {G, D}, (), ()),
+    ("Haemorrhages, PPA", {H, P}, (), ()),
+    ("Hæmorrhage? gläucoma", {G}, (), ()),
+    ("Findings: drusen", {D}, (), ()),
+    ("cup-to-disc ratio 0.7, glaucoma", {G}, (), ()),
+    ("likely glaucoma, consistent with drusen", {G, D}, (), ()),
+    # the longest name first, whole words alone
+    ("PERIPAPILLARY   ATROPHY", {P}, (), ()),
+    ("peri-papillary atrophy", {A}, (), ()),
+    ("peripapillary-atrophy", {P}, (), ()),
+    ("peripapillary atrophy and atrophy", {P, A}, (), ()),
+    ("no peripapillary atrophy, but atrophy", {A}, {P}, ()),
+    # negation before, after, over lists, and where it ends
+    ("No glaucoma.", (), {G}, ()),
+    ("no glaucoma, drusen or atrophy", (), {G, D, A}, ()),
+    ("No glaucoma and no drusen", (), {G, D}, ()),
+    ("Neither glaucoma nor drusen", (), {G, D}, ()),
+    ("There isn't any glaucoma", (), {G}, ()),
+    ("There isn\u2019t any glaucoma", (), {G}, ()),
+    ("The image does not show glaucoma", (), {G}, ()),
+    ("non-glaucoma", (), {G}, ()),
+    ("non glaucomatous eye with drusen", {D}, (), ()),
+    ("Negative for glaucoma", (), {G}, ()),
+    ("free of drusen", (), {D}, ()),
+    ("glaucoma without drusen", {G}, {D}, ()),
+    ("glaucoma rather than drusen", {G}, {D}, ()),
+    ("glaucoma is absent", (), {G}, ()),
+    ("glaucoma and drusen are not seen", (), {G, D}, ()),
+    ("glaucoma, drusen and atrophy were not detected", (), {G, D, A}, ()),
+    ("drusen in the left eye is absent", (), {D}, ()),
+    ("glaucoma has been ruled out", (), {G}, ()),
+    ("glaucoma is not present, drusen is present", {D}, {G}, ()),
+    ("glaucoma is present, drusen is absent", {G}, {D}, ()),
+    ("no glaucoma; drusen", {D}, {G}, ()),
+    ("no glaucoma. Drusen", {D}, {G}, ()),
+    ("no glaucoma but drusen, atrophy", {D, A}, {G}, ()),
+    ("no glaucoma (but drusen)", {D}, {G}, ()),
+    ("no glaucoma, with drusen", {D}, {G}, ()),
+    ("no glaucoma, only drusen", {D}, {G}, ()),
+    ("no glaucoma, there is drusen", {D}, {G}, ()),
+    ("The finding is not drusen but glaucoma", {G}, {D}, ()),
+    ("glaucoma is not accompanied by drusen", {G}, {D}, ()),
+    ("not only glaucoma but also drusen", {G, D}, (), ()),
+    ("There is no doubt that this is glaucoma", {G}, (), ()),
+    # a reply to the question, a question that is answered, a question that is not
+    ("No, drusen.", {D}, (), ()),
+    ("No, there is no glaucoma.", (), {G}, ()),
+    ("Yes, glaucoma.", {G}, (), ()),
+    ("Is there glaucoma? No.", (), {G}, ()),
+    ("Is there glaucoma? Yes, and drusen.", {G, D}, (), ()),
+    ("Glaucoma? Drusen.", {D}, (), ()),
+    # structured answers
+    ("Glaucoma: no; drusen: yes", {D}, {G}, ()),
+    ("Glaucoma: no, drusen: yes, atrophy: unknown", {D}, {G}, {A}),
+    ("glaucoma - no, drusen - yes", {D}, {G}, ()),
+    ("glaucoma \u2014 absent", (), {G}, ()),
+    ("glaucoma (absent), drusen (present)", {D}, {G}, ()),
+    ("glaucoma=1, drusen=0", {G}, {D}, ()),
+    ("Absent: glaucoma, drusen. Present: atrophy.", {A}, {G, D}, ()),
+    # doubt
+    ("possible glaucoma", (), (), {G}),
+    ("Glaucoma is possible.", (), (), {G}),
+    ("glaucoma cannot be excluded", (), (), {G}),
+    ("Glaucoma can't be excluded, drusen is present.", {D}, (), {G}),
+    ("I cannot tell whether there is glaucoma.", (), (), {G}),
+    ("It may be glaucoma", (), (), {G}),
+    ("Glaucoma is unlikely, drusen is present.", {D}, (), {G}),
+    ("unlikely glaucoma", (), (), {G}),
+    ("rule out glaucoma", (), (), {G}),
+    ("no drusen, possible glaucoma", (), {D}, {G}),
+    ("possible glaucoma, no drusen", (), {D}, {G}),
+    ("Glaucoma. No glaucoma.", (), (), {G}),
+    # "nothing to find" beside findings
+    ("Healthy apart from drusen", {D}, (), ()),
+    ("no abnormality other than drusen", {D}, (), ()),
+    ("No other abnormalities. Drusen.", {D}, (), ()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "affirmed", "denied", "left_open"), SAID, ids=[s[0] for s in SAID])
+def test_what_an_answer_says(answer, affirmed, denied, left_open):
+    said = FINDINGS.parse(answer)
+    expected = [tuple(FINDINGS.labels[i] for i in sorted(part)) for part in (affirmed, denied, left_open)]
+    assert [said.affirmed, said.denied, said.open] == expected
+    row = [1 if i in affirmed else -1 if i in left_open else 0 for i in range(5)]
+    assert FINDINGS.multi([answer])[0].tolist() == row
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["No finding.", "no findings", "No abnormality.", "No significant abnormalities are seen", "normal", "Healthy eye.",
+     "None.", "None of the findings", "Everything is within normal limits", "no disease", "no abnormal findings"],
+)  # fmt: skip
+def test_nothing_to_find_is_a_row_of_zeros(answer):
+    assert FINDINGS.multi([answer]).tolist() == [[0] * 5]
+    assert FINDINGS.single([answer]).tolist() == [-1]
+    with_label = AnswerVocabulary(["glaucoma", "no finding"], normal_label="no finding")
+    assert with_label.single([answer]).tolist() == [1]
+    assert with_label.multi([answer]).tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["", "   ", None, float("nan"), "?", "Yes.", "No.", "A photograph.", "glaucomatous", "drusenoid", "Not normal.",
+     "Is there glaucoma?", "I can't tell.", "It cannot be determined.", "The image is ungradable",
+     "no retinopathy", "\x00\ud800"],
+)  # fmt: skip
+def test_what_cannot_be_scored_is_unknown_everywhere(answer):
+    assert FINDINGS.multi([answer]).tolist() == [[-1] * 5]
+    assert FINDINGS.single([answer]).tolist() == [-1]
+
+
+def test_doubt_about_the_rest_leaves_the_rest_open():
+    assert FINDINGS.multi(["Drusen. I cannot tell about the rest."]).tolist() == [[-1, 1, -1, -1, -1]]
+
+
+CLOSED = AnswerVocabulary({"no glaucoma": [], "glaucoma": ["glaucomatous damage"]}, normal_label="no glaucoma")
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [("glaucoma", 1), ("no glaucoma", 0), ("No evidence of glaucoma", 0), ("Glaucoma is absent", 0), ("glaucomatous damage", 1),
+     ("Glaucoma: yes", 1), ("Glaucoma: no", 0), ("healthy", 0),
+     ("Glaucoma, or no glaucoma?", -1), ("glaucoma or no glaucoma", -1),
+     ("possible glaucoma", -1), ("glaucoma cannot be excluded", -1), ("blurred", -1), ("not healthy", -1)],
+)  # fmt: skip
+def test_closed_question(answer, label):
+    assert CLOSED.single([answer]).tolist() == [label]
+
+
+def test_a_name_that_begins_with_no_denies_what_is_joined_to_it():
+    vocabulary = AnswerVocabulary(["no glaucoma", "glaucoma", "drusen"])
+    assert vocabulary.multi(["no glaucoma or drusen"]).tolist() == [[1, 0, 0]]
+
+
+def test_the_only_option_left_and_several_left():
+    grades = AnswerVocabulary(["mild", "moderate", "severe"])
+    answers = [
+        "Neither mild nor severe",
+        "not mild",
+        "moderate, not severe",
+        "mild or moderate",
+        "not mild, moderate or severe",
+    ]
+    assert grades.single(answers).tolist() == [1, -1, 1, -1, -1]
+
+
+def test_yes_and_no_may_be_the_options():
+    words = AnswerVocabulary({"no": ["absent"], "yes": ["present"]})
+    answers = ["Yes.", "no", "No, it is absent", "Yes, no doubt", "It is present", "yes and no", "maybe"]
+    assert words.single(answers).tolist() == [1, 0, 0, 1, 1, -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [("B", 1), ("b", 1), ("(B)", 1), ("B.", 1), ("Answer: B", 1), ("The correct answer is (c).", 2), ("Option A", 0),
+     ("B. drusen", 1), ("B) glaucoma", -1), ("A disc haemorrhage", 2), ("D", -1), ("glaucoma", 0), ("I see drusen", 1),
+     ("Answer: drusen", 1), ("", -1), (None, -1), ("BB", -1)],
+)  # fmt: skip
+def test_letters_of_options(answer, label):
+    options = AnswerVocabulary(["glaucoma", "drusen", "disc haemorrhage"])
+    assert options.single([answer], letters=True).tolist() == [label]
+    if answer and len(answer) < 4:
+        assert options.single([answer]).tolist() == [-1]
+
+
+@pytest.mark.parametrize("decorate", [str, str.upper, lambda t: f"Findings:\n- {t}.", lambda t: f"The eye shows {t}!"])
+def test_every_subset_is_read_back(decorate):
+    for row in itertools.product((0, 1), repeat=5):
+        assert FINDINGS.multi([decorate(FINDINGS.write(row))])[0].tolist() == list(row)
+    assert [int(CLOSED.single([decorate(CLOSED.write(i))])[0]) for i in range(2)] == [0, 1]
+
+
+@given(st.text(max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_any_text_gives_a_verdict(text):
+    row = FINDINGS.multi([text])
+    assert row.dtype == np.int64
+    assert set(row.ravel().tolist()) <= {-1, 0, 1}
+    assert -1 <= FINDINGS.single([text], letters=True)[0] < 5
+
+
+WORDS = "no not glaucoma drusen , . but and is absent possible : yes can be excluded ? ( ) - unclear"
+words = st.sampled_from(WORDS.split(" "))
+
+
+@given(st.lists(words, max_size=14))
+@settings(max_examples=300, deadline=None)
+def test_sentences_of_triggers_say_each_thing_once(parts):
+    """Whatever the order, a name is affirmed, denied or open, and is never reported without being there."""
+    said = FINDINGS.parse(" ".join(parts))
+    named = [*said.affirmed, *said.denied, *said.open]
+    assert len(named) == len(set(named))
+    assert set(named) <= {"glaucoma", "drusen"} & set(parts)
+
+
+def test_shapes_of_nothing_and_of_many():
+    assert FINDINGS.multi([]).shape == (0, 5)
+    assert FINDINGS.single([]).shape == (0,)
+    assert FINDINGS.multi(iter(["drusen"] * 3)).shape == (3, 5)
+    assert len(FINDINGS) == 5
+    assert "drusen" in repr(FINDINGS)
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "error", "match"),
+    [
+        ("glaucoma", {}, TypeError, "labels: one string"),
+        ([], {}, ValueError, "labels: at least one"),
+        (["a", "a"], {}, ValueError, "repeated"),
+        (["x", "X!"], {}, ValueError, "'X!' is a name of 'x' and of 'X!'"),
+        ({"x": ["y"], "z": ["Y"]}, {}, ValueError, "a name of 'x' and of 'z'"),
+        (["..."], {}, ValueError, "no word"),
+        ([3], {}, TypeError, "a name is a string, int"),
+        ({"x": "y"}, {}, TypeError, "labels\\['x'\\]: one string"),
+        (["x"], {"normal_label": "y"}, ValueError, "normal_label: 'y'"),
+        (["x"], {"normal": [""]}, ValueError, "normal: ''"),
+    ],
+)
+def test_bad_vocabularies(labels, options, error, match):
+    with pytest.raises(error, match=match):
+        AnswerVocabulary(labels, **options)
+
+
+def test_bad_answers_and_targets():
+    with pytest.raises(TypeError, match="answers: one string"):
+        FINDINGS.single("glaucoma")
+    with pytest.raises(TypeError, match="answer: a string is needed, int"):
+        FINDINGS.multi([3])
+    for target in (5, -1, [0, 1], [0, 1, 2, 0, 0], 0.5):
+        with pytest.raises(ValueError, match="target:"):
+            FINDINGS.write(target)
+
+
+def test_instruction():
+    text = format_instruction(
+        "Which? ", options=["a", "b"], patient={"sex": "female", "age group": "60-69", "race": None}
+    )
+    assert text == "<image>\nPatient: sex female, age group 60-69.\nQuestion: Which?\nOptions: A. a B. b\nAnswer:"
+    assert format_instruction("Which?", patient={"age": float("nan")}, image="") == "Question: Which?\nAnswer:"
+    with pytest.raises(ValueError, match="question: it is empty"):
+        format_instruction(" ")
+    with pytest.raises(ValueError, match="options: 27"):
+        format_instruction("?", options=["x"] * 27)
+
+
+def test_no_torch_is_needed():
+    code = "import sys, fairloss as f; f.AnswerVocabulary(['a']); f.format_instruction('?'); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
