@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST_ARGS ?= -n 2
 
-.PHONY: demo test test-all lint types format clean
+.PHONY: demo test test-all docs lint types format clean
 
 $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,10 @@ $(VENV)/.all: $(VENV)/.dev
 	$(PIP) --editable ".[dev,examples,trl,bench]" lightning
 	touch $@
 
+$(VENV)/.docs: pyproject.toml $(VENV)/.torch
+	$(PIP) --editable ".[docs]"
+	touch $@
+
 demo: $(VENV)/.demo  ## the main job: train on real patients with and without fairloss
 	$(BIN)/python examples/quickstart.py
 
@@ -36,6 +40,10 @@ test: $(VENV)/.dev lint types  ## lint, types, doctests, contract, oracles, tabl
 
 test-all: $(VENV)/.all lint types  ## the above, examples, several processes, frameworks, fuzzing
 	$(BIN)/python -m pytest $(PYTEST_ARGS) --all --cov
+
+docs: $(VENV)/.docs  ## the documentation, as a site under site/; a warning is an error
+	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "open site/index.html through a server: $(BIN)/python -m http.server --directory site"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -49,4 +57,4 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -105,8 +105,7 @@ class EquityScaledAUC(_Ranked):
         num_groups: number of groups.
         penalty: ``"mean_abs"``, ``"sum_abs"``, ``"max_abs"``, ``"std"`` or ``"gap"``.
         ddof: with ``"std"``.
-        bins: as :class:`AUCGap`.
-        kwargs: of ``torchmetrics.Metric``, and ``validate_args``.
+        kwargs: ``bins`` as in :class:`AUCGap`, the arguments of ``torchmetrics.Metric``, and ``validate_args``.
     """
 
     higher_is_better = True

@@ -193,10 +193,9 @@ def fair_grpo_advantages(
     process_group: ProcessGroup | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""FairGRPO advantages of one batch, without state.
+    """FairGRPO advantages of one batch, without state.
 
-    .. math::  A_{qi} = w_q s_{qi} / (\mathrm{std} + \epsilon),\quad
-        w_q \propto (N_{d} N_{dg})^{-\mathrm{size\_power}} (\bar r_{d} \bar r_{dg})^{-\mathrm{reward\_power}}
+        A_qi = w_q s_qi / (std + eps),    w_q proportional to 1 / ((N_d N_dg)^size_power (rbar_d rbar_dg)^reward_power)
 
     s is GRPO's (r - mean) / (std + eps) within the prompt (ddof 1), d and g the prompt's domain and group, N counts prompts
     and rbar averages rewards, std is the batch's over all scorable rollouts (ddof 1). 0 means no signal: all rollouts of

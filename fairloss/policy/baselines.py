@@ -168,10 +168,9 @@ def resampling_weights(groups: Tensor, *, num_groups: int, power: float = 1.0) -
 
 
 class GroupDROAdvantage(StatefulModule):
-    r"""GRPO advantages under GroupDRO: weight moves to the groups whose rewards are lowest.
+    """GRPO advantages under GroupDRO: weight moves to the groups whose rewards are lowest.
 
-    .. math::  \hat L_g = -\frac{1}{n \pi_g} \sum_{q \in g} \bar r_q,\quad \log q_g \mathrel{+}= \eta \hat L_g,\quad
-        w_q = q_{g} / \pi_{g}
+        L_g = -sum_{q in g} rbar_q / (n pi_g),    log q_g += step_size L_g,    w_q = q_g / pi_g for a prompt q of group g
 
     with rbar_q a prompt's mean reward, n the batch's known prompts and pi_g the group's share of those seen so far, so that
     L_g is unbiased at any batch size and sum_i w_i A_i / n is GroupDRO's sum_g q_g (mean of group g's A). Softmax runs over

@@ -55,10 +55,16 @@ class FairGRPOAdvantage(nn.Module):
         num_features: quantiles of a prompt's rewards that are clustered.
         reservoir_size: prompts a domain that the clustering remembers.
         seed: of the clustering.
-        max_ratio, batch_normalize, size_power, reward_power, reward_shift, variant, eps, validate, process_group: as for
-            :func:`fairloss.fair_grpo_advantages`; ``reward_shift="min"`` takes the lowest reward ever seen, and
-            ``variant="released"`` has a discovery of its own (``num_clusters``, ``num_features``, ``reservoir_size`` and
-            ``seed`` do not apply), whose memory grows.
+        max_ratio: as for :func:`fairloss.fair_grpo_advantages`, like all that follow.
+        batch_normalize: divide by the batch's standard deviation.
+        size_power: exponent of N.
+        reward_power: exponent of the mean rewards.
+        reward_shift: a number, or "min": minus the lowest reward ever seen.
+        variant: "released" has a discovery of its own (``num_clusters``, ``num_features``, ``reservoir_size`` and ``seed``
+            do not apply), whose memory grows.
+        eps: added to standard deviations.
+        validate: refuse infinite rewards, negative means and prompts with two ids.
+        process_group: statistics run over all its ranks.
 
     Attributes:
         history: the :class:`RewardHistory`; ``history.totals()`` is what the function takes as ``past``.

@@ -49,10 +49,9 @@ def fair_grpo_policy_loss(
     loss_agg: str = "token_mean",
     process_group: ProcessGroup | None = None,
 ) -> Tensor:
-    r"""Clipped policy loss on log-probabilities of the sampled tokens.
+    """Clipped policy loss on log-probabilities of the sampled tokens.
 
-    .. math::  \ell_{t} = -\min(\varphi_t A, \mathrm{clip}(\varphi_t, 1 - \epsilon, 1 + \epsilon_{high}) A) + \beta\, k3_t,
-        \quad \varphi_t = e^{\log p_t - \log p^{old}_t}
+        l_t = -min(phi_t A, clip(phi_t, 1 - clip, 1 + clip_high) A) + beta k3_t,    phi_t = exp(logp_t - old_logp_t)
 
     0 does not mean solved: at phi = 1 the value is minus the mean advantage, and only the gradient matters.
 
