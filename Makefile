@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST_ARGS ?= -n 2
 
-.PHONY: demo test test-all docs lint types format clean
+.PHONY: demo test test-all docs release-check lint types format clean
 
 $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +45,15 @@ docs: $(VENV)/.docs  ## the documentation, as a site under site/; a warning is a
 	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo "open site/index.html through a server: $(BIN)/python -m http.server --directory site"
 
+# Tools of the release alone, apart from what the project is developed with.
+$(VENV)-release/.created: constraints.txt
+	$(PYTHON) -m venv $(VENV)-release
+	$(VENV)-release/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt build twine cffconvert
+	touch $@
+
+release-check: $(VENV)-release/.created  ## build sdist and wheel, try the wheel alone in clean environments, with and without each extra
+	$(VENV)-release/bin/python tools/release_check.py
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -57,4 +66,4 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) $(VENV)-release site .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

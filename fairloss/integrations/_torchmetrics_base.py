@@ -9,7 +9,7 @@ from torch import Tensor
 try:
     from torchmetrics import Metric
 except ImportError as error:
-    raise ImportError("torchmetrics is needed here: pip install torchmetrics") from error
+    raise ImportError("torchmetrics is needed here: pip install 'fairloss[torchmetrics]'") from error
 
 __all__ = ["Grouped"]
 

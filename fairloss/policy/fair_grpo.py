@@ -27,11 +27,13 @@ class GroupRow(NamedTuple):
     """One line of :meth:`FairGRPOAdvantage.table`."""
 
     domain: int
+    """The domain's id."""
     group: str
     """The id, "unknown", or "cluster k"."""
     prompts: float
     """Prompts that the weight rests on."""
     mean_reward: float
+    """Of their rollouts."""
     weight: float
     """Relative to the average informative prompt's."""
 
