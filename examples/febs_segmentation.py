@@ -22,12 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from common import fundus, intervals, loaders, plots, toolkit
+from common.segmentation import CLASSES, STRUCTURES, fit, overlaps, predict, unet
 from fairloss import FEBSLoss, GroupDROLoss
 from fairloss.functional import sample_dice_loss
-from fairloss.metrics import dice, equity_scaled, error_skew, iou
+from fairloss.metrics import equity_scaled, error_skew
 
-CLASSES = 3  # fundus, rim, cup
-STRUCTURES = {"disc": (1, 2), "cup": (2,)}
 COLUMNS = ("Dice", "worst Dice", "Dice gap", "ES-Dice", "ES-IoU", "error skew")
 METHODS = ("Dice + CE", "Resampling", "GroupDRO", "FEBS", "FEBS, released")
 
@@ -46,66 +45,27 @@ def criterion(method: str, data: Any, dice_weight: float) -> Callable[[Tensor, T
     return loss
 
 
-def unet(width: int) -> nn.Module:
-    from monai.networks.nets import UNet
-
-    channels = [width * 2**k for k in range(4)]
-    return UNet(
-        spatial_dims=2, in_channels=3, out_channels=CLASSES, channels=channels, strides=[2, 2, 2], num_res_units=1
-    )
-
-
 def train(data: Any, method: str, args: argparse.Namespace, seed: int, tick: Callable[[], Any]) -> nn.Module:
     """The same schedule for every method; only the loss, or the draw of the photographs, differs."""
     toolkit.seed_everything(seed)
     device = torch.device(args.device)
     tensors = {k: v.to(device) for k, v in data.tensors().items() if k != "label"}
-    images, masks, group = tensors["images"], tensors["masks"], tensors["group"]
+    group = tensors["group"].cpu()
     model = unet(args.width).to(device)
-    loss = criterion(method, data, args.dice_weight)
     steps = max(1, len(group) // args.batch)
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.epochs * steps)
     counts = torch.tensor(data.group_counts, dtype=torch.float32)
-    frequency = torch.where(group.cpu() >= 0, counts[group.cpu().clamp(min=0)], counts.max())
-    for _ in range(args.epochs):
+    frequency = torch.where(group >= 0, counts[group.clamp(min=0)], counts.max())
+
+    def order() -> Tensor:
         if method == "Resampling":
-            order = torch.multinomial(frequency**-0.75, steps * args.batch, replacement=True)
-        else:
-            order = torch.randperm(len(group))
-        for rows in order.to(device)[: steps * args.batch].split(args.batch):
-            flip = torch.rand(len(rows), device=device) < 0.5
-            x = torch.where(flip.reshape(-1, 1, 1, 1), images[rows].flip(3), images[rows])
-            y = torch.where(flip.reshape(-1, 1, 1), masks[rows].flip(2), masks[rows])
-            with toolkit.autocast(args):
-                logits = model(x)
-            optimizer.zero_grad()
-            loss(logits, y, group[rows]).backward()
-            optimizer.step()
-            schedule.step()
-        tick()
+            return torch.multinomial(frequency**-0.75, steps * args.batch, replacement=True)
+        return torch.randperm(len(group))
+
+    fit(
+        model, tensors, criterion(method, data, args.dice_weight), order=order, epochs=args.epochs, steps=steps,
+        batch=args.batch, lr=args.lr, context=lambda: toolkit.autocast(args), tick=tick,
+    )  # fmt: skip
     return model
-
-
-@torch.no_grad()
-def predict(model: nn.Module, data: Any, args: argparse.Namespace) -> np.ndarray:
-    """(N, H, W) class of every pixel."""
-    model.eval()
-    with toolkit.autocast(args):
-        parts = [
-            model(part.to(args.device)).argmax(1).to(torch.uint8).cpu() for part in data.tensors()["images"].split(250)
-        ]
-    return torch.cat(parts).numpy()
-
-
-def overlaps(true: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
-    """Dice and IoU of every photograph, of each structure and their mean."""
-    found = {}
-    for name, metric in (("dice", dice), ("iou", iou)):
-        for structure, classes in STRUCTURES.items():
-            found[f"{name}_{structure}"] = metric(np.isin(true, classes), np.isin(predicted, classes), empty=1.0)
-        found[name] = np.mean([found[f"{name}_{s}"] for s in STRUCTURES], axis=0)
-    return found
 
 
 def figures(bootstrap: intervals.PatientBootstrap, overlap: list[dict[str, np.ndarray]]) -> dict[str, Any]:
@@ -212,7 +172,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
                 start = time.perf_counter()
                 model = train(data, method, args, seed, bar.update)
                 seconds[method] += (time.perf_counter() - start) / args.seeds
-                last[method] = predict(model, test, args)
+                inputs = test.tensors()
+                last[method] = predict(model, inputs["images"], inputs["group"], lambda: toolkit.autocast(args))
                 found[method].append(overlaps(test.masks, last[method]))
     shares = None if args.data_dir else fundus.TASKS[args.task].shares
     bootstrap = intervals.PatientBootstrap(

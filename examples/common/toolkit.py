@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -123,6 +124,11 @@ def result_rows(results: Mapping[str, Mapping[str, Estimate]], metrics: Sequence
 def save_json(path: Path, content: Any) -> None:
     """Write results as JSON; estimates become value, low, high and the value of every seed."""
     path.write_text(json.dumps(content, indent=1, default=_plain) + "\n", encoding="utf-8")
+
+
+def digest(settings: Mapping[str, Any]) -> str:
+    """Twelve characters that name these settings: results made with others get another file."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def _plain(value: Any) -> Any:
