@@ -230,3 +230,8 @@ def test_aggregation_orders():
     ]:
         with pytest.raises(ValueError, match=message):
             fm.aggregate_disparity(bad.pop("values"), **bad)
+
+
+def test_an_option_that_does_not_exist_is_named():
+    with pytest.raises(TypeError, match="treshold: no such option; accepted are sample_weight, threshold"):
+        fm.max_accuracy_gap([1, 0], [1, 0], ["a", "b"], treshold=0.4)

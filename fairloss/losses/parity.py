@@ -8,7 +8,7 @@ A group without positives (negatives) takes no part in the true (false) positive
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -169,6 +169,17 @@ class _ParityLoss(nn.Module):
         self.reduction: AttributeReduction = reduction
         self.process_group = process_group
 
+    def _options(self) -> dict[str, Any]:
+        """What both functions take."""
+        return {
+            "num_groups": self.num_groups,
+            "positive_class": self.positive_class,
+            "smoothing": self.smoothing,
+            "task": self.task,
+            "reduction": self.reduction,
+            "process_group": self.process_group,
+        }
+
     def extra_repr(self) -> str:
         return f"num_groups={self.num_groups}, smoothing={self.smoothing}, task={self.task!r}"
 
@@ -213,17 +224,7 @@ class DemographicParityLoss(_ParityLoss):
 
     def forward(self, input: Tensor, target: Tensor, groups: Tensor) -> Tensor:
         """Loss of a batch; see the class."""
-        return demographic_parity(
-            input,
-            target,
-            groups,
-            num_groups=self.num_groups,
-            positive_class=self.positive_class,
-            smoothing=self.smoothing,
-            task=self.task,
-            reduction=self.reduction,
-            process_group=self.process_group,
-        )
+        return demographic_parity(input, target, groups, **self._options())
 
 
 class EqualizedOddsLoss(_ParityLoss):
@@ -287,15 +288,4 @@ class EqualizedOddsLoss(_ParityLoss):
 
     def forward(self, input: Tensor, target: Tensor, groups: Tensor) -> Tensor:
         """Loss of a batch; see the class."""
-        return equalized_odds(
-            input,
-            target,
-            groups,
-            num_groups=self.num_groups,
-            agg=self.agg,
-            positive_class=self.positive_class,
-            smoothing=self.smoothing,
-            task=self.task,
-            reduction=self.reduction,
-            process_group=self.process_group,
-        )
+        return equalized_odds(input, target, groups, agg=self.agg, **self._options())

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fairloss.metrics._gaps import GapOptions as GapOptions
     from fairloss.metrics._inputs import cross_groups as cross_groups
     from fairloss.metrics.aggregate import aggregate_disparity as aggregate_disparity
     from fairloss.metrics.aggregate import hierarchical_mean as hierarchical_mean
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from fairloss.metrics.significance import paired_t_test as paired_t_test
 
 _MODULES = {
+    "_gaps": ["GapOptions"],
     "_inputs": ["cross_groups"],
     "aggregate": ["aggregate_disparity", "hierarchical_mean"],
     "calibration": [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -11,13 +11,25 @@ from fairloss.metrics._inputs import Floats, as_groups, as_predictions, as_weigh
 from fairloss.metrics.per_group import Undefined, class_values, report_undefined
 from fairloss.metrics.rates import Convention, mean_over_classes
 
-__all__ = ["Options", "OverClasses", "rate_values", "spread", "spread_of"]
+__all__ = ["GapOptions", "Options", "OverClasses", "rate_values", "read_options", "spread", "spread_of"]
 
 OverClasses = Literal["mean_gap", "max_gap", "gap_of_mean"]
 
 
-class Options(NamedTuple):
-    """Arguments common to the named gaps; documented at ``max_accuracy_gap``."""
+class GapOptions(TypedDict, total=False):
+    """Keyword arguments that every named gap takes.
+
+    Attributes:
+        sample_weight: (N,) non-negative weights; by default all 1.
+        threshold: a score is a positive decision where ``score >= threshold`` (0.5) ...
+        strict: ... or where ``score > threshold``.
+        task: ``"auto"``, ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
+        labels: the classes, in the order of the columns of scores.
+        over_classes: with several classes, the ``"mean_gap"`` or ``"max_gap"`` of the classes' gaps, or the
+            ``"gap_of_mean"`` rate; by default the first, and the last with ``convention="fairgrpo"``.
+        convention: ``"standard"`` or ``"fairgrpo"`` (see :mod:`fairloss.metrics.rates`).
+        undefined: ``"omit"`` leaves undefined values out with one warning; ``"raise"`` raises.
+    """
 
     sample_weight: Any
     threshold: float
@@ -27,6 +39,27 @@ class Options(NamedTuple):
     over_classes: OverClasses | None
     convention: Convention
     undefined: Undefined
+
+
+class Options(NamedTuple):
+    """:class:`GapOptions` with its defaults."""
+
+    sample_weight: Any = None
+    threshold: float = 0.5
+    strict: bool = False
+    task: str = "auto"
+    labels: Sequence[Any] | None = None
+    over_classes: OverClasses | None = None
+    convention: Convention = "standard"
+    undefined: Undefined = "omit"
+
+
+def read_options(options: GapOptions) -> Options:
+    """The options, or an error that names the one that does not exist."""
+    unknown = set(options) - set(Options._fields)
+    if unknown:
+        raise TypeError(f"{min(unknown)}: no such option; accepted are {', '.join(Options._fields)}")
+    return Options(**options)
 
 
 def rate_values(metrics: tuple[str, ...], y_true: Any, y_pred: Any, groups: Any, options: Options) -> list[Floats]:

@@ -6,12 +6,12 @@ rates are left out and named in a warning, never read as 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fairloss.metrics._gaps import Options, OverClasses, spread_of
-from fairloss.metrics.per_group import Undefined
-from fairloss.metrics.rates import Convention
+from fairloss.metrics._gaps import GapOptions, read_options, spread_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = [
     "demographic_parity_difference",
@@ -23,20 +23,7 @@ __all__ = [
 ]
 
 
-def max_accuracy_gap(
-    y_true: Any,
-    y_pred: Any,
-    groups: Any,
-    *,
-    sample_weight: Any = None,
-    threshold: float = 0.5,
-    strict: bool = False,
-    task: str = "auto",
-    labels: Sequence[Any] | None = None,
-    over_classes: OverClasses | None = None,
-    convention: Convention = "standard",
-    undefined: Undefined = "omit",
-) -> float:
+def max_accuracy_gap(y_true: Any, y_pred: Any, groups: Any, **options: Unpack[GapOptions]) -> float:
     """max_g accuracy_g - min_g accuracy_g (the LoRA paper's equation 1); 0 means equal accuracy.
 
     Args:
@@ -44,15 +31,7 @@ def max_accuracy_gap(
         y_pred: (N,) scores or decisions, (N, C) scores or (N,) classes, or (N, L).
         groups: (N,) labels of any kind, or a mapping of names to attributes, read as their intersection; None, NaN and
             -1 are unknown and left out.
-        sample_weight: (N,) non-negative weights.
-        threshold: a score is a positive decision where ``score >= threshold`` ...
-        strict: ... or where ``score > threshold``.
-        task: ``"auto"``, ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
-        labels: the classes, in the order of the columns of scores.
-        over_classes: with several classes, the ``"mean_gap"`` or ``"max_gap"`` of the classes' gaps, or the
-            ``"gap_of_mean"`` rate; by default the first, and the last with ``convention="fairgrpo"``.
-        convention: ``"standard"`` or ``"fairgrpo"`` (see :mod:`fairloss.metrics.rates`).
-        undefined: ``"omit"`` leaves undefined values out with one warning; ``"raise"`` raises.
+        options: :class:`GapOptions`, by keyword.
 
     Returns:
         A fraction; NaN where fewer than two groups have a value.
@@ -64,38 +43,17 @@ def max_accuracy_gap(
         >>> max_accuracy_gap([1, 0, 1, 1], [1, 0, 0, 1], ["F", "F", "M", "M"])
         0.5
     """
-    options = Options(sample_weight, threshold, strict, task, labels, over_classes, convention, undefined)
-    return spread_of("accuracy", y_true, y_pred, groups, options)
+    return spread_of("accuracy", y_true, y_pred, groups, read_options(options))
 
 
-def equal_opportunity_difference(
-    y_true: Any,
-    y_pred: Any,
-    groups: Any,
-    *,
-    sample_weight: Any = None,
-    threshold: float = 0.5,
-    strict: bool = False,
-    task: str = "auto",
-    labels: Sequence[Any] | None = None,
-    over_classes: OverClasses | None = None,
-    convention: Convention = "standard",
-    undefined: Undefined = "omit",
-) -> float:
+def equal_opportunity_difference(y_true: Any, y_pred: Any, groups: Any, **options: Unpack[GapOptions]) -> float:
     """max_g TPR_g - min_g TPR_g; 0 means that positives are found alike in all groups.
 
     Args:
         y_true: (N,) labels 0 and 1, (N,) classes, or (N, L) of 0 and 1.
         y_pred: (N,) scores or decisions, (N, C) scores or (N,) classes, or (N, L).
         groups: (N,) group labels, or a mapping of names to attributes, read as their intersection.
-        sample_weight: this and all that follows as in :func:`max_accuracy_gap`.
-        threshold: see there.
-        strict: see there.
-        task: see there.
-        labels: see there.
-        over_classes: see there.
-        convention: see there.
-        undefined: see there.
+        options: :class:`GapOptions`, by keyword.
 
     Returns:
         A fraction; NaN where fewer than two groups have a value.
@@ -107,38 +65,17 @@ def equal_opportunity_difference(
         >>> equal_opportunity_difference([1, 1, 1, 1], [1, 1, 0, 1], ["F", "F", "M", "M"])
         0.5
     """
-    options = Options(sample_weight, threshold, strict, task, labels, over_classes, convention, undefined)
-    return spread_of("tpr", y_true, y_pred, groups, options)
+    return spread_of("tpr", y_true, y_pred, groups, read_options(options))
 
 
-def false_positive_rate_difference(
-    y_true: Any,
-    y_pred: Any,
-    groups: Any,
-    *,
-    sample_weight: Any = None,
-    threshold: float = 0.5,
-    strict: bool = False,
-    task: str = "auto",
-    labels: Sequence[Any] | None = None,
-    over_classes: OverClasses | None = None,
-    convention: Convention = "standard",
-    undefined: Undefined = "omit",
-) -> float:
+def false_positive_rate_difference(y_true: Any, y_pred: Any, groups: Any, **options: Unpack[GapOptions]) -> float:
     """max_g FPR_g - min_g FPR_g; 0 means that negatives raise false alarms alike in all groups.
 
     Args:
         y_true: (N,) labels 0 and 1, (N,) classes, or (N, L) of 0 and 1.
         y_pred: (N,) scores or decisions, (N, C) scores or (N,) classes, or (N, L).
         groups: (N,) group labels, or a mapping of names to attributes, read as their intersection.
-        sample_weight: this and all that follows as in :func:`max_accuracy_gap`.
-        threshold: see there.
-        strict: see there.
-        task: see there.
-        labels: see there.
-        over_classes: see there.
-        convention: see there.
-        undefined: see there.
+        options: :class:`GapOptions`, by keyword.
 
     Returns:
         A fraction; NaN where fewer than two groups have a value.
@@ -150,38 +87,17 @@ def false_positive_rate_difference(
         >>> false_positive_rate_difference([0, 0, 0, 0], [1, 1, 0, 1], ["F", "F", "M", "M"])
         0.5
     """
-    options = Options(sample_weight, threshold, strict, task, labels, over_classes, convention, undefined)
-    return spread_of("fpr", y_true, y_pred, groups, options)
+    return spread_of("fpr", y_true, y_pred, groups, read_options(options))
 
 
-def predictive_parity_difference(
-    y_true: Any,
-    y_pred: Any,
-    groups: Any,
-    *,
-    sample_weight: Any = None,
-    threshold: float = 0.5,
-    strict: bool = False,
-    task: str = "auto",
-    labels: Sequence[Any] | None = None,
-    over_classes: OverClasses | None = None,
-    convention: Convention = "standard",
-    undefined: Undefined = "omit",
-) -> float:
+def predictive_parity_difference(y_true: Any, y_pred: Any, groups: Any, **options: Unpack[GapOptions]) -> float:
     """max_g FDR_g - min_g FDR_g; 0 means that a positive decision is right equally often in all groups.
 
     Args:
         y_true: (N,) labels 0 and 1, (N,) classes, or (N, L) of 0 and 1.
         y_pred: (N,) scores or decisions, (N, C) scores or (N,) classes, or (N, L).
         groups: (N,) group labels, or a mapping of names to attributes, read as their intersection.
-        sample_weight: this and all that follows as in :func:`max_accuracy_gap`.
-        threshold: see there.
-        strict: see there.
-        task: see there.
-        labels: see there.
-        over_classes: see there.
-        convention: see there.
-        undefined: see there.
+        options: :class:`GapOptions`, by keyword.
 
     Returns:
         A fraction; NaN where fewer than two groups have a value.
@@ -196,24 +112,10 @@ def predictive_parity_difference(
         >>> predictive_parity_difference([1, 1, 1, 0], [1, 1, 1, 1], ["F", "F", "M", "M"])
         0.5
     """
-    options = Options(sample_weight, threshold, strict, task, labels, over_classes, convention, undefined)
-    return spread_of("fdr", y_true, y_pred, groups, options)
+    return spread_of("fdr", y_true, y_pred, groups, read_options(options))
 
 
-def demographic_parity_difference(
-    y_true: Any,
-    y_pred: Any,
-    groups: Any,
-    *,
-    sample_weight: Any = None,
-    threshold: float = 0.5,
-    strict: bool = False,
-    task: str = "auto",
-    labels: Sequence[Any] | None = None,
-    over_classes: OverClasses | None = None,
-    convention: Convention = "standard",
-    undefined: Undefined = "omit",
-) -> float:
+def demographic_parity_difference(y_true: Any, y_pred: Any, groups: Any, **options: Unpack[GapOptions]) -> float:
     """max_g P(decision = 1 | g) - min_g P(decision = 1 | g); 0 means equal positive rates.
 
     Args:
@@ -221,14 +123,7 @@ def demographic_parity_difference(
             (N,) predictions, since labels play no part.
         y_pred: (N,) scores or decisions, (N, C) scores or (N,) classes, or (N, L).
         groups: (N,) group labels, or a mapping of names to attributes, read as their intersection.
-        sample_weight: this and all that follows as in :func:`max_accuracy_gap`.
-        threshold: see there.
-        strict: see there.
-        task: see there.
-        labels: see there.
-        over_classes: see there.
-        convention: see there.
-        undefined: see there.
+        options: :class:`GapOptions`, by keyword.
 
     Returns:
         A fraction; NaN where fewer than two groups have a value.
@@ -240,24 +135,10 @@ def demographic_parity_difference(
         >>> demographic_parity_difference(None, [1, 1, 0, 1], ["F", "F", "M", "M"])
         0.5
     """
-    options = Options(sample_weight, threshold, strict, task, labels, over_classes, convention, undefined)
-    return spread_of("positive_rate", y_true, y_pred, groups, options)
+    return spread_of("positive_rate", y_true, y_pred, groups, read_options(options))
 
 
-def demographic_parity_ratio(
-    y_true: Any,
-    y_pred: Any,
-    groups: Any,
-    *,
-    sample_weight: Any = None,
-    threshold: float = 0.5,
-    strict: bool = False,
-    task: str = "auto",
-    labels: Sequence[Any] | None = None,
-    over_classes: OverClasses | None = None,
-    convention: Convention = "standard",
-    undefined: Undefined = "omit",
-) -> float:
+def demographic_parity_ratio(y_true: Any, y_pred: Any, groups: Any, **options: Unpack[GapOptions]) -> float:
     """min_g P(decision = 1 | g) / max_g P(decision = 1 | g); 1 means equal positive rates.
 
     Args:
@@ -265,14 +146,7 @@ def demographic_parity_ratio(
             (N,) predictions, since labels play no part.
         y_pred: (N,) scores or decisions, (N, C) scores or (N,) classes, or (N, L).
         groups: (N,) group labels, or a mapping of names to attributes, read as their intersection.
-        sample_weight: this and all that follows as in :func:`max_accuracy_gap`.
-        threshold: see there.
-        strict: see there.
-        task: see there.
-        labels: see there.
-        over_classes: see there.
-        convention: see there.
-        undefined: see there.
+        options: :class:`GapOptions`, by keyword.
 
     Returns:
         A ratio in [0, 1]; NaN where fewer than two groups have a rate, or all rates are 0.
@@ -284,5 +158,4 @@ def demographic_parity_ratio(
         >>> demographic_parity_ratio(None, [1, 1, 0, 1], ["F", "F", "M", "M"])
         0.5
     """
-    options = Options(sample_weight, threshold, strict, task, labels, over_classes, convention, undefined)
-    return spread_of("positive_rate", y_true, y_pred, groups, options, "ratio")
+    return spread_of("positive_rate", y_true, y_pred, groups, read_options(options), "ratio")

@@ -7,14 +7,14 @@ that the two gaps cancel; it is not offered.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from fairloss.metrics._gaps import Options, OverClasses, rate_values, spread
-from fairloss.metrics.per_group import Undefined
-from fairloss.metrics.rates import Convention
+from fairloss.metrics._gaps import GapOptions, rate_values, read_options, spread
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["equalized_odds_difference", "equalized_odds_ratio"]
 
@@ -27,14 +27,7 @@ def equalized_odds_difference(
     groups: Any,
     *,
     agg: Agg = "worst_case",
-    sample_weight: Any = None,
-    threshold: float = 0.5,
-    strict: bool = False,
-    task: str = "auto",
-    labels: Sequence[Any] | None = None,
-    over_classes: OverClasses | None = None,
-    convention: Convention = "standard",
-    undefined: Undefined = "omit",
+    **options: Unpack[GapOptions],
 ) -> float:
     """The larger, or the mean, of the gaps in TPR and in FPR; 0 means equal error rates in all groups.
 
@@ -43,14 +36,7 @@ def equalized_odds_difference(
         y_pred: (N,) scores or decisions, (N, C) scores or (N,) classes, or (N, L).
         groups: (N,) group labels, or a mapping of names to attributes, read as their intersection.
         agg: ``"worst_case"`` max(TPR gap, FPR gap); ``"mean"`` of the two; ``"score"`` 1 - mean, higher is better.
-        sample_weight: this and all that follows as in :func:`fairloss.metrics.max_accuracy_gap`.
-        threshold: see there.
-        strict: see there.
-        task: see there.
-        labels: see there.
-        over_classes: see there.
-        convention: see there.
-        undefined: see there.
+        options: :class:`GapOptions`, by keyword.
 
     Returns:
         A fraction; NaN where one of the two gaps is undefined (half of equalized odds can look fair).
@@ -65,42 +51,22 @@ def equalized_odds_difference(
     """
     if agg not in ("worst_case", "mean", "score"):
         raise ValueError(f"agg: {agg!r} was given; accepted are worst_case, mean, score")
-    options = Options(sample_weight, threshold, strict, task, labels, over_classes, convention, undefined)
-    gaps = [spread(values, options) for values in rate_values(("tpr", "fpr"), y_true, y_pred, groups, options)]
+    read = read_options(options)
+    gaps = [spread(values, read) for values in rate_values(("tpr", "fpr"), y_true, y_pred, groups, read)]
     if agg == "worst_case":
         return float(np.max(gaps))
     mean = float(np.mean(gaps))
     return mean if agg == "mean" else 1 - mean
 
 
-def equalized_odds_ratio(
-    y_true: Any,
-    y_pred: Any,
-    groups: Any,
-    *,
-    sample_weight: Any = None,
-    threshold: float = 0.5,
-    strict: bool = False,
-    task: str = "auto",
-    labels: Sequence[Any] | None = None,
-    over_classes: OverClasses | None = None,
-    convention: Convention = "standard",
-    undefined: Undefined = "omit",
-) -> float:
+def equalized_odds_ratio(y_true: Any, y_pred: Any, groups: Any, **options: Unpack[GapOptions]) -> float:
     """The smaller of min_g TPR_g / max_g TPR_g and min_g FPR_g / max_g FPR_g; 1 means equal error rates.
 
     Args:
         y_true: (N,) labels 0 and 1, (N,) classes, or (N, L) of 0 and 1.
         y_pred: (N,) scores or decisions, (N, C) scores or (N,) classes, or (N, L).
         groups: (N,) group labels, or a mapping of names to attributes, read as their intersection.
-        sample_weight: this and all that follows as in :func:`fairloss.metrics.max_accuracy_gap`.
-        threshold: see there.
-        strict: see there.
-        task: see there.
-        labels: see there.
-        over_classes: see there.
-        convention: see there.
-        undefined: see there.
+        options: :class:`GapOptions`, by keyword.
 
     Returns:
         A ratio in [0, 1]; NaN where one of the two ratios is undefined.
@@ -112,6 +78,6 @@ def equalized_odds_ratio(
         >>> equalized_odds_ratio([1, 1, 1, 1, 0, 0], [1, 1, 0, 1, 1, 1], ["F", "F", "M", "M", "F", "M"])
         0.5
     """
-    options = Options(sample_weight, threshold, strict, task, labels, over_classes, convention, undefined)
-    rates = rate_values(("tpr", "fpr"), y_true, y_pred, groups, options)
-    return float(np.min([spread(values, options, "ratio") for values in rates]))
+    read = read_options(options)
+    rates = rate_values(("tpr", "fpr"), y_true, y_pred, groups, read)
+    return float(np.min([spread(values, read, "ratio") for values in rates]))
