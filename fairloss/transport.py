@@ -15,7 +15,7 @@ References:
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,12 +24,102 @@ from fairloss import _checks
 from fairloss.groups import check_groups, single_attribute, statistics_dtype
 from fairloss.losses.values import check_values
 
-__all__ = ["Transport", "distances_to_all", "transport_distances", "wasserstein_to_all"]
+__all__ = [
+    "LineStatistics",
+    "Transport",
+    "distances_to_all",
+    "line_statistics",
+    "transport_distances",
+    "wasserstein_to_all",
+]
 
 Transport = Literal["exact", "sinkhorn"]
 
 _SINKHORN_ITERATIONS = 50_000
 _SINKHORN_TOLERANCE = 1e-4  # in the marginals (L1); the divergence's own error is of second order
+
+
+class _Quantiles(NamedTuple):
+    """The values about their mean, sorted, and once more by group; the unknown come last, as zeros."""
+
+    x: Tensor  # (N,) sorted
+    y: Tensor  # (N,) sorted within groups
+    slots: Tensor  # (N,) group of y, G where unknown
+    place: Tensor  # (N,) where y stands in x
+    n: Tensor  # (N,) size of y's group
+    low: Tensor  # (N,) y holds its group's quantiles low / (n N) to high / (n N), exact integers
+    high: Tensor
+    below_low: Tensor  # (N,) N times the integral of x's quantile function up to them
+    below_high: Tensor
+    sizes: Tensor  # (G,) int64
+    total: Tensor  # () known samples, at least 1
+
+    def below(self, position: Tensor) -> Tensor:
+        return _mass_below(self.x, torch.nn.functional.pad(self.x.cumsum(0), (1, 0)), position, self.n)
+
+    def sums(self, terms: Tensor) -> Tensor:
+        """(N, ...) -> (G, ...)."""
+        zeros = terms.new_zeros((self.sizes.shape[0] + 1, *terms.shape[1:]))
+        return zeros.index_add(0, self.slots, terms)[:-1]
+
+
+def _mass_below(x: Tensor, prefix: Tensor, position: Tensor, n: Tensor) -> Tensor:
+    """N times the integral of the quantile function of x from 0 to position / (n N)."""
+    k = torch.div(position, n, rounding_mode="floor")
+    part = (position % n).to(x.dtype) / n
+    return torch.addcmul(prefix.index_select(0, k), part, x.index_select(0, k.clamp(max=x.shape[0] - 1)))
+
+
+def _quantiles(values: Tensor, ids: Tensor, num_groups: int) -> _Quantiles:
+    # Small batches cost by the number of operations, not by their size: there is no operation here that could be spared.
+    unknown = ids[:, 0] < 0
+    slots = ids[:, 0].masked_fill(unknown, num_groups)
+    counts = slots.new_zeros(num_groups + 1).index_add(0, slots, torch.ones_like(slots))
+    sizes = counts[:-1]
+    n_all = sizes.sum()
+    total = n_all.clamp(min=1)
+    x = values.to(torch.float64)
+    # About the mean: W is the same, and squares lose no digits.
+    x = x - x.detach().masked_fill(unknown, 0.0).sum() / total
+    x, order = torch.sort(x.masked_fill(unknown, torch.inf), stable=True)
+    slots = slots.index_select(0, order)
+    x = x.masked_fill(slots == num_groups, 0.0)
+    # Regroup the sorted values; within a group they stay sorted.
+    slots, place = torch.sort(slots, stable=True)
+    n = counts.index_select(0, slots)
+    rank = torch.arange(slots.shape[0], device=slots.device) - (counts.cumsum(0) - counts).index_select(0, slots)
+    low = n_all * rank
+    high = low + n_all
+    below_high = _mass_below(x, torch.nn.functional.pad(x.cumsum(0), (1, 0)), high, n)
+    # The lower bound of a value's quantiles is the upper one of its group's value before.
+    below_low = torch.nn.functional.pad(below_high[:-1], (1, 0)).masked_fill(rank == 0, 0.0)
+    return _Quantiles(x, x.index_select(0, place), slots, place, n, low, high, below_low, below_high, sizes, total)
+
+
+class LineStatistics(NamedTuple):
+    """Per group, (G,), and of all known samples; float64, 0 where absent."""
+
+    squared: Tensor
+    """W_2^2 between the group's values and all values."""
+    means: Tensor
+    """Of the group, about the mean of all."""
+    variance: Tensor
+    """Of all, a scalar."""
+    sizes: Tensor
+
+
+def line_statistics(values: Tensor, ids: Tensor, num_groups: int) -> LineStatistics:
+    """W_2^2 to all values with what the same sort gives besides; arguments as :func:`wasserstein_to_all`."""
+    q = _quantiles(values, ids, num_groups)
+    sums = q.sums(torch.stack([q.y, q.y * q.y, q.y * (q.below_high - q.below_low)], 1))
+    own, variance = sums[:, :2] / q.sizes.clamp(min=1).unsqueeze(1), torch.dot(q.x, q.x) / q.total
+    squared = (own[:, 1] + variance - 2 * sums[:, 2] / q.total).clamp(min=0)
+    return LineStatistics(_where_apart(squared, q), own[:, 0], variance, q.sizes.to(torch.float64))
+
+
+def _where_apart(distances: Tensor, q: _Quantiles) -> Tensor:
+    # A group that is all there is: exactly 0, and so is its gradient.
+    return distances.masked_fill((q.sizes == 0) | (q.sizes == q.total), 0.0)
 
 
 def wasserstein_to_all(values: Tensor, ids: Tensor, num_groups: int, p: int) -> Tensor:
@@ -44,51 +134,13 @@ def wasserstein_to_all(values: Tensor, ids: Tensor, num_groups: int, p: int) -> 
     Returns:
         (G,) float64, 0 where absent.
     """
-    unknown = ids[:, 0] < 0
-    slots = ids[:, 0].masked_fill(unknown, num_groups)
-    sizes = slots.new_zeros(num_groups + 1).index_add(0, slots, torch.ones_like(slots))[:num_groups]
-    n_all = sizes.sum()
-    n_safe = n_all.clamp(min=1)
-    x = values.to(torch.float64)
-    # About the mean: W is the same, and squares lose no digits. Unknown samples go past the end, where no quantile reaches.
-    x = x - (x.detach().masked_fill(unknown, 0.0).sum() / n_safe)
-    x, order = torch.sort(x.masked_fill(unknown, torch.inf), stable=True)
-    slots = slots[order]
-    x = x.masked_fill(slots == num_groups, 0.0)
-    prefix = torch.nn.functional.pad(x.cumsum(0), (1, 0))
-
-    # Regroup the sorted values; within a group they stay sorted, and the unknown come after all groups.
-    slots, regroup = torch.sort(slots, stable=True)
-    y = x[regroup]
-    outside = slots == num_groups
-    starts = torch.nn.functional.pad(sizes.cumsum(0), (1, 0))
-    rank = torch.arange(slots.shape[0], device=slots.device) - starts[slots]
-    n = torch.nn.functional.pad(sizes, (0, 1), value=1)[slots]  # size of the value's own group
-
-    def mass_below(position: Tensor) -> Tensor:
-        """Integral of all values' quantile function from 0 to position / (n N); the position is an exact integer."""
-        k = torch.div(position, n, rounding_mode="floor")
-        part = (position - k * n).to(x.dtype) / n
-        return (prefix[k] + part * x[k.clamp(max=x.shape[0] - 1)]) / n_safe
-
-    low = (n_all * rank).masked_fill(outside, 0)
-    high = low + n_all
-    below_high = mass_below(high.masked_fill(outside, 0))
-    # The lower bound of a value's quantiles is the upper one of its group's value before.
-    below_low = below_high.roll(1).masked_fill(rank == 0, 0.0)
-    # A single group is all there is: exactly 0, and so is its gradient.
-    present = (sizes > 0) & (sizes.amax() < n_all)
     if p == 2:
-        terms = torch.stack([y * y, y * (below_high - below_low)], 1)
-        sums = terms.new_zeros((num_groups + 1, 2)).index_add(0, slots, terms)[:num_groups]
-        squared = sums[:, 0] / sizes.clamp(min=1) + torch.dot(x, x) / n_safe - 2 * sums[:, 1]
-        return squared.clamp(min=0).masked_fill(~present, 0.0)
-    # p = 1: among the quantiles of y those below y come first; how many values lie below is y's place in the sort.
-    cut = torch.minimum(torch.maximum(regroup * n, low), high)
-    width = (2 * cut - low - high).to(x.dtype) / (n * n_safe)
-    term = (y * width - 2 * mass_below(cut) + below_low + below_high).masked_fill(outside, 0.0)
-    sums = term.new_zeros(num_groups + 1).index_add(0, slots, term)[:num_groups]
-    return sums.masked_fill(~present, 0.0)
+        return line_statistics(values, ids, num_groups).squared
+    q = _quantiles(values, ids, num_groups)
+    # Among the quantiles of y those below y come first; how many values lie below is y's place in the sort.
+    cut = torch.minimum(torch.maximum(q.place * q.n, q.low), q.high)
+    width = (2 * cut - q.low - q.high).to(q.x.dtype) / q.n
+    return _where_apart(q.sums(q.y * width - 2 * q.below(cut) + q.below_low + q.below_high) / q.total, q)
 
 
 def _sinkhorn_cost(x: Any, y: Any, epsilon: float) -> float:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fairloss import FISLoss, GroupMemory
-from fairloss.losses.fair_identity_scaling import fis, fis_weights
+from fairloss.losses.fair_identity_scaling import _capped, _mean_one, fis, fis_weights
 from tests.oracles_fairdi import fis_default_weights
 
 DATA = np.load(Path(__file__).parent / "data" / "fair_scaling.npz")
@@ -83,6 +83,21 @@ def test_mean_weight_is_one_at_any_batch_size(n, c, cap):
         weights = fis_weights(scale * losses, groups, num_groups=3, c=c, max_weight=cap)
         assert weights.mean().item() == pytest.approx(1, rel=1e-9)
         assert weights.max() <= (cap or n) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("counts", [None, torch.tensor([3.0, 0.0, 1.0, 40.0, 7.0], dtype=torch.float64)])
+def test_where_nothing_exceeds_the_cap_the_sorted_form_gives_the_same(counts):
+    logits = torch.tensor([0.3, 5.0, -2.0, 0.1, 1.2], dtype=torch.float64)
+    if counts is None:
+        logits[1] = 0.0
+    found = _mean_one(logits, counts, 20.0)
+    every = torch.ones_like(logits) if counts is None else counts
+    assert found.max() < 20
+    assert (found * every).sum() / every.sum() == pytest.approx(1)
+    torch.testing.assert_close(found, _capped(logits, every, 20.0))
+    capped = _mean_one(logits, counts, 1.2)
+    assert capped.max() == pytest.approx(1.2)
+    assert (capped * every).sum() / every.sum() == pytest.approx(1)
 
 
 def test_equal_losses_give_their_mean():

@@ -30,10 +30,10 @@ from torch import Tensor, nn
 
 from fairloss import _checks
 from fairloss.distributed import ProcessGroup, check_process_group, gather_rows, gather_rows_with_gradient
-from fairloss.groups import check_groups, lookup, segment_mean, segment_sum, single_attribute, statistics_dtype
+from fairloss.groups import check_groups, lookup, segment_sum, single_attribute, statistics_dtype
 from fairloss.losses.values import check_values
 from fairloss.memory import GroupMemory
-from fairloss.transport import Transport, distances_to_all
+from fairloss.transport import LineStatistics, Transport, distances_to_all, line_statistics
 
 __all__ = ["FISLoss", "Reference", "Variant", "fis", "fis_weights"]
 
@@ -43,22 +43,37 @@ Reference = tuple[Tensor, Tensor] | GroupMemory
 _EPS = 1e-12
 
 
-def _mean_one(logits: Tensor, counts: Tensor, cap: float) -> Tensor:
+def _mean_one(logits: Tensor, counts: Tensor | None, cap: float) -> Tensor:
     """Weights proportional to exp(logits), of mean 1 over entries that stand for ``counts`` samples each, none above ``cap``.
 
     w_i = min(cap, lam exp(logit_i)) with the lam that makes the mean 1, found on the sorted logits: with the k largest at
     the cap, log lam = log(n - cap * their samples) - logsumexp(the rest), and k is the smallest number whose next weight
-    stays below. 0 where the count is 0.
+    stays below. 0 where the count is 0; ``None`` counts 1 each.
     """
+    # Most batches need no cap, and where a look at the weights waits for no device it spares the sort.
+    look = logits.device.type == "cpu" and not torch.compiler.is_compiling()
+    if cap == math.inf or (look and logits.shape[0]):
+        weights = _uncapped(logits, counts)
+        if cap == math.inf or bool(weights.amax() <= cap):
+            return weights
+    return _capped(logits, torch.ones_like(logits) if counts is None else counts, cap)
+
+
+def _uncapped(logits: Tensor, counts: Tensor | None) -> Tensor:
+    if counts is None:
+        return torch.softmax(logits, 0) * logits.shape[0]
+    absent = counts == 0
+    odds = logits.masked_fill(absent, -torch.inf)
+    odds = torch.exp(odds - odds.amax())
+    return (odds * (counts.sum() / torch.dot(odds, counts))).masked_fill(absent, 0.0)
+
+
+def _capped(logits: Tensor, counts: Tensor, cap: float) -> Tensor:
     included = counts > 0
-    n = counts.sum()
-    if cap == math.inf:
-        log_lam = torch.log(n) - torch.logsumexp(logits + torch.log(counts), 0)
-        return torch.where(included, torch.exp(logits + log_lam), 0.0)
     largest, order = logits.masked_fill(~included, -torch.inf).sort(descending=True)
     samples = counts[order]
     rest = torch.logcumsumexp((largest + torch.log(samples)).flip(0), 0).flip(0)  # from each place on
-    left = n - cap * (samples.cumsum(0) - samples)
+    left = counts.sum() - cap * (samples.cumsum(0) - samples)
     log_lam = torch.log(left.clamp(min=1e-9)) - rest
     over = (left > 0) & (log_lam + largest > math.log(cap) + 1e-9)
     # Once the next weight stays below the cap, all later ones do: the first place that fits is the number of those over.
@@ -67,31 +82,24 @@ def _mean_one(logits: Tensor, counts: Tensor, cap: float) -> Tensor:
     return torch.where(included, torch.exp((logits + factor).clamp(max=math.log(cap))), 0.0)
 
 
-def _signed_scores(values: Tensor, ids: Tensor, o: Tensor, num_groups: int, temperature: float) -> Tensor:
+def _signed_scores(line: LineStatistics, o: Tensor, temperature: float) -> Tensor:
     """(G,): sign(mean_g - mean) o_g / (T Var + eps), raised to the largest one among the groups that do no worse."""
-    sizes = (num_groups,)
-    known = ids[:, 0] >= 0
-    n = known.sum().clamp(min=1)
-    x = torch.where(known, values.to(torch.float64), 0.0)
-    x = torch.where(known, x - x.sum() / n, 0.0)
-    variance = (x * x).sum() / n
-    means, counts = segment_mean(x, ids, sizes)
+    means, present = line.means, line.sizes > 0
     # Means that differ by rounding are equal, lest the order of the batch decide the sign.
-    sign = torch.where(means.abs() > 1e-10 * variance.sqrt(), means.sign(), 0.0)
-    scores = sign * o / (temperature * variance + _EPS)
-    no_worse = (means.unsqueeze(0) <= means.unsqueeze(1)) & (counts > 0)  # (G, G)
-    raised = scores.unsqueeze(0).masked_fill(~no_worse, -torch.inf).amax(1)
-    return torch.where(counts > 0, raised, 0.0)
+    sign = means.sign() * (means.abs() > 1e-10 * line.variance.sqrt())
+    scores = sign * o / (temperature * line.variance + _EPS)
+    no_worse = (means <= means.unsqueeze(1)) & present  # (G, G)
+    raised = torch.where(no_worse, scores, -torch.inf).amax(1)
+    return torch.where(present, raised, 0.0)
 
 
-def _group_part(scores: Tensor, ids: Tensor, variant: Variant, cap: float) -> Tensor:
-    """(G,) scores -> s^G a sample, (N,), in float64."""
-    sizes = segment_sum(scores.new_ones(ids.shape[0]), ids, (scores.shape[0],))
-    known = sizes.sum()
+def _group_part(scores: Tensor, sizes: Tensor, ids: Tensor, variant: Variant, cap: float) -> Tensor:
+    """(G,) scores and (G,) samples a group -> s^G a sample, (N,), in float64."""
     if variant == "default":
         return lookup(_mean_one(scores, sizes, cap), ids[:, 0], 1.0)
     if variant == "released":
         # Softmax over samples; an unknown one gets the mean of the known.
+        known = sizes.sum()
         return lookup(_mean_one(scores, sizes, math.inf), ids[:, 0], 1.0) / torch.where(known > 0, known, ids.shape[0])
     present = (sizes > 0).to(scores.dtype)
     return lookup(_mean_one(scores, present, math.inf), ids[:, 0], 1.0) / present.sum().clamp(min=1)
@@ -126,28 +134,38 @@ def fis_weights(
     size = _check(num_groups, c, temperature, group_temperature, max_weight, transport, blur, variant, right_asymptote)
     check_values(losses, "losses")
     ids = check_groups(groups, (size,), losses.shape[0])
-    cap = math.inf if max_weight is None else float(max_weight)
-    t_group = temperature if group_temperature is None else group_temperature
-    x = losses.to(statistics_dtype(losses.dtype))
-    values, value_ids = _reference_of(x, ids, size, reference)
-    if distances is None:
-        o = distances_to_all(values, value_ids, size, transport, blur)
-    elif not isinstance(distances, Tensor) or distances.shape != (size,):
+    return _weights(
+        losses.to(statistics_dtype(losses.dtype)), ids, size, c, temperature,
+        temperature if group_temperature is None else group_temperature, math.inf if max_weight is None else max_weight,
+        transport, blur, variant, right_asymptote, reference, distances,
+    )  # fmt: skip
+
+
+def _weights(
+    x: Tensor, ids: Tensor, size: int, c: float, temperature: float, group_temperature: float, cap: float,
+    transport: Transport, blur: float, variant: Variant, right_asymptote: float, reference: Reference | None,
+    distances: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """As :func:`fis_weights` on checked scalars, values and (N, 1) ids."""
+    if distances is not None and (not isinstance(distances, Tensor) or distances.shape != (size,)):
         given = tuple(distances.shape) if isinstance(distances, Tensor) else type(distances).__name__
         raise ValueError(f"distances: shape ({size},), one a group, is needed, {given} was given")
+    values, value_ids = _reference_of(x, ids, size, reference)
+    line = line_statistics(values, value_ids, size)
+    if distances is None:
+        o = line.squared / 2 if transport == "exact" else distances_to_all(values, value_ids, size, transport, blur)
     else:
         o = distances.detach().to(torch.float64)
-    fixed = x.detach()
     if variant == "default":
-        logits = fixed.to(torch.float64) / temperature
-        individual = _mean_one(logits, torch.ones_like(logits), cap).to(x.dtype)
-        scores = _signed_scores(values, value_ids, o, size, t_group)
+        individual = _mean_one(x.detach().to(torch.float64) / temperature, None, cap).to(x.dtype)
+        scores = _signed_scores(line, o, group_temperature)
     else:
-        individual = torch.softmax((x if variant == "released" else fixed) / temperature, 0)
-        scores = o / t_group
-    group_part = _group_part(scores, ids, variant, cap).to(x.dtype)
+        individual = torch.softmax((x if variant == "released" else x.detach()) / temperature, 0)
+        scores = o / group_temperature
+    sizes = line.sizes if reference is None else segment_sum(scores.new_ones(ids.shape[0]), ids, (size,))
+    group_part = _group_part(scores, sizes, ids, variant, cap).to(x.dtype)
     scale = right_asymptote if variant == "released" else 1.0
-    return scale * ((1 - c) * individual + c * group_part)
+    return (scale * (1 - c)) * individual + (scale * c) * group_part
 
 
 def _reference_of(x: Tensor, ids: Tensor, num_groups: int, reference: Reference | None) -> tuple[Tensor, Tensor]:
@@ -223,20 +241,19 @@ def fis(
     size = _check(num_groups, c, temperature, group_temperature, max_weight, transport, blur, variant, right_asymptote)
     check_process_group(process_group)
     check_values(losses, "losses")
-    ids = check_groups(groups, (size,), losses.shape[0])[:, 0]
+    ids = check_groups(groups, (size,), losses.shape[0])
     x = losses.to(statistics_dtype(losses.dtype))
     if process_group is not None:
         x, ids = gather_rows_with_gradient(x, process_group), gather_rows(ids, process_group)
         if isinstance(reference, tuple):
             reference = (gather_rows(reference[0], process_group), gather_rows(reference[1], process_group))
-    weights = fis_weights(
-        x, ids, num_groups=size, c=c, temperature=temperature, group_temperature=group_temperature,
-        max_weight=max_weight, transport=transport, blur=blur, variant=variant, right_asymptote=right_asymptote,
-        reference=reference, distances=distances,
+    weights = _weights(
+        x, ids, size, c, temperature, temperature if group_temperature is None else group_temperature,
+        math.inf if max_weight is None else max_weight, transport, blur, variant, right_asymptote, reference, distances,
     )  # fmt: skip
     if isinstance(reference, GroupMemory) and reference.training and torch.is_grad_enabled():
-        reference.push(x, ids)
-    return (weights * x).sum() / max(x.shape[0], 1)
+        reference.push(x, ids[:, 0])
+    return torch.dot(weights, x) / max(x.shape[0], 1)
 
 
 class FISLoss(nn.Module):
