@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST_ARGS ?= -n 2
 
-.PHONY: demo test test-all docs release-check lint types format clean
+.PHONY: demo test test-all test-verl docs release-check lint types format clean
 
 $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
@@ -53,6 +53,19 @@ $(VENV)-release/.created: constraints.txt
 
 release-check: $(VENV)-release/.created  ## build sdist and wheel, try the wheel alone in clean environments, with and without each extra
 	$(VENV)-release/bin/python tools/release_check.py
+
+# verl pins its own transformers, hence an environment of its own; torch first, as above, so that nothing brings another.
+VERL_VENV ?= .venv-verl
+VERL_PIP := $(VERL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-verl.txt
+
+$(VERL_VENV)/.verl: pyproject.toml constraints-verl.txt
+	$(PYTHON) -m venv $(VERL_VENV)
+	$(VERL_PIP) torch
+	$(VERL_PIP) --editable ".[verl]" pytest cachetools fastapi uvicorn
+	touch $@
+
+test-verl: $(VERL_VENV)/.verl  ## FairGRPO in verl's v1 and legacy trainers, without GPU engines
+	$(VERL_VENV)/bin/python -m pytest tests/with_verl tests/test_verl_state.py fairloss/integrations/verl.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 
 # One thread a worker: xdist already fills the cores, and single-threaded sums are reproducible.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# verl has an environment of its own (make test-verl), where this module's doctests run, too.
+collect_ignore = [] if importlib.util.find_spec("verl") else ["fairloss/integrations/verl.py"]
 
 ON_REQUEST = ("slow", "processes", "frameworks", "examples", "fuzz")
 

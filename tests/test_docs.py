@@ -15,7 +15,11 @@ import fairloss.metrics
 import fairloss.policy
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-FRAMEWORKS = {"integrations/transformers.md": "test_docs_transformers.py", "integrations/trl.md": "test_docs_trl.py"}
+FRAMEWORKS = {
+    "integrations/transformers.md": "test_docs_transformers.py",
+    "integrations/trl.md": "test_docs_trl.py",
+    "integrations/verl.md": "with_verl/test_verl_loading.py",
+}
 
 
 def blocks_of(page):

@@ -1,0 +1,80 @@
+"""Labels in the data of a verl run, and the ids that FairGRPO takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["Labels"]
+
+
+class Labels:
+    """Labels of groups or domains as the data has them, and their ids.
+
+    Args:
+        what: "group" or "domain".
+        labels: the known ones; or
+        number: how many there are, where the data has ids. Neither: there are none.
+    """
+
+    def __init__(self, what: str, labels: Sequence[Any] | None, number: int | None) -> None:
+        if labels is not None and number is not None:
+            raise ValueError(f"algorithm.fair: {what}s and num_{what}s were both given; one of them is needed")
+        if labels is not None and (isinstance(labels, str) or not isinstance(labels, Sequence)):
+            raise TypeError(f"algorithm.fair.{what}s: a list of labels is needed, {labels!r} was given")
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+            raise ValueError(f"algorithm.fair.num_{what}s: {number!r} was given; a whole number from 1 is needed")
+        self.what, self.given = what, labels is not None or number is not None
+        self.labels = None if labels is None else [_plain(label) for label in labels]
+        if self.labels is not None and (not self.labels or any(map(_is_unknown, self.labels))):
+            raise ValueError(
+                f"algorithm.fair.{what}s: {labels!r} was given; known labels are needed, not '', null or -1"
+            )
+        self._id = {_key(label): i for i, label in enumerate(self.labels or [])}
+        if self.labels is not None and len(self._id) != len(self.labels):
+            raise ValueError(f"algorithm.fair.{what}s: {labels!r} was given; a label stands there twice")
+        self.size = len(self.labels) if self.labels is not None else number or 0
+
+    def id(self, value: Any, key: str) -> int:
+        """The id of a label, -1 for unknown."""
+        value = _plain(value)
+        if _is_unknown(value):
+            return -1
+        if self.labels is not None and _hashable(value) and _key(value) in self._id:
+            return self._id[_key(value)]
+        if self.labels is None and type(value) is int and 0 <= value < self.size:
+            return value
+        known = f"ids 0 .. {self.size - 1}" if self.labels is None else ", ".join(map(repr, self.labels))
+        known = known if self.given else "none"
+        raise ValueError(
+            f"{key}: {value!r} was given; the {self.what}s of algorithm.fair are {known}. Add it to "
+            f"algorithm.fair.{self.what}s, or write None, '' or -1 for unknown"
+        )
+
+    def name(self, id_: int) -> str:
+        """Its name in the logs."""
+        if id_ < 0:
+            return f"{self.what}_unknown"
+        return f"{self.what}_{id_}" if self.labels is None else str(self.labels[id_])
+
+    def described(self) -> str:
+        """What a saved history is of."""
+        return json.dumps(self.size if self.labels is None else [str(label) for label in self.labels])
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
+
+
+def _is_unknown(value: Any) -> bool:
+    return value is None or value == "" or (type(value) is int and value == -1) or value != value
+
+
+def _hashable(value: Any) -> bool:
+    return isinstance(value, str | int | float | bool)
+
+
+def _key(label: Any) -> tuple[str, Any]:
+    # 1, True and 1.0 are equal to Python, and different labels.
+    return type(label).__name__, label

@@ -1,0 +1,314 @@
+"""FairGRPO on rows as verl holds them: its configuration, labels read from columns, history, metrics. Needs no verl."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fairloss.integrations._verl_labels import Labels
+
+__all__ = ["ROWS", "STATE_FILE", "FairGRPOState", "Rows"]
+
+STATE_FILE = "fair_grpo.safetensors"
+_OWN = ("groups", "num_groups", "domains", "num_domains", "group_key", "domain_key")
+_EXAMPLE = "+algorithm.fair.groups=[young,old]"
+
+
+class Rows(NamedTuple):
+    """What the estimator is not handed: columns of the batch whose advantages are being computed, a value a row."""
+
+    state: FairGRPOState
+    columns: Mapping[str, Sequence[Any]]
+    sessions: Sequence[tuple[str, int]] | None
+    """Rollout of each row and the row's place in it, where a rollout may have several rows; the last one is scored."""
+    padding: Sequence[bool] | None
+    """Rows that only fill up the batch."""
+
+
+ROWS: ContextVar[Rows | None] = ContextVar("fairloss_verl_rows", default=None)
+
+
+class FairGRPOState:
+    """FairGRPO's history in one run of verl, and how labels in the data become group and domain ids.
+
+    verl's trainers make one from ``algorithm.fair``; a training loop of one's own makes it and says which rows are meant::
+
+        state = FairGRPOState.from_config(config.algorithm)
+        with state.rows(batch.non_tensor_batch):
+            batch = compute_advantage(batch, adv_estimator="fair_grpo", config=config.algorithm)
+
+    Args:
+        groups: labels of the groups, in any order that stays the same over a run; or
+        num_groups: their number, where the data holds ids 0 .. num_groups-1. One of the two, or neither with
+            ``discover_groups``.
+        domains: labels of the domains; or
+        num_domains: their number. Neither: all prompts form one domain.
+        group_key: where a row's group is: a column, or, after a dot, a key in a column of dicts. None: no row has one.
+        domain_key: where a row's domain is.
+        **options: of :class:`fairloss.FairGRPOAdvantage`.
+
+    Attributes:
+        fair: the :class:`fairloss.FairGRPOAdvantage`.
+        metrics: of the last batch: ``fair/reward/...``, ``fair/weight/...`` and ``fair/prompts/...`` of each group.
+
+    Note:
+        None, NaN, ``""`` and -1 mean unknown, as does a row without the key: such prompts count for their domain, and form
+        groups with ``discover_groups``. A batch in which no row has the key is refused unless groups are discovered.
+
+    Example:
+        >>> state = FairGRPOState(groups=["young", "old"])
+        >>> rows = {"extra_info": [{"demo_group": "old"}, {"demo_group": "old"}, {"demo_group": ""}, {}]}
+        >>> rewards, mask = torch.tensor([[0.0, 1], [0, 0], [1, 0], [0, 0]]), torch.tensor([[1, 1], [1, 1], [1, 0], [1, 1]])
+        >>> with state.rows(rows):
+        ...     state.advantages(rewards, mask, ["a", "a", "b", "b"])
+        tensor([[ 0.8660,  0.8660],
+                [-0.8660, -0.8660],
+                [ 0.8660,  0.0000],
+                [-0.8660, -0.8660]])
+    """
+
+    def __init__(
+        self,
+        *,
+        groups: Sequence[Any] | None = None,
+        num_groups: int | None = None,
+        domains: Sequence[Any] | None = None,
+        num_domains: int | None = None,
+        group_key: str | None = "extra_info.demo_group",
+        domain_key: str = "data_source",
+        **options: Any,
+    ) -> None:
+        from fairloss.policy import FairGRPOAdvantage
+
+        accepted = [p for p in inspect.signature(FairGRPOAdvantage).parameters if p not in (*_OWN, "process_group")]
+        unknown = [name for name in options if name not in accepted]
+        if unknown:
+            raise ValueError(
+                f"algorithm.fair: there is no option {', '.join(map(repr, unknown))}; accepted are "
+                f"{', '.join((*_OWN, *accepted))}"
+            )
+        discovers = options.get("discover_groups") is not None
+        if groups is None and num_groups is None and not discovers:
+            raise ValueError(
+                f"algorithm.fair: neither groups nor num_groups was given; name the groups, {_EXAMPLE}, or set "
+                f"discover_groups=kmeans"
+            )
+        if group_key is None and not discovers:
+            raise ValueError(
+                "algorithm.fair.group_key: null was given; without groups, discover_groups=kmeans is needed"
+            )
+        self._groups = Labels("group", groups, num_groups)
+        self._domains = Labels("domain", domains, num_domains)
+        self.group_key = group_key
+        self.domain_key = domain_key if self._domains.given else None
+        self._discovers = discovers
+        self.fair = FairGRPOAdvantage(max(1, self._groups.size), max(1, self._domains.size), **options)
+        self.metrics: dict[str, float] = {}
+
+    @classmethod
+    def from_config(cls, algorithm: Any) -> FairGRPOState:
+        """From verl's ``config.algorithm``, which holds the arguments under ``fair``.
+
+        Raises:
+            ValueError: no ``fair``, an option that does not exist, or one that FairGRPO cannot follow.
+            TypeError: ``fair`` is no mapping.
+        """
+        given = None if algorithm is None else algorithm.get("fair", None)
+        if given is None:
+            raise ValueError(f"algorithm.fair: adv_estimator=fair_grpo needs it; add {_EXAMPLE} to the command")
+        if type(given).__module__.startswith("omegaconf"):
+            from omegaconf import OmegaConf
+
+            given = OmegaConf.to_container(given, resolve=True)
+        if not isinstance(given, Mapping):
+            raise TypeError(f"algorithm.fair: a mapping of options is needed, {given!r} was given, as in {_EXAMPLE}")
+        if algorithm.get("norm_adv_by_std_in_grpo", True) is False:
+            raise ValueError(
+                "algorithm.norm_adv_by_std_in_grpo: False was given, but FairGRPO always divides by the prompt's standard "
+                "deviation; leave it at True"
+            )
+        return cls(**{str(name): value for name, value in given.items()})
+
+    @property
+    def fields(self) -> list[str]:
+        """The columns that are read."""
+        keys = (self.group_key, self.domain_key)
+        return list(dict.fromkeys(key.split(".", 1)[0] for key in keys if key is not None))
+
+    @contextmanager
+    def rows(
+        self,
+        columns: Mapping[str, Sequence[Any]],
+        *,
+        sessions: Sequence[tuple[str, int]] | None = None,
+        padding: Sequence[bool] | None = None,
+    ) -> Iterator[None]:
+        """Within it, ``fair_grpo`` computes advantages of these rows; see :class:`Rows`."""
+        token = ROWS.set(Rows(self, columns, sessions, padding))
+        try:
+            yield
+        finally:
+            ROWS.reset(token)
+
+    def advantages(self, token_level_rewards: Tensor, response_mask: Tensor, uid: Sequence[Any]) -> Tensor:
+        """Advantages of the active rows, (B, L), and the history a batch further.
+
+        Args:
+            token_level_rewards: (B, L); their sum is the row's reward, NaN = unscorable: left out, advantage 0.
+            response_mask: (B, L), 1 on the tokens that get the advantage.
+            uid: (B,) equal for rollouts of one prompt, in any order.
+
+        Returns:
+            (B, L) float32 (float64 for float64 rewards): the advantage of a row's rollout on its tokens.
+        """
+        rows = ROWS.get()
+        if rows is None or rows.state is not self:
+            raise RuntimeError("FairGRPOState.advantages: use it within `with state.rows(columns):`")
+        size = len(token_level_rewards)
+        lengths = [len(uid), *(len(c) for c in (rows.sessions, rows.padding) if c is not None)]
+        lengths += [len(rows.columns[name]) for name in self.fields if name in rows.columns]
+        if any(length != size for length in lengths):
+            raise ValueError(
+                f"rows: {size} rewards and columns of {', '.join(map(str, lengths))} rows were given; they are of "
+                f"different batches"
+            )
+        kept, source = _scored(size, rows)
+        wide = token_level_rewards if token_level_rewards.dtype == torch.float64 else token_level_rewards.float()
+        scores = wide.sum(-1)
+        groups = self._ids(rows.columns, self.group_key, self._groups, kept)
+        domains = self._ids(rows.columns, self.domain_key, self._domains, kept)
+        seen: dict[Any, int] = {}
+        prompts = [seen.setdefault(uid[i], len(seen)) for i in kept]
+        where = scores.device
+        self.fair.to(where)
+        place = torch.tensor(kept, dtype=torch.long, device=where)
+        ids, places, of = (torch.tensor(x, dtype=torch.long, device=where) for x in (groups, domains, prompts))
+        found = self.fair(scores[place], ids, places, prompt_ids=of)
+        everyone = found.new_zeros(size + 1)  # the last stays 0: rows that belong to no scored one
+        everyone[place] = found
+        self._measure(scores[place], groups, domains, prompts)
+        spread: Tensor = everyone[torch.tensor(source, device=where)].unsqueeze(-1) * response_mask
+        return spread
+
+    def _ids(
+        self, columns: Mapping[str, Sequence[Any]], key: str | None, labels: Labels, kept: Sequence[int]
+    ) -> list[int]:
+        """The ids of the kept rows; 0 for the one domain, -1 without a key of groups."""
+        if key is None:
+            return [0 if labels.what == "domain" else -1] * len(kept)
+        name, _, part = key.partition(".")
+        if name not in columns:
+            raise ValueError(
+                f"algorithm.fair.{labels.what}_key: the batch has no column {name!r}"
+                + (f", only {', '.join(map(repr, columns))}" if columns else "")
+                + ". verl keeps extra_info and data_source of the data set up to here; the legacy trainer drops other columns"
+            )
+        values = [columns[name][i] for i in kept]
+        if part:
+            values = [{} if value is None else value for value in values]
+            for value in values:
+                if not isinstance(value, Mapping):
+                    raise TypeError(f"{name}: dicts are needed to look up {part!r}, {value!r} was given")
+            if (
+                values
+                and not any(part in value for value in values)
+                and not (labels.what == "group" and self._discovers)
+            ):
+                raise ValueError(
+                    f"algorithm.fair.{labels.what}_key: no row of the batch has {part!r} in {name}, which holds "
+                    f"{', '.join(sorted({repr(k) for value in values for k in value})) or 'nothing'}; write it there when "
+                    f"the data set is made, or name another key"
+                )
+            values = [value.get(part) for value in values]
+        return [labels.id(value, key) for value in values]
+
+    def _measure(self, scores: Tensor, groups: list[int], domains: list[int], prompts: list[int]) -> None:
+        """Each group's mean reward and weight in the batch, and the prompts seen so far."""
+        last = self.fair.last
+        assert last is not None
+        weights = last.weights.tolist()
+        cells: dict[tuple[int, int], tuple[list[float], dict[int, float]]] = {}
+        for score, group, domain, prompt in zip(scores.tolist(), groups, domains, prompts, strict=True):
+            rewards, of_prompt = cells.setdefault((domain, group), ([], {}))
+            of_prompt[prompt] = weights[prompt]
+            if score == score:
+                rewards.append(score)
+        seen = self.fair.history.totals()[0].tolist()
+        self.metrics = {}
+        for (domain, group), (rewards, of_prompt) in sorted(cells.items()):
+            name = self._groups.name(group)
+            if self._domains.given:
+                name = f"{self._domains.name(domain)}/{name}"
+            if rewards:
+                self.metrics[f"fair/reward/{name}"] = sum(rewards) / len(rewards)
+            self.metrics[f"fair/weight/{name}"] = sum(of_prompt.values()) / len(of_prompt)
+            if domain >= 0:
+                self.metrics[f"fair/prompts/{name}"] = seen[domain][group]  # -1, unknown, is the last
+        if self._discovers:
+            for row in self.fair.table():
+                if row.group.startswith("cluster"):
+                    place = f"{self._domains.name(row.domain)}/" if self._domains.given else ""
+                    self.metrics[f"fair/weight/{place}{row.group.replace(' ', '_')}"] = row.weight
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the history and the labels to ``folder``; returns the file."""
+        from safetensors.torch import save_file
+
+        path = Path(folder) / STATE_FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".draft")
+        save_file({k: v.cpu().contiguous() for k, v in self.fair.state_dict().items()}, draft, self._described())
+        os.replace(draft, path)
+        return path
+
+    def load(self, folder: str | Path) -> None:
+        """Read what ``save`` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it was written with other groups or domains.
+        """
+        from safetensors import safe_open
+        from safetensors.torch import load_file
+
+        path = Path(folder) / STATE_FILE
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is not there")
+        with safe_open(path, "pt") as file:
+            written = file.metadata() or {}
+        for name, own in self._described().items():
+            if written.get(name) != own:
+                raise ValueError(
+                    f"{path}: its history is of {name} {written.get(name)}, this run's are {own}; resume with those of the "
+                    f"history, in their order, or delete the file to start anew"
+                )
+        self.fair.load_state_dict(load_file(path))
+
+    def _described(self) -> dict[str, str]:
+        return {"groups": self._groups.described(), "domains": self._domains.described()}
+
+
+def _scored(size: int, rows: Rows) -> tuple[list[int], list[int]]:
+    """The rows that are scored, and for each row the one whose advantage it gets; ``size`` where there is none."""
+    real = [i for i in range(size) if rows.padding is None or not rows.padding[i]]
+    source = [size] * size
+    if rows.sessions is None:
+        for i in real:
+            source[i] = i
+        return real, source
+    final: dict[str, int] = {}
+    for i in real:
+        session, place = rows.sessions[i]
+        if session not in final or rows.sessions[final[session]][1] < place:
+            final[session] = i
+    for i in real:
+        source[i] = final[rows.sessions[i][0]]
+    return sorted(final.values()), source
