@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def integer(name: str, value: Any, *, minimum: int) -> int:
@@ -38,3 +41,9 @@ def choice(name: str, value: Any, accepted: Sequence[str]) -> str:
     if value not in accepted:
         raise ValueError(f"{name}: {value!r} was given; accepted are {', '.join(map(repr, accepted))}")
     return str(value)
+
+
+def same_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """Raise unless the two tensors lie on one device: torch would say so later, without naming the argument."""
+    if tensor.device != other.device:
+        raise ValueError(f"{name}: it is on {tensor.device}, {other_name} is on {other.device}; move one of them")

@@ -13,6 +13,8 @@ from fairloss.state import StatefulModule
 
 __all__ = ["EmbeddingQueue"]
 
+_EMPTY = -2  # as a group id: a place whose row was not finite
+
 
 class EmbeddingQueue(StatefulModule):
     """The last ``capacity`` embeddings, detached and L2-normalised in float32, with label and groups of each.
@@ -28,7 +30,7 @@ class EmbeddingQueue(StatefulModule):
     Attributes:
         embeddings: (capacity, dim) float32.
         labels: (capacity,) int64.
-        groups: (capacity, num_attributes) int64, -1 = unknown.
+        groups: (capacity, num_attributes) int64, -1 = unknown; -2 = a place without a row.
         seen: () int64, rows ever pushed; the next one goes to ``seen % capacity``.
 
     Note:
@@ -66,6 +68,7 @@ class EmbeddingQueue(StatefulModule):
     def rows(self, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings, labels and groups of all places; empty places have the label ``ignore_index``."""
         filled = torch.arange(self.capacity, device=self.seen.device) < self.seen
+        filled = filled & (self.groups[:, 0] != _EMPTY)
         return self.embeddings, torch.where(filled, self.labels, ignore_index), self.groups
 
     @torch.no_grad()
@@ -84,16 +87,20 @@ class EmbeddingQueue(StatefulModule):
             TypeError, ValueError: naming the argument; the queue is unchanged then.
         """
         check_embeddings(embeddings)
+        _checks.same_device("embeddings", embeddings, "the queue", self.embeddings)
         if embeddings.shape[1] != self.dim:
             raise ValueError(f"embeddings: {embeddings.shape[1]} columns were given, the queue holds {self.dim}")
-        labels = check_labels(labels, embeddings.shape[0], name="labels")
-        ids = check_free_groups(groups, self.num_attributes, embeddings.shape[0])
+        labels = check_labels(labels, embeddings, name="labels")
+        ids = check_free_groups(groups, self.num_attributes, embeddings.shape[0], like=embeddings)
         rows = unit_rows(embeddings.detach()).to(torch.float32)
         rows, labels, ids = (gather_rows(x, process_group) for x in (rows, labels, ids))
         n = rows.shape[0]
         # Of a batch longer than the queue only the last rows are written: no place is written twice.
         first = max(n - self.capacity, 0)
         place = (self.seen + torch.arange(first, n, device=rows.device)) % self.capacity
+        # A row with NaN or infinity (half precision overflows) leaves an empty place: no later batch meets it.
+        sound = torch.isfinite(rows).all(1, keepdim=True)
+        rows, ids = torch.where(sound, rows, 0.0), torch.where(sound, ids, _EMPTY)
         self.embeddings.index_copy_(0, place, rows[first:])
         self.labels.index_copy_(0, place, labels[first:])
         self.groups.index_copy_(0, place, ids[first:])

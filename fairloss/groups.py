@@ -69,44 +69,50 @@ def single_attribute(num_groups: int | Sequence[int], what: str) -> int:
     return sizes[0]
 
 
-def check_groups(groups: Tensor, num_groups: tuple[int, ...], n: int, *, name: str = "groups") -> Tensor:
+def check_groups(
+    groups: Tensor, num_groups: tuple[int, ...], n: int, *, like: Tensor | None = None, name: str = "groups"
+) -> Tensor:
     """Validated ids, (N, K) int64.
 
     Args:
         groups: (N,) or (N, K), any integer or bool dtype, -1 = unknown.
         num_groups: one size an attribute.
         n: the batch size that the ids must have.
+        like: the samples, on whose device the ids must be.
         name: the argument's name in errors.
 
     Raises:
         TypeError: not a tensor, or not integers.
-        ValueError: wrong shape or length; an id out of range. The offending id is shown for CPU tensors in eager mode;
+        ValueError: wrong shape, length or device; an id out of range. The offending id is shown for CPU tensors in eager mode;
             elsewhere the check is asynchronous (``torch._assert_async``), so that nothing waits for the device.
     """
     k = len(num_groups)
-    ids = _integer_ids(groups, k, n, name, f" for num_groups={num_groups}")
+    ids = _integer_ids(groups, k, n, like, name, f" for num_groups={num_groups}")
     for column, size in enumerate(num_groups):
         _check_range(ids[:, column], size, name if k == 1 else f"{name}[:, {column}]")
     return ids
 
 
-def check_free_groups(groups: Tensor, num_attributes: int | None, n: int, *, name: str = "groups") -> Tensor:
+def check_free_groups(
+    groups: Tensor, num_attributes: int | None, n: int, *, like: Tensor | None = None, name: str = "groups"
+) -> Tensor:
     """As :func:`check_groups` where ids are only compared with one another, so that no size is declared.
 
     Args:
         groups: (N,) or (N, K), any integer or bool dtype, -1 = unknown.
         num_attributes: K, or None for whatever ``groups`` has.
         n: the batch size that the ids must have.
+        like: the samples, on whose device the ids must be.
         name: the argument's name in errors.
     """
     if num_attributes is None:
         num_attributes = groups.shape[1] if isinstance(groups, Tensor) and groups.ndim == 2 else 1
-    ids = _integer_ids(groups, num_attributes, n, name, "")
+    ids = _integer_ids(groups, num_attributes, n, like, name, "")
     _check_range(ids, None, name)
     return ids
 
 
-def _integer_ids(groups: Tensor, k: int, n: int, name: str, why: str) -> Tensor:
+def _integer_ids(groups: Tensor, k: int, n: int, like: Tensor | None, name: str, why: str) -> Tensor:
     if not isinstance(groups, Tensor):
         raise TypeError(f"{name}: a tensor of integer ids is needed, {type(groups).__name__} was given")
     if groups.dtype.is_floating_point or groups.dtype.is_complex:
@@ -116,6 +122,8 @@ def _integer_ids(groups: Tensor, k: int, n: int, name: str, why: str) -> Tensor:
         raise ValueError(f"{name}: shape {wanted} is needed{why}, {tuple(groups.shape)} was given")
     if groups.shape[0] != n:
         raise ValueError(f"{name}: {groups.shape[0]} ids were given for a batch of {n}")
+    if like is not None:
+        _checks.same_device(name, groups, "the batch", like)
     ids = groups.to(torch.int64)
     return ids.unsqueeze(1) if ids.ndim == 1 else ids
 
@@ -209,7 +217,11 @@ def group_counts_tensor(group_counts: Sequence[float] | Tensor, num_groups: int 
     Raises:
         ValueError: the length differs from ``num_groups``, a count is negative or not finite, or all are zero.
     """
-    counts = torch.as_tensor(group_counts, dtype=torch.float64).detach().cpu()
+    try:
+        counts = torch.as_tensor(group_counts, dtype=torch.float64).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"group_counts: one number a group is needed, {group_counts!r} was given") from None
+    counts = counts + 0.0  # -0.0, of which 1 / count would be minus infinity, becomes 0
     if counts.ndim != 1 or counts.numel() == 0:
         raise ValueError(f"group_counts: one count a group is needed, shape {tuple(counts.shape)} was given")
     if num_groups is not None and counts.numel() != num_groups:

@@ -34,7 +34,9 @@ def route_by_group(per_group: Tensor, groups: Tensor) -> Tensor:
     if not isinstance(per_group, Tensor) or per_group.ndim < 2:
         given = tuple(per_group.shape) if isinstance(per_group, Tensor) else type(per_group).__name__
         raise ValueError(f"per_group: shape (G, N, ...) is needed, {given} was given")
-    ids = check_groups(groups, (per_group.shape[0],), per_group.shape[1])[:, 0]
+    if not per_group.dtype.is_floating_point:
+        raise TypeError(f"per_group: a floating-point tensor is needed, {per_group.dtype} was given")
+    ids = check_groups(groups, (per_group.shape[0],), per_group.shape[1], like=per_group)[:, 0]
     own = per_group[ids.clamp(min=0), torch.arange(ids.shape[0], device=ids.device)]
     unknown = (ids < 0).reshape(-1, *([1] * (own.ndim - 1)))
     return torch.where(unknown, per_group.mean(0), own)
@@ -93,6 +95,11 @@ class GroupHeads(nn.Module):
         if not isinstance(features, Tensor) or features.ndim < 2 or features.shape[1] != self.in_features:
             given = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise ValueError(f"features: shape (N, {self.in_features}, ...) is needed, {given} was given")
+        if features.dtype != self.weight.dtype and not (
+            features.dtype.is_floating_point and torch.is_autocast_enabled(features.device.type)
+        ):
+            raise TypeError(f"features: the heads are {self.weight.dtype}, {features.dtype} was given")
+        _checks.same_device("features", features, "the heads", self.weight)
         flat = features.flatten(2) if features.ndim > 2 else features.unsqueeze(2)  # (N, D, P)
         # (G C, D) @ (N, D, P) -> (N, G C, P)
         logits = torch.matmul(self.weight.flatten(0, 1), flat)

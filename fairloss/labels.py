@@ -91,10 +91,12 @@ def encode_groups(
     return GroupEncoding(ids, names)
 
 
-def _as_list(labels: Iterable[Any]) -> tuple[list[Any], list[Any] | None]:
+def _as_list(labels: Any) -> tuple[list[Any], list[Any] | None]:
     """Python values of the labels, and the categories of a pandas categorical."""
-    if isinstance(labels, str):
+    if isinstance(labels, (str, bytes)):
         raise ValueError("labels: one string was given; pass a sequence of labels")
+    if not isinstance(labels, Iterable) and not hasattr(labels, "__array__"):
+        raise TypeError(f"labels: a sequence of labels is needed, {type(labels).__name__} was given")
     dtype_categories = getattr(getattr(labels, "dtype", None), "categories", None)
     own_order = None if dtype_categories is None else list(dtype_categories)
     if hasattr(labels, "detach"):  # a tensor, without importing torch

@@ -17,6 +17,7 @@ from fairloss.groups import (
     single_attribute,
     statistics_dtype,
 )
+from fairloss.losses.values import check_values
 from fairloss.state import StatefulModule
 
 __all__ = ["GroupMemory"]
@@ -86,7 +87,10 @@ class GroupMemory(StatefulModule):
 
     @torch.no_grad()
     def push(self, values: Tensor, groups: Tensor, *, process_group: ProcessGroup | None = None) -> None:
-        """Append a batch, oldest values giving way; samples of unknown group are passed over.
+        """Append a batch, oldest values giving way.
+
+        Samples of unknown group are passed over, and so are NaN and infinite values: one overflow in half precision would
+        otherwise stay in the group's mean until the buffer has gone round.
 
         Args:
             values: (N,) floating values.
@@ -96,11 +100,12 @@ class GroupMemory(StatefulModule):
         Raises:
             TypeError, ValueError: as :func:`fairloss.groups.check_groups`; the memory is unchanged then.
         """
-        if values.ndim != 1:
-            raise ValueError(f"values: shape (N,) is needed, {tuple(values.shape)} was given")
-        ids = check_groups(groups, (self.num_groups,), values.shape[0])
+        check_values(values)
+        _checks.same_device("values", values, "the memory", self.values)
+        ids = check_groups(groups, (self.num_groups,), values.shape[0], like=values)
         values = gather_rows(values.detach().to(torch.float32), process_group)
         ids = gather_rows(ids, process_group)
+        ids = torch.where(torch.isfinite(values).unsqueeze(1), ids, -1)
         slots = torch.where(ids[:, 0] < 0, self.num_groups, ids[:, 0])  # (N,); unknown: one past the end
         counts = segment_sum(torch.ones_like(ids[:, 0]), ids, (self.num_groups,))  # (G,) int64
         order = torch.argsort(slots, stable=True)

@@ -79,6 +79,9 @@ def pool_last_token(hidden: Tensor, attention_mask: Tensor | None = None) -> Ten
         raise ValueError(f"hidden: shape (N, T, D) with T >= 1 is needed, {tuple(hidden.shape)} was given")
     if attention_mask is None:
         return hidden[:, -1]
+    if not isinstance(attention_mask, Tensor):
+        raise TypeError(f"attention_mask: a tensor is needed, {type(attention_mask).__name__} was given")
+    _checks.same_device("attention_mask", attention_mask, "hidden", hidden)
     if attention_mask.shape != hidden.shape[:2]:
         raise ValueError(
             f"attention_mask: shape {tuple(hidden.shape[:2])} is needed, {tuple(attention_mask.shape)} was given"

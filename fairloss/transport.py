@@ -234,7 +234,7 @@ def transport_distances(
     _checks.choice("transport", transport, ("exact", "sinkhorn"))
     blur = _checks.number("blur", blur, above=0)
     check_values(losses, "losses")
-    ids = check_groups(groups, (size,), losses.shape[0])
+    ids = check_groups(groups, (size,), losses.shape[0], like=losses)
     return distances_to_all(losses, ids, size, transport, blur).to(statistics_dtype(losses.dtype))
 
 

@@ -78,10 +78,12 @@ def _blocks(
 def _unit(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Rows of norm 1 and the inverse norms, (N, 1); a row of zeros stays zero, with inverse norm 0."""
     x = x.to(dtype)
-    squares = (x * x).sum(dim=1, keepdim=True)
-    dead = squares == 0
-    inverse = torch.where(dead, 0.0, torch.where(dead, 1.0, squares).rsqrt())
-    return x * inverse, inverse
+    # By the largest entry first: squares of 1e-25 are 0 in float32, those of 1e25 infinite.
+    largest = x.abs().amax(dim=1, keepdim=True)
+    dead = largest < torch.finfo(dtype).tiny
+    y = x / torch.where(dead, 1.0, largest)
+    inverse = torch.where(dead, 0.0, torch.where(dead, 1.0, (y * y).sum(dim=1, keepdim=True)).rsqrt())
+    return y * inverse, torch.where(dead, 0.0, inverse / torch.where(dead, 1.0, largest))
 
 
 def _unit_keys(keys: Tensor, grad_keys: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

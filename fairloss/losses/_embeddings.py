@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fairloss import _checks
 from fairloss.groups import statistics_dtype
 
 
@@ -18,23 +19,27 @@ def check_embeddings(embeddings: Tensor, *, name: str = "embeddings") -> None:
         raise ValueError(f"{name}: shape (N, D) is needed, {tuple(embeddings.shape)} was given")
 
 
-def check_labels(target: Tensor, n: int, *, name: str = "target") -> Tensor:
-    """One integer label a sample, as (N,) int64."""
+def check_labels(target: Tensor, embeddings: Tensor, *, name: str = "target") -> Tensor:
+    """One integer label a row of ``embeddings``, as (N,) int64."""
+    n = embeddings.shape[0]
     if not isinstance(target, Tensor):
         raise TypeError(f"{name}: a tensor of integer labels is needed, {type(target).__name__} was given")
     if target.dtype.is_floating_point or target.dtype.is_complex:
         raise TypeError(f"{name}: integer or bool labels are needed, {target.dtype} was given")
     if target.ndim != 1 or target.shape[0] != n:
         raise ValueError(f"{name}: one label for each of the {n} rows is needed, {tuple(target.shape)} was given")
+    _checks.same_device(name, target, "the batch", embeddings)
     return target.to(torch.int64)
 
 
-def check_classes(target: Tensor, n: int, num_classes: int, ignore_index: int, *, name: str = "target") -> Tensor:
+def check_classes(
+    target: Tensor, embeddings: Tensor, num_classes: int, ignore_index: int, *, name: str = "target"
+) -> Tensor:
     """As :func:`check_labels`, for labels 0 .. ``num_classes`` - 1 and ``ignore_index``.
 
     The label out of range is shown for CPU tensors in eager mode; elsewhere the check is asynchronous.
     """
-    labels = check_labels(target, n, name=name)
+    labels = check_labels(target, embeddings, name=name)
     bad = (labels != ignore_index) & ((labels < 0) | (labels >= num_classes))
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
         if bool(bad.any()):
@@ -51,6 +56,10 @@ def unit_rows(x: Tensor) -> Tensor:
     (``torch.nn.functional.normalize`` multiplies the gradient of such a row, a dead unit's, by 1e12.)
     """
     x = x.to(statistics_dtype(x.dtype))
-    squares = (x * x).sum(dim=1, keepdim=True)
-    dead = squares == 0
-    return torch.where(dead, 0.0, x * torch.where(dead, 1.0, squares).rsqrt())
+    # By the largest entry first: squares of 1e-25 are 0 in float32, those of 1e25 infinite. The result does not depend on
+    # this scale, so it needs no gradient.
+    largest = x.detach().abs().amax(dim=1, keepdim=True)
+    dead = largest < torch.finfo(x.dtype).tiny
+    y = x / torch.where(dead, 1.0, largest)
+    squares = torch.where(dead, 1.0, (y * y).sum(dim=1, keepdim=True))
+    return torch.where(dead, 0.0, y * squares.rsqrt())

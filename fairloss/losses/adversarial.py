@@ -39,12 +39,19 @@ CRITERIA = ("cross_entropy", "laftr")
 def gradient_reversal(x: Tensor, *, scale: float = 1.0) -> Tensor:
     """``x`` as it is; its gradient times ``-scale``.
 
+    Raises:
+        TypeError, ValueError: ``x`` is no floating-point tensor, ``scale`` no finite number.
+
     Example:
         >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
         >>> gradient_reversal(x, scale=0.5).sum().backward()
         >>> x.grad
         tensor([-0.5000, -0.5000])
     """
+    if not isinstance(x, Tensor) or not x.dtype.is_floating_point:
+        given = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"x: a floating-point tensor is needed, {given} was given")
+    scale = _checks.number("scale", scale)
     # x - x.detach() is exactly 0: the value is that of x to the last bit, in one graph and with second derivatives.
     return x.detach() - scale * (x - x.detach())
 
@@ -174,9 +181,9 @@ class AdversarialGroupLoss(nn.Module):
         if (target is None) != (self.num_classes is None):
             given = "not given" if target is None else "given"
             raise ValueError(f"target: it was {given}, num_classes is {self.num_classes}; both or neither are needed")
-        ids = check_groups(groups, self.num_groups, n)
+        ids = check_groups(groups, self.num_groups, n, like=embeddings)
         classes = self.num_classes or 1
-        labels = ids.new_zeros(n) if target is None else check_classes(target, n, classes, -100)
+        labels = ids.new_zeros(n) if target is None else check_classes(target, embeddings, classes, -100)
 
         x = self.reversal(embeddings.to(statistics_dtype(embeddings.dtype)))
         if target is not None:

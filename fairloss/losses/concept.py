@@ -24,9 +24,11 @@ Variant = Literal["default", "paper"]
 VARIANTS = ("default", "paper")
 
 
-def _true_concepts(target: Tensor, n: int, c: int, ignore_index: int) -> Tensor:
+def _true_concepts(target: Tensor, embeddings: Tensor, c: int, ignore_index: int) -> Tensor:
     """Target as (N, C) bool."""
+    n = embeddings.shape[0]
     if isinstance(target, Tensor) and target.ndim == 2:
+        _checks.same_device("target", target, "embeddings", embeddings)
         if tuple(target.shape) != (n, c):
             raise ValueError(f"target: (N,) ids or a ({n}, {c}) table is needed, {tuple(target.shape)} was given")
         binary = ((target == 0) | (target == 1)).all()
@@ -36,7 +38,7 @@ def _true_concepts(target: Tensor, n: int, c: int, ignore_index: int) -> Tensor:
         else:
             torch._assert_async(binary, "target: a table of 0 and 1 is needed")
         return target == 1
-    ids = check_classes(target, n, c, ignore_index)
+    ids = check_classes(target, embeddings, c, ignore_index)
     # ignore_index may itself lie in 0 .. C-1.
     return (ids.unsqueeze(1) == torch.arange(c, device=ids.device)) & (ids != ignore_index).unsqueeze(1)
 
@@ -63,9 +65,10 @@ def concept_alignment(
     check_process_group(process_group)
     check_embeddings(embeddings)
     check_embeddings(concepts, name="concepts")
+    _checks.same_device("concepts", concepts, "embeddings", embeddings)
     if embeddings.shape[1] != concepts.shape[1]:
         raise ValueError(f"concepts: {embeddings.shape[1]} columns are needed, {concepts.shape[1]} were given")
-    true = _true_concepts(target, embeddings.shape[0], concepts.shape[0], ignore_index)
+    true = _true_concepts(target, embeddings, concepts.shape[0], ignore_index)
     wide = statistics_dtype(torch.promote_types(embeddings.dtype, concepts.dtype))
     z, e = (unit_rows(x.to(wide)) if normalize else x.to(wide) for x in (embeddings, concepts))
     with torch.autocast(z.device.type, enabled=False):

@@ -70,11 +70,11 @@ def _contrastive_parts(
 ) -> ContrastiveParts:
     check_embeddings(embeddings)
     n = embeddings.shape[0]
-    labels = check_labels(target, n)
+    labels = check_labels(target, embeddings)
     if num_groups is None:
-        ids = check_free_groups(groups, None, n)
+        ids = check_free_groups(groups, None, n, like=embeddings)
     else:
-        ids = check_groups(groups, check_num_groups(num_groups), n)
+        ids = check_groups(groups, check_num_groups(num_groups), n, like=embeddings)
     if queue is not None and queue.dim != embeddings.shape[1]:
         raise ValueError(f"embeddings: {embeddings.shape[1]} columns were given, the queue holds {queue.dim}")
     if queue is not None and queue.num_attributes != ids.shape[1]:

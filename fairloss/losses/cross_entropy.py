@@ -185,7 +185,7 @@ def fair_cross_entropy(
     check_process_group(process_group)
     check_memory(memory, sizes)
     kind = resolve_task(input, target, task)
-    ids = check_groups(groups, sizes, input.shape[0])
+    ids = check_groups(groups, sizes, input.shape[0], like=input)
     if kind in ("binary", "multilabel"):
         if weight is not None and kind == "binary":
             raise ValueError("weight: class weights do not apply to a binary target; use pos_weight")

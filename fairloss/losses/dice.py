@@ -61,8 +61,10 @@ def overlap(logits: Tensor, target: Tensor, *, num_classes: int | None = None, w
     if logits.ndim < 3 or logits.shape[1] < 2 or (num_classes is not None and logits.shape[1] != num_classes):
         wanted = "C >= 2" if num_classes is None else f"C = {num_classes}"
         raise ValueError(f"logits: shape (B, C, *spatial) with {wanted} is needed, {tuple(logits.shape)} was given")
-    if not isinstance(target, Tensor):
-        raise TypeError(f"target: a tensor is needed, {type(target).__name__} was given")
+    if not isinstance(target, Tensor) or target.dtype.is_complex:
+        given = target.dtype if isinstance(target, Tensor) else type(target).__name__
+        raise TypeError(f"target: a tensor of labels or probabilities is needed, {given} was given")
+    _checks.same_device("target", target, "logits", logits)
     size, classes, spatial = logits.shape[0], logits.shape[1], logits.shape[2:]
     x = logits.flatten(2)
     if target.shape == logits.shape:
@@ -186,7 +188,7 @@ def group_dice_loss(
     check_smoothing(smooth_nr, smooth_dr)
     check_process_group(process_group)
     found = overlap(logits, target)
-    ids = check_groups(groups, (size,), found.sums.shape[0])
+    ids = check_groups(groups, (size,), found.sums.shape[0], like=logits)
     pools, counts = all_reduce_sums(
         [segment_sum(found.sums, ids, (size,)), segment_sum(torch.ones_like(found.nll), ids, (size,))], process_group
     )

@@ -39,7 +39,7 @@ def distribution_alignment(
     size = _check(num_groups, p)
     check_process_group(process_group)
     check_values(scores, "scores")
-    ids = check_groups(groups, (size,), scores.shape[0])
+    ids = check_groups(groups, (size,), scores.shape[0], like=scores)
     x = scores.to(statistics_dtype(scores.dtype))
     if process_group is not None:
         x, ids = gather_rows_with_gradient(x, process_group), gather_rows(ids, process_group)

@@ -99,8 +99,11 @@ def _check_logits(student: Tensor, teacher: Tensor, target: Tensor, num_groups: 
             f"teacher_logits: the student's shape {tuple(student.shape)}, or with {num_groups} groups in front, is needed; "
             f"{tuple(teacher.shape)} was given"
         )
-    if not isinstance(target, Tensor):
-        raise TypeError(f"target: a tensor is needed, {type(target).__name__} was given")
+    if not isinstance(target, Tensor) or target.dtype.is_complex:
+        given = target.dtype if isinstance(target, Tensor) else type(target).__name__
+        raise TypeError(f"target: a tensor of labels or probabilities is needed, {given} was given")
+    _checks.same_device("teacher_logits", teacher, "student_logits", student)
+    _checks.same_device("target", target, "student_logits", student)
     binary = student.ndim == 1 or student.shape[1] == 1
     n = student.shape[0]
     fits = [(n,), (n, 1)] if binary else [(n, *student.shape[2:])] * (not target.dtype.is_floating_point)
@@ -137,7 +140,7 @@ def fair_distillation(
     check_process_group(process_group)
     by_value = True if task_loss is None else takes_values(task_loss)
     _check_logits(student_logits, teacher_logits, target, size)
-    check_groups(groups, (size,), student_logits.shape[0])
+    check_groups(groups, (size,), student_logits.shape[0], like=student_logits)
     dtype = statistics_dtype(student_logits.dtype)
     teacher = teacher_logits.detach().to(dtype)
     if teacher.ndim > student_logits.ndim:

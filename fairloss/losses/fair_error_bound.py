@@ -106,7 +106,7 @@ def febs(
     size = _check(num_classes, num_groups, gamma, max_weight, dice_weight, smooth_nr, smooth_dr, variant)
     check_process_group(process_group)
     found = overlap(logits, target, num_classes=num_classes, with_nll=dice_weight < 1)
-    ids = check_groups(groups, (size,), found.sums.shape[0])
+    ids = check_groups(groups, (size,), found.sums.shape[0], like=logits)
     slots = torch.where(ids < 0, size, ids)  # the unknown are one more pool
     pixels = torch.ones_like(found.nll).sum() * found.pixels
     pools, counts, nll, pixels = all_reduce_sums(

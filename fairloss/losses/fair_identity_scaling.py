@@ -133,7 +133,7 @@ def fis_weights(
     """
     size = _check(num_groups, c, temperature, group_temperature, max_weight, transport, blur, variant, right_asymptote)
     check_values(losses, "losses")
-    ids = check_groups(groups, (size,), losses.shape[0])
+    ids = check_groups(groups, (size,), losses.shape[0], like=losses)
     return _weights(
         losses.to(statistics_dtype(losses.dtype)), ids, size, c, temperature,
         temperature if group_temperature is None else group_temperature, math.inf if max_weight is None else max_weight,
@@ -186,7 +186,7 @@ def _reference_of(x: Tensor, ids: Tensor, num_groups: int, reference: Reference 
         )
     values, groups = reference
     check_values(values, "reference[0]")
-    return values.detach(), check_groups(groups, (num_groups,), values.shape[0], name="reference[1]")
+    return values.detach(), check_groups(groups, (num_groups,), values.shape[0], like=values, name="reference[1]")
 
 
 def _check(
@@ -241,7 +241,7 @@ def fis(
     size = _check(num_groups, c, temperature, group_temperature, max_weight, transport, blur, variant, right_asymptote)
     check_process_group(process_group)
     check_values(losses, "losses")
-    ids = check_groups(groups, (size,), losses.shape[0])
+    ids = check_groups(groups, (size,), losses.shape[0], like=losses)
     x = losses.to(statistics_dtype(losses.dtype))
     if process_group is not None:
         x, ids = gather_rows_with_gradient(x, process_group), gather_rows(ids, process_group)

@@ -72,7 +72,7 @@ def group_dro(
         if table is not None and (table.ndim != 1 or table.shape != q.shape):
             raise ValueError(f"{name}: shape (G,) is needed, {tuple(table.shape)} was given")
     sizes = (q.shape[0],)
-    ids = check_groups(groups, sizes, values.shape[0])
+    ids = check_groups(groups, sizes, values.shape[0], like=values)
     v = values.to(statistics_dtype(values.dtype))
     sums, counts = global_sums(v, ids, sizes, process_group)
     return (q.detach().to(v) * _estimates(sums, counts, None if shares is None else shares.to(v))).sum()
@@ -164,7 +164,7 @@ class GroupDROLoss(StatefulModule):
         """Loss of a batch; see the class."""
         check_values(values)
         sizes = (self.num_groups,)
-        ids = check_groups(groups, sizes, values.shape[0])
+        ids = check_groups(groups, sizes, values.shape[0], like=values)
         v = values.to(statistics_dtype(values.dtype))
         sums, counts = global_sums(v, ids, sizes, self.process_group)
         seen = self.seen + counts.to(torch.int64)
@@ -180,10 +180,12 @@ class GroupDROLoss(StatefulModule):
         with torch.no_grad():
             if self.counts is not None and self.adjustment > 0:
                 losses = losses + self.adjustment / self.counts.clamp(min=1).sqrt()
-            self.seen.copy_(seen)
             moved = self.log_q + self.step_size * losses
+            # A batch with a loss of NaN or infinity (half precision overflows) is no step at all: q would stay NaN.
+            finite = torch.isfinite(moved).all()
+            self.seen.copy_(torch.where(finite, seen, self.seen))
             # The largest is brought back to 0: only differences matter, and nothing grows without bound.
-            self.log_q.copy_(moved - moved.amax())
+            self.log_q.copy_(torch.where(finite, moved - moved.amax(), self.log_q))
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"num_groups={self.num_groups}, step_size={self.step_size}, variant={self.variant!r}"

@@ -26,7 +26,17 @@ from fairloss.groups import statistics_dtype
 from fairloss.kernels.nll import dense_nll
 from fairloss.kernels.nll import nll as streamed_nll
 
-__all__ = ["TASKS", "Likelihood", "Rows", "Task", "TokenReduction", "check_task", "resolve_task", "sample_likelihood"]
+__all__ = [
+    "TASKS",
+    "Likelihood",
+    "Rows",
+    "Task",
+    "TokenReduction",
+    "check_range",
+    "check_task",
+    "resolve_task",
+    "sample_likelihood",
+]
 
 Task = Literal["auto", "binary", "multiclass", "multilabel", "tokens"]
 TokenReduction = Literal["mean", "sum"]
@@ -80,6 +90,7 @@ def resolve_task(input: Tensor, target: Tensor, task: Task) -> Task:
     if not isinstance(target, Tensor) or target.dtype.is_complex:
         given = target.dtype if isinstance(target, Tensor) else type(target).__name__
         raise TypeError(f"target: a tensor of labels is needed, {given} was given")
+    _checks.same_device("target", target, "input", input)
     if task == "auto":
         task = _unambiguous(input, target)
     shapes = f"input {tuple(input.shape)} and target {tuple(target.shape)} were given"
@@ -153,6 +164,25 @@ def _check_fractions(target: Tensor, hard: bool) -> None:
             raise ValueError(f"target: {float(target[~inside][0]):g} was given; labels {wanted} are needed")
     else:
         torch._assert_async(inside.all(), "target: label out of range")
+
+
+def check_range(input: Tensor, target: Tensor, kind: Task, *, auto: bool) -> None:
+    """Raise unless the labels of a resolved task lie in its range; nothing is ignored.
+
+    Shown in eager mode on CPU, asserted on the device elsewhere.
+    """
+    if kind != "multiclass" or target.dtype.is_floating_point:
+        _check_fractions(target, hard=kind == "binary" and (auto or not target.dtype.is_floating_point))
+        return
+    classes = input.shape[-1]
+    inside = (target >= 0) & (target < classes)
+    if target.device.type == "cpu" and not torch.compiler.is_compiling():
+        if not bool(inside.all()):
+            raise ValueError(
+                f"target: class {int(target[~inside][0])} is out of range; accepted are 0 .. {classes - 1}"
+            )
+    else:
+        torch._assert_async(inside.all(), "target: class out of range")
 
 
 def rows_of(input: Tensor, target: Tensor, *, task: Task, auto: bool = False, ignore_index: int = -100) -> Rows:

@@ -45,7 +45,7 @@ def loss_variance(
     _checks.choice("reduction", reduction, ATTRIBUTE_REDUCTIONS)
     check_process_group(process_group)
     check_values(values)
-    ids = check_groups(groups, sizes, values.shape[0])
+    ids = check_groups(groups, sizes, values.shape[0], like=values)
     v = values.to(statistics_dtype(values.dtype))
     sums, counts = global_sums(v, ids, sizes, process_group)
     means = sums / counts.clamp(min=1)

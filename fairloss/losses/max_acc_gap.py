@@ -25,7 +25,7 @@ from fairloss.groups import (
     single_attribute,
     statistics_dtype,
 )
-from fairloss.losses.likelihood import Task, TokenReduction, check_task, sample_likelihood
+from fairloss.losses.likelihood import Task, TokenReduction, check_task, resolve_task, sample_likelihood
 from fairloss.losses.values import check_values, global_sums
 from fairloss.memory import GroupMemory
 
@@ -146,7 +146,7 @@ def group_gap(
     check_process_group(process_group)
     check_memory(memory, sizes)
     check_values(values)
-    ids = check_groups(groups, sizes, values.shape[0])
+    ids = check_groups(groups, sizes, values.shape[0], like=values)
     return gap_of_ids(
         values.to(statistics_dtype(values.dtype)), ids, sizes, smoothing, memory, reduction, process_group
     )
@@ -195,10 +195,14 @@ def max_acc_gap(
         >>> max_acc_gap(logits, torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]), num_groups=2)
         tensor(0.3808)
     """
+    sizes = check_num_groups(num_groups)
+    resolve_task(input, target, task)
+    # All ids are checked, those of samples without a likelihood included.
+    ids = check_groups(groups, sizes, input.shape[0], like=input)
     likelihood = sample_likelihood(input, target, task=task, ignore_index=ignore_index, token_reduction=token_reduction)
     return group_gap(
         likelihood.prob,
-        known_groups(groups, likelihood.valid),
+        known_groups(ids, likelihood.valid),
         num_groups=num_groups,
         smoothing=smoothing,
         memory=memory,
@@ -208,11 +212,8 @@ def max_acc_gap(
 
 
 def known_groups(groups: Tensor, valid: Tensor) -> Tensor:
-    """``groups`` with the id -1 where a sample has no likelihood; groups that will not pass the checks are left to them."""
-    if not isinstance(groups, Tensor) or groups.shape[:1] != valid.shape or groups.dtype.is_floating_point:
-        return groups
-    keep = valid if groups.ndim == 1 else valid.unsqueeze(1)
-    return torch.where(keep, groups.to(torch.int64), -1)
+    """Checked (N, K) ids with -1 where a sample has no likelihood."""
+    return torch.where(valid.unsqueeze(1), groups, -1)
 
 
 class MaxAccGapLoss(nn.Module):

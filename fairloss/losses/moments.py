@@ -109,8 +109,8 @@ def moment_alignment(
     _checks.choice("form", form, FORMS)
     check_process_group(process_group)
     check_embeddings(embeddings)
-    labels = check_classes(target, embeddings.shape[0], num_classes, ignore_index)
-    ids = check_groups(groups, sizes, embeddings.shape[0])
+    labels = check_classes(target, embeddings, num_classes, ignore_index)
+    ids = check_groups(groups, sizes, embeddings.shape[0], like=embeddings)
 
     z = unit_rows(embeddings) if normalize else embeddings.to(statistics_dtype(embeddings.dtype))
     z = gather_rows_with_gradient(z, process_group)

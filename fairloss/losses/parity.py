@@ -23,7 +23,7 @@ from fairloss.groups import (
     segment_sum,
     statistics_dtype,
 )
-from fairloss.losses.likelihood import Task, check_task, resolve_task
+from fairloss.losses.likelihood import Task, check_range, check_task, resolve_task
 from fairloss.losses.max_acc_gap import gap_over_groups
 
 __all__ = ["DemographicParityLoss", "EqualizedOddsLoss", "demographic_parity", "equalized_odds"]
@@ -32,12 +32,17 @@ OddsAggregation = Literal["mean", "worst_case"]
 
 
 def _positive_probabilities(
-    input: Tensor, target: Tensor, task: Task, positive_class: int | None
+    input: Tensor, target: Tensor, task: Task, positive_class: int | None, *, by_label: bool
 ) -> tuple[Tensor, Tensor]:
-    """Probabilities and labels of every class treated as the positive one, each (N, C')."""
+    """Probabilities and labels of every class treated as the positive one, each (N, C').
+
+    The labels' range is checked where the loss is ``by_label``.
+    """
     kind = resolve_task(input, target, task)
     if kind == "tokens":
         raise ValueError("task: parity losses take binary, multiclass and multilabel logits, tokens were given")
+    if by_label:
+        check_range(input, target, kind, auto=task == "auto")
     wide = input.to(statistics_dtype(input.dtype))
     if kind == "multiclass":
         probabilities = torch.softmax(wide, 1)
@@ -94,8 +99,8 @@ def demographic_parity(
         tensor(0.3808)
     """
     sizes = _check_scalars(num_groups, positive_class, smoothing, reduction, process_group)
-    p, _ = _positive_probabilities(input, target, task, positive_class)
-    ids = check_groups(groups, sizes, p.shape[0])
+    p, _ = _positive_probabilities(input, target, task, positive_class, by_label=False)
+    ids = check_groups(groups, sizes, p.shape[0], like=p)
     return _rate_gaps(p, torch.ones_like(p), ids, sizes, smoothing, reduction, process_group).mean()
 
 
@@ -121,8 +126,8 @@ def equalized_odds(
     """
     sizes = _check_scalars(num_groups, positive_class, smoothing, reduction, process_group)
     _checks.choice("agg", agg, ("mean", "worst_case"))
-    p, labels = _positive_probabilities(input, target, task, positive_class)
-    ids = check_groups(groups, sizes, p.shape[0])
+    p, labels = _positive_probabilities(input, target, task, positive_class, by_label=True)
+    ids = check_groups(groups, sizes, p.shape[0], like=p)
     # Both rates at once: columns of the positives, then of the negatives.
     gaps = _rate_gaps(
         torch.cat([p, p], 1), torch.cat([labels, 1 - labels], 1), ids, sizes, smoothing, reduction, process_group

@@ -80,7 +80,7 @@ def weighted_value(
     """The loss for given weights, (G,), with values and groups checked."""
     check_values(values)
     sizes = (weights.shape[0],)
-    ids = check_groups(groups, sizes, values.shape[0])
+    ids = check_groups(groups, sizes, values.shape[0], like=values)
     v = values.to(statistics_dtype(values.dtype))
     weights = weights.to(v)
     if variant == "paper":

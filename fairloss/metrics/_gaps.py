@@ -67,7 +67,10 @@ def rate_values(metrics: tuple[str, ...], y_true: Any, y_pred: Any, groups: Any,
     o = options
     if y_true is None and to_array(y_pred, "y_pred").ndim != 1:
         raise TypeError("y_true: None was given with predictions of several columns; the labels are needed")
-    pred = as_predictions(y_true, y_pred, task=o.task, threshold=o.threshold, strict=o.strict, labels=o.labels)
+    matter = metrics != ("positive_rate",)
+    pred = as_predictions(
+        y_true, y_pred, task=o.task, threshold=o.threshold, strict=o.strict, labels=o.labels, labels_matter=matter
+    )
     encoding, weight = as_groups(groups, len(pred)), as_weight(o.sample_weight, len(pred))
     found = []
     for metric in metrics:

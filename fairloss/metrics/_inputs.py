@@ -6,8 +6,10 @@ torch is never imported here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,17 @@ from numpy.typing import NDArray
 
 from fairloss.labels import GroupEncoding, encode_groups
 
-__all__ = ["Floats", "Predictions", "as_groups", "as_predictions", "as_scores", "as_weight", "cross_groups", "to_array"]
+__all__ = [
+    "Floats",
+    "Predictions",
+    "as_groups",
+    "as_numbers",
+    "as_predictions",
+    "as_scores",
+    "as_weight",
+    "cross_groups",
+    "to_array",
+]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -73,6 +85,8 @@ def to_array(values: Any, name: str) -> NDArray[Any]:
         values = list(values)
     try:
         array = np.asarray(values)
+        if array.dtype.kind == "c":
+            raise TypeError(f"{name}: complex values were given; numbers or labels are needed")
         if array.dtype.kind in "US" and isinstance(values, list) and not all(isinstance(v, str) for v in values):
             return np.asarray(values, dtype=object)  # else NumPy would make a label "nan" or "None" of a missing one
         return array
@@ -82,15 +96,18 @@ def to_array(values: Any, name: str) -> NDArray[Any]:
         ) from None
 
 
+def as_numbers(values: Any, name: str) -> Floats:
+    """Float64 numbers of any shape, NaN among them."""
+    array = to_array(values, name)
+    try:
+        return array.astype(np.float64, copy=False)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: numbers are needed, {array.dtype} values were given") from None
+
+
 def as_scores(values: Any, name: str) -> Floats:
     """Finite float64 numbers of any shape."""
-    array = to_array(values, name)
-    if array.dtype.kind not in "biuf":
-        try:
-            array = array.astype(np.float64)
-        except (TypeError, ValueError):
-            raise TypeError(f"{name}: numbers are needed, {array.dtype} values were given") from None
-    array = array.astype(np.float64, copy=False)
+    array = as_numbers(values, name)
     if not np.isfinite(array).all():
         position = int(np.flatnonzero(~np.isfinite(array).ravel())[0])
         raise ValueError(f"{name}: {array.ravel()[position]} at position {position}; finite numbers are needed")
@@ -158,6 +175,8 @@ def cross_groups(attributes: Mapping[str, Any], *, separator: str = " & ") -> Gr
         >>> codes.ids.tolist(), codes.labels
         ([0, 1, -1], ('F & 60+', 'M & 60+'))
     """
+    if not isinstance(attributes, Mapping):
+        raise TypeError(f"attributes: a mapping of names to labels is needed, {type(attributes).__name__} was given")
     if not attributes:
         raise ValueError("attributes: none was given; a mapping of names to group labels is needed")
     encodings = [as_groups(v, len(to_array(v, name))) for name, v in _plain(attributes).items()]
@@ -194,15 +213,22 @@ def as_predictions(
     threshold: float = 0.5,
     strict: bool = False,
     labels: Sequence[Any] | None = None,
+    labels_matter: bool = True,
 ) -> Predictions:
-    """Read labels and predictions; see :func:`fairloss.metrics.group_metric` for what is accepted."""
+    """Read labels and predictions; see :func:`fairloss.metrics.group_metric` for what is accepted.
+
+    ``y_true`` may be None where the labels do not matter to the metric.
+    """
     if task not in TASKS:
         raise ValueError(f"task: {task!r} was given; accepted are {', '.join(TASKS)}")
-    pred = to_array(y_pred, "y_pred")
+    threshold = _finite(threshold)
+    pred = _unboxed(to_array(y_pred, "y_pred"))
+    if pred.ndim == 0:
+        raise ValueError("y_pred: one value was given; a prediction a sample is needed")
     if pred.dtype.kind == "f" and pred.dtype.itemsize < 8:
         threshold = float(np.float32(threshold))  # a float32 score written 0.7 is not below a threshold written 0.7
-    true = np.zeros(pred.shape) if y_true is None else to_array(y_true, "y_true")
-    if len(true) != len(pred) or true.ndim == 0:
+    true = np.zeros(pred.shape) if y_true is None and not labels_matter else _unboxed(to_array(y_true, "y_true"))
+    if true.ndim == 0 or len(true) != len(pred):
         raise ValueError(f"y_true and y_pred: {true.shape} and {pred.shape} were given; one row a sample is needed")
     if len(true) == 0:
         raise ValueError("y_true: no sample was given")
@@ -228,12 +254,28 @@ def as_predictions(
     return _multiclass(true, pred, labels)
 
 
+def _unboxed(array: NDArray[Any]) -> NDArray[Any]:
+    """Python numbers in an object array, as a data frame's column of mixed origin holds them, as a numeric array."""
+    if array.dtype.kind != "O" or not array.size or not all(isinstance(v, (Real, np.bool_)) for v in array.ravel()):
+        return array
+    return np.asarray(array.tolist())
+
+
 def _infer_task(true: NDArray[Any], pred: NDArray[Any]) -> str:
     if true.ndim == 2:
         return "multilabel"
     if pred.ndim == 2:
         return "multiclass"
-    return "binary" if _is_zero_one(true) and pred.dtype.kind in "biuf" else "multiclass"
+    if _is_zero_one(true) and pred.dtype.kind in "biuf":
+        return "binary"
+    if pred.dtype.kind == "f" and bool((pred != np.floor(pred)).any()):
+        # Scores, which are nobody's classes: read as classes, all would be wrong answers.
+        other = next(v for v in true.ravel().tolist() if v not in (0, 1))
+        raise ValueError(
+            f"y_true: {other!r} was given beside scores (N,); 0 and 1 are needed (several classes: (N, C) scores, or the "
+            "predicted classes)"
+        )
+    return "multiclass"
 
 
 def _is_zero_one(values: NDArray[Any]) -> bool:
@@ -249,9 +291,15 @@ def _zero_one(values: NDArray[Any], name: str) -> Bools:
     return values.astype(bool)
 
 
-def _decide(score: Floats, threshold: float, strict: bool) -> Bools:
-    if not np.isfinite(threshold):
+def _finite(threshold: Any) -> float:
+    if not isinstance(threshold, Real):
+        raise TypeError(f"threshold: {threshold!r} was given; a number is needed")
+    if not math.isfinite(threshold):
         raise ValueError(f"threshold: {threshold} was given; a finite number is needed")
+    return float(threshold)
+
+
+def _decide(score: Floats, threshold: float, strict: bool) -> Bools:
     return np.asarray(score > threshold if strict else score >= threshold)
 
 
@@ -275,6 +323,8 @@ def _multiclass(true: NDArray[Any], pred: NDArray[Any], labels: Sequence[Any] | 
         decided = codes[:, None] == np.arange(len(classes))
     else:
         raise ValueError(f"y_pred: shape {pred.shape} was given; (N,) labels or (N, classes) scores are needed")
+    if true.dtype.kind == "f" and not np.isfinite(true).all():
+        raise ValueError(f"y_true: {true[~np.isfinite(true)][0]} was given; a class is needed")
     truth = _codes(true, classes)
     if (truth < 0).any():
         bad = true[truth < 0].tolist()[0]

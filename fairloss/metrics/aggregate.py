@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fairloss.metrics import disparity
+from fairloss.metrics._inputs import Floats, as_numbers
 
 __all__ = ["aggregate_disparity", "hierarchical_mean"]
 
@@ -92,6 +93,8 @@ def aggregate_disparity(
             for label, value in groups.items():
                 if value == value:
                     pooled.setdefault(attribute, {}).setdefault(label, []).append(float(value))
+    if not pooled:
+        return float("nan")
     return float(np.mean([spread([np.mean(v) for v in groups.values()]) for groups in pooled.values()]))
 
 
@@ -114,10 +117,15 @@ def hierarchical_mean(values: Nested, *, missing: Mapping[str, float] | None = N
     """
     fill = _check(values, missing)
     per_set = [
-        np.mean([np.nanmean(np.asarray(_numbers(v), dtype=np.float64)) for v in attributes.values()])
+        np.mean([_mean_of_defined(as_numbers(_numbers(v), "values")) for v in attributes.values()])
         for attributes in values.values()
     ]
     return float(np.mean([*per_set, *fill]))
+
+
+def _mean_of_defined(v: Floats) -> float:
+    v = v[~np.isnan(v)]
+    return float(v.mean()) if v.size else float("nan")
 
 
 def _numbers(groups: Any) -> Any:
@@ -126,6 +134,8 @@ def _numbers(groups: Any) -> Any:
 
 def _check(values: Nested, missing: Mapping[str, float] | None) -> list[float]:
     fill = dict(missing or {})
+    if not isinstance(values, Mapping) or not all(isinstance(attributes, Mapping) for attributes in values.values()):
+        raise TypeError("values: a mapping of data sets to mappings of attributes to the groups' values is needed")
     if not values and not fill:
         raise ValueError("values: no data set was given")
     both = sorted(set(values) & set(fill))

@@ -270,6 +270,8 @@ def percentile_interval(drawn: Floats, level: float) -> tuple[Floats, Floats]:
 
 def _range(values: Floats) -> Floats:
     """Range over the last axis of the defined values; NaN with fewer than two."""
+    if values.shape[-1] == 0:
+        return np.full(values.shape[:-1], np.nan)
     few = (~np.isnan(values)).sum(axis=-1) < 2
     high = np.where(np.isnan(values), -np.inf, values).max(axis=-1)
     low = np.where(np.isnan(values), np.inf, values).min(axis=-1)

@@ -87,7 +87,7 @@ def mean_absolute_calibration_error(y_true: Any, y_score: Any, *, sample_weight:
     """
     pred = as_predictions(y_true, y_score)
     p, o = top_label(pred, "mean_absolute_calibration_error")
-    return float(np.average(np.abs(p - o), weights=as_weight(sample_weight, len(pred))))
+    return _mean(np.abs(p - o), as_weight(sample_weight, len(pred)))
 
 
 def binary_cross_entropy(y_true: Any, y_score: Any, *, sample_weight: Any = None) -> float:
@@ -110,7 +110,7 @@ def binary_cross_entropy(y_true: Any, y_score: Any, *, sample_weight: Any = None
     """
     pred = as_predictions(y_true, y_score, task="binary")
     p, o = top_label(pred, "binary_cross_entropy")
-    return float(np.average(nll(p, o), weights=as_weight(sample_weight, len(pred))))
+    return _mean(nll(p, o), as_weight(sample_weight, len(pred)))
 
 
 def brier_score(y_true: Any, y_score: Any, *, sample_weight: Any = None) -> float:
@@ -133,7 +133,7 @@ def brier_score(y_true: Any, y_score: Any, *, sample_weight: Any = None) -> floa
     """
     pred = as_predictions(y_true, y_score)
     p, o = top_label(pred, "brier_score")
-    return float(np.average((p - o) ** 2, weights=as_weight(sample_weight, len(pred))))
+    return _mean((p - o) ** 2, as_weight(sample_weight, len(pred)))
 
 
 def best_f1_threshold(y_true: Any, y_score: Any, *, sample_weight: Any = None) -> float:
@@ -168,6 +168,12 @@ def best_f1_threshold(y_true: Any, y_score: Any, *, sample_weight: Any = None) -
     tp = np.bincount(inverse, weights=weight * positive, minlength=len(values))[::-1].cumsum()[::-1]
     flagged = np.bincount(inverse, weights=weight, minlength=len(values))[::-1].cumsum()[::-1]
     return float(values[np.argmax(2 * tp / (flagged + total))])
+
+
+def _mean(values: Floats, weight: Floats) -> float:
+    """Weighted mean; NaN without weight."""
+    total = weight.sum()
+    return float((weight * values).sum() / total) if total > 0 else float("nan")
 
 
 def top_label(pred: Predictions, name: str) -> tuple[Floats, Floats]:

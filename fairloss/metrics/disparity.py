@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fairloss.metrics._inputs import Floats, to_array
+from fairloss.metrics._inputs import Floats, as_numbers
 
 __all__ = ["equity_scaled", "error_skew", "gap", "group_std", "performance_scaled_disparity", "worst"]
 
@@ -25,9 +25,11 @@ PENALTIES = ("mean_abs", "sum_abs", "max_abs", "std", "gap")
 
 
 def _values(values: Any) -> Floats:
-    array = to_array(values, "values").astype(np.float64)
+    array = as_numbers(values, "values")
     if array.ndim != 1:
         raise ValueError(f"values: shape {array.shape} was given; one value a group, (G,), is needed")
+    if np.isinf(array).any():
+        raise ValueError("values: an infinite value was given; finite numbers are needed, NaN where undefined")
     return array
 
 

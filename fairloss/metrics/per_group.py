@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 
 from fairloss.labels import GroupEncoding
 from fairloss.metrics import disparity
-from fairloss.metrics._inputs import Floats, Predictions, as_groups, as_predictions, as_scores, as_weight, to_array
+from fairloss.metrics._inputs import (
+    Floats,
+    Predictions,
+    as_groups,
+    as_numbers,
+    as_predictions,
+    as_scores,
+    as_weight,
+    to_array,
+)
 from fairloss.metrics.calibration import bin_edges, binned_error, nll, top_label
 from fairloss.metrics.ranking import weighted_auc
 from fairloss.metrics.rates import RATES, Convention, confusion_counts, mean_over_classes, rates, ratio
@@ -139,7 +148,10 @@ def group_metric(
     _check_undefined(undefined)
     if callable(metric):
         return _from_callable(metric, y_true, y_pred, groups, sample_weight, undefined)
-    pred = as_predictions(y_true, y_pred, task=task, threshold=threshold, strict=strict, labels=labels)
+    pred = as_predictions(
+        y_true, y_pred, task=task, threshold=threshold, strict=strict, labels=labels,
+        labels_matter=metric != "positive_rate",
+    )  # fmt: skip
     encoding, weight = as_groups(groups, len(pred)), as_weight(sample_weight, len(pred))
     options = {"convention": convention, "bins": bins, "strategy": strategy}
     values = mean_over_classes(class_values(metric, pred, encoding.ids, encoding.num_groups, weight, **options))
@@ -178,7 +190,7 @@ def group_mean(
         0.2
     """
     _check_undefined(undefined)
-    array = to_array(values, "values").astype(np.float64)
+    array = as_numbers(values, "values")
     if array.ndim != 1:
         raise ValueError(f"values: shape {array.shape} was given; one number a sample, (N,), is needed")
     encoding, weight = as_groups(groups, len(array)), as_weight(sample_weight, len(array))
@@ -254,8 +266,8 @@ def _from_callable(
     metric: Callable[..., float], y_true: Any, y_pred: Any, groups: Any, sample_weight: Any, undefined: Undefined
 ) -> GroupMetric:
     true, pred = to_array(y_true, "y_true"), to_array(y_pred, "y_pred")
-    if len(true) != len(pred):
-        raise ValueError(f"y_true and y_pred: {len(true)} and {len(pred)} samples were given")
+    if true.ndim == 0 or pred.ndim == 0 or len(true) != len(pred):
+        raise ValueError(f"y_true and y_pred: {true.shape} and {pred.shape} were given; one row a sample is needed")
     encoding = as_groups(groups, len(true))
     weight = None if sample_weight is None else as_weight(sample_weight, len(true))
 

@@ -86,7 +86,8 @@ def _overlap(y_true: Any, y_pred: Any, num_classes: int | None, background: bool
     if true.shape != pred.shape or true.ndim < 2:
         raise ValueError(f"y_true and y_pred: {true.shape} and {pred.shape} were given; equal (N, *spatial) is needed")
     n = len(true)
-    true, pred = true.reshape(n, -1), pred.reshape(n, -1)
+    pixels = int(np.prod(true.shape[1:]))  # spelled out: there may be no sample
+    true, pred = true.reshape(n, pixels), pred.reshape(n, pixels)
     top = 2 if num_classes is None else num_classes
     for name, mask in (("y_true", true), ("y_pred", pred)):
         whole = mask.dtype.kind in "biu" or (mask.dtype.kind == "f" and bool((mask == np.floor(mask)).all()))

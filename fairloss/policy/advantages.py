@@ -26,7 +26,7 @@ from fairloss import _checks
 from fairloss.distributed import ProcessGroup, all_reduce_sum, check_process_group
 from fairloss.groups import check_groups, single_attribute
 from fairloss.policy.core import Clusters, Options, Result, fair_grpo_core
-from fairloss.policy.layout import Flat, Layout, as_rewards, layout_of
+from fairloss.policy.layout import INFINITE, Flat, Layout, as_rewards, layout_of
 
 __all__ = [
     "VARIANTS",
@@ -90,13 +90,13 @@ def prepare(
     """Validated rewards and one id a prompt; flat ids, one a rollout, are joined by prompt."""
     rewards = as_rewards(rewards, prompt_ids)
     n = rewards.shape[0]
-    ids = check_groups(groups, (num_groups,), n)[:, 0]
+    ids = check_groups(groups, (num_groups,), n, like=rewards)[:, 0]
     if domains is None:
         if num_domains > 1:
             raise ValueError(f"domains: needed, because num_domains={num_domains}")
         places = torch.zeros_like(ids)
     else:
-        places = check_groups(domains, (num_domains,), n, name="domains")[:, 0]
+        places = check_groups(domains, (num_domains,), n, like=rewards, name="domains")[:, 0]
     layout = layout_of(rewards, prompt_ids)
     if isinstance(layout, Flat):
         ids = _join(ids, layout, "groups", validate)
@@ -111,6 +111,7 @@ def check_mask(mask: Tensor | None, rewards: Tensor) -> None:
     if not isinstance(mask, Tensor) or mask.dtype.is_complex:
         given = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(f"mask: a tensor of bools or numbers is needed, {given} was given")
+    _checks.same_device("mask", mask, "rewards", rewards)
     if mask.ndim != 2 or mask.shape[0] != rewards.numel():
         raise ValueError(
             f"mask: shape (B, L) with a row for each of the {rewards.numel()} rollouts is needed, {tuple(mask.shape)} was given"
@@ -155,7 +156,7 @@ def check_means(result: Result, shift: Tensor | float, reward_power: float) -> N
     if not bool(infinite | (negative & (reward_power != 0))):
         return
     if bool(infinite):
-        raise ValueError("rewards: an infinite reward was given; accepted are finite ones, and NaN for unscorable")
+        raise ValueError(INFINITE)
     bad = torch.where((counts > 0) & (means < 0), means, torch.inf)
     if bool(torch.isfinite(bad).any()):
         cell = int(bad.argmin())
@@ -257,6 +258,8 @@ def fair_grpo_advantages(
         rewards, groups, domains, prompt_ids, num_groups=num_groups, num_domains=num_domains, validate=validate
     )
     check_mask(mask, batch.rewards)
+    if past is not None and not isinstance(past, Tensor):
+        raise TypeError(f"past: a tensor is needed, {type(past).__name__} was given")
     if past is not None and past.shape != (3, num_domains, num_groups + 1):
         raise ValueError(f"past: shape (3, {num_domains}, {num_groups + 1}) is needed, {tuple(past.shape)} was given")
     with torch.no_grad():

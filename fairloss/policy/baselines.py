@@ -275,6 +275,8 @@ class GroupDROAdvantage(StatefulModule):
         known = torch.where(counts > 0, groups, -1).unsqueeze(1)
         per_prompt = torch.stack([(counts > 0).to(torch.float64), -totals / counts.clamp(min=1)], dim=1)
         present, losses = all_reduce_sum(segment_sum(per_prompt, known, (self.num_groups,)), self.process_group).T
+        sound = torch.isfinite(losses).all()  # an infinite reward would stay in q for good
+        present, losses = torch.where(sound, present, 0.0), torch.where(sound, losses, 0.0)
         self.seen.add_(present.to(torch.int64))
         shares = self._shares(self.seen)
         expected = present.sum() * shares

@@ -56,7 +56,23 @@ class RewardHistory(StatefulModule):
 
     @torch.no_grad()
     def advance(self, batch: Tensor, lowest: Tensor) -> None:
-        """Add a batch's totals, (3, D, G + 1) float64, and its lowest reward."""
+        """Add a batch's totals, (3, D, G + 1) float64, and its lowest reward.
+
+        A batch whose sums are not finite (an infinite reward where nobody looked) is passed over: it would stay for good.
+
+        Raises:
+            TypeError, ValueError: naming the argument; nothing has changed then.
+        """
+        for name, tensor, shape in (("batch", batch, (3, *self.sums.shape)), ("lowest", lowest, ())):
+            if not isinstance(tensor, Tensor) or not tensor.dtype.is_floating_point:
+                given = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+                raise TypeError(f"{name}: a floating-point tensor is needed, {given} was given")
+            if tensor.shape != shape:
+                raise ValueError(f"{name}: shape {tuple(shape)} is needed, {tuple(tensor.shape)} was given")
+            _checks.same_device(name, tensor, "the history", self.sums)
+        sound = torch.isfinite(batch).all()
+        batch = torch.where(sound, batch, 0.0)
+        lowest = torch.where(sound & (lowest > -torch.inf), lowest, torch.inf)
         if self.mode == "batch":
             self.counts.zero_()
             self.sums.zero_()

@@ -7,7 +7,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fairloss import _checks
 from fairloss.groups import statistics_dtype
+
+INFINITE = "rewards: an infinite reward was given; accepted are finite ones, and NaN for unscorable"
 
 __all__ = ["Flat", "Layout", "Rows", "as_rewards", "layout_of"]
 
@@ -81,7 +84,7 @@ def as_rewards(rewards: Tensor, prompt_ids: Tensor | None) -> Tensor:
 
     Raises:
         TypeError: not tensors, complex rewards, or prompt ids that are not integers.
-        ValueError: rewards that are not (Q, R), or (B,) with (B,) prompt ids.
+        ValueError: rewards that are not (Q, R), or (B,) with (B,) prompt ids; on the CPU infinite ones.
     """
     if not isinstance(rewards, Tensor):
         raise TypeError(f"rewards: a tensor is needed, {type(rewards).__name__} was given")
@@ -102,6 +105,11 @@ def as_rewards(rewards: Tensor, prompt_ids: Tensor | None) -> Tensor:
                 f"prompt_ids: with them, rewards and prompt_ids are both (B,); "
                 f"{tuple(rewards.shape)} and {tuple(prompt_ids.shape)} were given"
             )
+        _checks.same_device("prompt_ids", prompt_ids, "rewards", rewards)
+    # Shown at once where that costs no wait for a device; :func:`fairloss.policy.advantages.check_means` looks elsewhere.
+    on_host = rewards.device.type == "cpu" and not torch.compiler.is_compiling()
+    if on_host and rewards.dtype.is_floating_point and bool(torch.isinf(rewards).any()):
+        raise ValueError(INFINITE)
     return rewards.detach().to(statistics_dtype(rewards.dtype))
 
 

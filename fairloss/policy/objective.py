@@ -23,16 +23,49 @@ __all__ = ["LOSS_AGGREGATIONS", "fair_grpo_policy_loss", "k3_kl"]
 LOSS_AGGREGATIONS = ("token_mean", "sequence_mean", "sum")
 
 
+_LARGEST = 60.0
+"""Log-ratios count up to here (e^60 = 1e26): beyond, exp overflows in float32, and infinity times the clipping's 0 is NaN."""
+
+
+def _require(**tensors: Tensor | None) -> None:
+    for name, x in tensors.items():
+        if x is None:
+            raise TypeError(f"{name}: a tensor is needed, None was given")
+
+
+def _check_logps(**tensors: Tensor | None) -> None:
+    """Raise unless each is a tensor of real numbers, all on the first one's device."""
+    first: tuple[str, Tensor] | None = None
+    for name, x in tensors.items():
+        if x is None:
+            continue
+        if not isinstance(x, Tensor) or x.dtype.is_complex or (name.endswith("logp") and not x.dtype.is_floating_point):
+            given = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(
+                f"{name}: a {'floating-point ' if name.endswith('logp') else ''}tensor is needed, {given} was given"
+            )
+        first = first or (name, x)
+        _checks.same_device(name, x, *first)
+
+
 def k3_kl(logp: Tensor, ref_logp: Tensor) -> Tensor:
     """exp(d) - d - 1 with d = ref_logp - logp, elementwise: 0 where the two agree, positive elsewhere.
 
-    Its mean over tokens drawn from the policy is KL(policy || reference).
+    Its mean over tokens drawn from the policy is KL(policy || reference). d counts up to 60, with no gradient beyond.
+
+    Raises:
+        TypeError, ValueError: not floating-point tensors of one shape.
 
     Example:
         >>> k3_kl(torch.tensor([-1.0]), torch.tensor([-0.5]))
         tensor([0.1487])
     """
-    difference = ref_logp - logp
+    _require(logp=logp, ref_logp=ref_logp)
+    _check_logps(logp=logp, ref_logp=ref_logp)
+    if logp.shape != ref_logp.shape:
+        raise ValueError(f"ref_logp: shape {tuple(logp.shape)} of logp is needed, {tuple(ref_logp.shape)} was given")
+    dtype = statistics_dtype(torch.promote_types(logp.dtype, ref_logp.dtype))
+    difference = (ref_logp.to(dtype) - logp.to(dtype)).clamp(max=_LARGEST)
     return torch.expm1(difference) - difference
 
 
@@ -73,11 +106,13 @@ def fair_grpo_policy_loss(
         The loss, a scalar in float32 at least.
 
     Raises:
+        TypeError: arguments that are no tensors, log-probabilities that are not floating.
         ValueError: shapes that differ, options out of range, ``beta`` without ``ref_logp``.
 
     Note:
-        Gradient flows into ``logp`` alone. Half precision is computed in float32. A batch without tokens gives 0 with zero
-        gradient. Under DistributedDataParallel with ``process_group`` the averaged gradient is that of one process.
+        Gradient flows into ``logp`` alone. Log-ratios count up to 60 (a ratio of 1e26), with no gradient beyond. Half
+        precision is computed in float32. A batch without tokens gives 0 with zero gradient. Under
+        DistributedDataParallel with ``process_group`` the averaged gradient is that of one process.
 
     Example:
         >>> logp, old = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.5, -2.0]])
@@ -97,6 +132,8 @@ def fair_grpo_policy_loss(
         raise ValueError(f"clip: {clip} was given; a number between 0 and 1 is needed")
     if beta > 0 and ref_logp is None:
         raise ValueError(f"ref_logp: needed for beta={beta}")
+    _require(logp=logp, advantages=advantages, mask=mask)
+    _check_logps(logp=logp, old_logp=old_logp, advantages=advantages, mask=mask, ref_logp=ref_logp)
     if logp.ndim != 2:
         raise ValueError(f"logp: shape (B, L) is needed, {tuple(logp.shape)} was given")
     for name, given in (("old_logp", old_logp), ("mask", mask), ("ref_logp", ref_logp)):
@@ -117,7 +154,7 @@ def fair_grpo_policy_loss(
     policy = clean(logp)
     old = policy.detach() if old_logp is None else clean(old_logp.detach())
     gain = clean((advantages.unsqueeze(1) if advantages.ndim == 1 else advantages).detach().expand_as(logp))
-    ratio = torch.exp(policy - old)
+    ratio = torch.exp((policy - old).clamp(max=_LARGEST))
     tokens = -torch.minimum(ratio * gain, ratio.clamp(1 - clip, 1 + high) * gain)
     if ref_logp is not None and beta > 0:
         tokens = tokens + beta * k3_kl(policy, clean(ref_logp.detach()))

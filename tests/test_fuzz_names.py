@@ -1,0 +1,37 @@
+"""Every public name has a fuzz target, or a reason why not."""
+
+from __future__ import annotations
+
+import fairloss
+from fairloss import functional, metrics, policy
+from tests import test_fuzz_functions, test_fuzz_losses, test_fuzz_metrics, test_fuzz_policy
+from tests.fuzz_batches import COVERED
+
+REASONS = {
+    "fairloss.__version__": "a string",
+    "fairloss.functional.ContrastiveParts": "a named tuple: what the contrastive loss returns on request",
+    "fairloss.functional.CrossEntropyParts": "a named tuple: what fair_cross_entropy returns",
+    "fairloss.functional.Likelihood": "a named tuple: what sample_likelihood returns",
+    "fairloss.policy.GroupRow": "a named tuple: a line of FairGRPOAdvantage.table",
+    "fairloss.metrics.plot_gaps": "draws a FairnessReport, which the report's target makes; nothing else goes in",
+    "fairloss.metrics.plot_groups": "draws a FairnessReport, which the report's target makes; nothing else goes in",
+}
+SUITES = (test_fuzz_losses, test_fuzz_functions, test_fuzz_policy, test_fuzz_metrics)
+
+
+def public():
+    modules = {"fairloss": fairloss, "fairloss.functional": functional, "fairloss.metrics": metrics}
+    return {
+        f"{home}.{name}" for home, module in {**modules, "fairloss.policy": policy}.items() for name in module.__all__
+    }
+
+
+def test_every_public_name_has_a_target_or_a_reason():
+    assert len(SUITES) == 4
+    assert public() - COVERED - set(REASONS) == set()
+
+
+def test_no_target_and_no_reason_is_out_of_date():
+    assert public() >= COVERED
+    assert set(REASONS) <= public()
+    assert not set(REASONS) & COVERED
