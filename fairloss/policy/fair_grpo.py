@@ -233,7 +233,8 @@ class FairGRPOAdvantage(nn.Module):
             self.history.advance(result.batch, lowest)
             if self.discovery is not None and proposal is not None:
                 self.discovery.commit(proposal)
-        self.last = result._replace(tokens=None)  # which may be large
+        # Tokens may be large; the advantages are the caller's to edit in place.
+        self.last = result._replace(tokens=None, advantages=result.advantages.clone())
         return result
 
     def _shift(self, batch: Prepared, include: bool) -> tuple[Tensor | float, Tensor]:
