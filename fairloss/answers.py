@@ -103,6 +103,8 @@ class AnswerVocabulary:
     ) -> None:
         if isinstance(labels, str):
             raise TypeError("labels: one string was given; a sequence of labels or a mapping is needed")
+        if not isinstance(labels, (Mapping, Sequence)):
+            raise TypeError(f"labels: a sequence of labels or a mapping is needed, {type(labels).__name__} was given")
         further = dict(labels) if isinstance(labels, Mapping) else dict.fromkeys(labels, ())
         if not further:
             raise ValueError("labels: at least one is needed")
@@ -273,6 +275,7 @@ def format_instruction(
         Lines that end in "Answer:".
 
     Raises:
+        TypeError: the question is no text, the options no sequence of texts, the patient no mapping.
         ValueError: the question is empty, or there are more than 26 options.
 
     Example:
@@ -286,6 +289,12 @@ def format_instruction(
     Reference:
         FairMed-VLM, *Toward Equitable Medical Diagnosis with Vision-Language Models*, section 3.3.
     """
+    if not isinstance(question, str):
+        raise TypeError(f"question: a string is needed, {type(question).__name__} was given")
+    if isinstance(options, str) or not isinstance(options, Sequence) or not all(isinstance(o, str) for o in options):
+        raise TypeError(f"options: a sequence of strings is needed, {options!r} was given")
+    if patient is not None and not isinstance(patient, Mapping):
+        raise TypeError(f"patient: a mapping is needed, {type(patient).__name__} was given")
     if not question.strip():
         raise ValueError("question: it is empty")
     if len(options) > 26:
@@ -312,4 +321,6 @@ def _words(where: str, name: Any) -> tuple[str, ...]:
 def _texts(answers: Iterable[str | None]) -> Iterable[str | None]:
     if isinstance(answers, str):
         raise TypeError("answers: one string was given; a sequence of strings is needed")
+    if not isinstance(answers, Iterable):
+        raise TypeError(f"answers: a sequence of strings is needed, {type(answers).__name__} was given")
     return answers
