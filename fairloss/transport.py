@@ -15,7 +15,7 @@ References:
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,9 +34,6 @@ __all__ = [
 ]
 
 Transport = Literal["exact", "sinkhorn"]
-
-_SINKHORN_ITERATIONS = 50_000
-_SINKHORN_TOLERANCE = 1e-4  # in the marginals (L1); the divergence's own error is of second order
 
 
 class _Quantiles(NamedTuple):
@@ -143,61 +140,6 @@ def wasserstein_to_all(values: Tensor, ids: Tensor, num_groups: int, p: int) -> 
     return _where_apart(q.sums(q.y * width - 2 * q.below(cut) + q.below_low + q.below_high) / q.total, q)
 
 
-def _sinkhorn_cost(x: Any, y: Any, epsilon: float) -> float:
-    """Entropic cost with |x - y|^2 / 2 and KL to the product of the marginals, from POT's dual variables."""
-    import numpy as np
-    from ot.bregman import sinkhorn_log
-
-    cost = (x[:, None] - y[None, :]) ** 2 / 2
-    a, b = np.full(len(x), 1 / len(x)), np.full(len(y), 1 / len(y))
-    to_itself = x is y
-    # Annealed: from a regularisation as large as the costs down to the one asked for, each start warmed by the last.
-    levels = [epsilon]
-    while levels[-1] < cost.max():
-        levels.append(4 * levels[-1])
-    f, g = np.zeros(len(x)), np.zeros(len(y))
-    converged = False
-    for level in reversed(levels):
-        # From a set to itself both potentials are equal, and the mean of two half steps converges in tens of
-        # iterations where the alternation needs thousands; POT then does one iteration a call.
-        calls, iterations = (500, 1) if to_itself else (1, _SINKHORN_ITERATIONS if level == epsilon else 50)
-        for _ in range(calls):
-            with np.errstate(over="ignore"):  # POT also returns exp(u), which nobody reads
-                _, log = sinkhorn_log(
-                    a, b, cost, level, numItermax=iterations, stopThr=_SINKHORN_TOLERANCE / len(y) ** 0.5, warn=False,
-                    log=True, warmstart=(f / level, g / level),
-                )  # fmt: skip
-            f, g = level * log["log_u"], level * log["log_v"]
-            converged = log["err"][-1] * len(y) ** 0.5 < _SINKHORN_TOLERANCE
-            if converged:
-                break
-            if to_itself:
-                f = (f + g) / 2
-    if not converged:
-        raise RuntimeError(
-            f"transport: Sinkhorn did not converge in {_SINKHORN_ITERATIONS} iterations (error of the marginals "
-            f"{log['err'][-1]:.1e}); use transport='exact', or a larger blur"
-        )
-    return float(a @ (f - epsilon * np.log(a)) + b @ (g - epsilon * np.log(b)))
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _sinkhorn_to_all(values: Tensor, ids: Tensor, num_groups: int, blur: float) -> Tensor:
-    """Debiased Sinkhorn divergence with p = 2 of each group to all known samples, on the host."""
-    x, g = values.detach().double().cpu().numpy(), ids[:, 0].cpu().numpy()
-    everything, epsilon = x[g >= 0], blur**2
-    out = torch.zeros(num_groups, dtype=torch.float64)
-    if everything.size:
-        own_all = _sinkhorn_cost(everything, everything, epsilon)
-    for group in range(num_groups):
-        mine = x[g == group]
-        if mine.size:
-            between = _sinkhorn_cost(mine, everything, epsilon)
-            own = _sinkhorn_cost(mine, mine, epsilon)
-            out[group] = max(between - own / 2 - own_all / 2, 0.0)
-    return out.to(values.device)
-
-
 def transport_distances(
     losses: Tensor, groups: Tensor, *, num_groups: int, transport: Transport = "exact", blur: float = 0.1
 ) -> Tensor:
@@ -242,5 +184,8 @@ def distances_to_all(losses: Tensor, ids: Tensor, num_groups: int, transport: Tr
     """As :func:`transport_distances` on checked arguments, in float64."""
     if transport == "exact":
         return wasserstein_to_all(losses, ids, num_groups, 2) / 2
-    out: Tensor = _sinkhorn_to_all(losses, ids, num_groups, blur)
+    # Imported where it is used: its decorator brings torch's compiler in, as much again as torch itself.
+    from fairloss.sinkhorn import sinkhorn_to_all
+
+    out: Tensor = sinkhorn_to_all(losses, ids, num_groups, blur)
     return out

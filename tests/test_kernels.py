@@ -179,3 +179,10 @@ def test_the_gpu_suite_and_benchmark_need_torch_and_triton_alone():
         status, said = python("-c", hide + "import runpy; runpy.run_path('benchmarks/gpu.py', run_name='__main__')")
         assert status == 1
         assert "no CUDA device was found; nothing was measured" in said
+
+
+def test_what_stands_in_the_way_is_a_constant_to_the_compiler():
+    def other():
+        """Marked by torch itself."""
+
+    assert vars(torch.compiler.assume_constant_result(other)).items() <= vars(dispatch._obstacle).items()

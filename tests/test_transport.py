@@ -138,7 +138,7 @@ def test_sinkhorn_tends_to_the_exact_distance_as_the_blur_shrinks():
 
 
 def test_sinkhorn_that_does_not_converge_is_an_error(monkeypatch):
-    monkeypatch.setattr("fairloss.transport._SINKHORN_ITERATIONS", 20)
+    monkeypatch.setattr("fairloss.sinkhorn._ITERATIONS", 20)
     values = torch.from_numpy(np.random.default_rng(0).gamma(2.0, 1.0, 40))
     with pytest.raises(RuntimeError, match="did not converge in 20 iterations"):
         transport_distances(values, torch.arange(40) % 2, num_groups=2, transport="sinkhorn", blur=0.05)

@@ -9,11 +9,13 @@ from latex2mathml.converter import convert
 
 
 def math_block(source: str, language: str, class_name: str, options: Any, md: Any, **_: Any) -> str:
-    """One formula a line; a blank line or the end of the line ends it."""
-    lines = [line for line in source.splitlines() if line.strip()]
-    # The source stays readable where a browser has no MathML, and for who copies the formula.
-    shown = (f'<div title="{html.escape(line)}">{convert(line, display="block")}</div>' for line in lines)
-    return f'<div class="formula">{"".join(shown)}</div>'
+    """A formula a line; where the page is narrow a line breaks between its parts."""
+    lines = []
+    for line in filter(None, map(str.strip, source.splitlines())):
+        parts = [convert(part.strip(), display="block") for part in line.split("\\qquad")]
+        # The source stays at hand for who copies the formula, or has a browser without MathML.
+        lines.append(f'<div title="{html.escape(line)}">{"".join(f"<span>{part}</span>" for part in parts)}</div>')
+    return f'<div class="formula">{"".join(lines)}</div>'
 
 
 def on_config(config: Any) -> Any:

@@ -55,7 +55,8 @@ BASE = {
     "the README's Python": "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL)),
     "the metrics of a file": (
         "from fairloss.cli import main\n"
-        "open('p.csv', 'w').write('y,p,sex\\n' + '1,0.9,F\\n0,0.2,M\\n1,0.4,M\\n0,0.1,F\\n' * 20)\n"
+        "from pathlib import Path\n"
+        "Path('p.csv').write_text('y,p,sex\\n' + '1,0.9,F\\n0,0.2,M\\n1,0.4,M\\n0,0.1,F\\n' * 20)\n"
         "raise SystemExit(main(['report', 'p.csv', '--target', 'y', '--score', 'p', '--group', 'sex']))"
     ),
 }

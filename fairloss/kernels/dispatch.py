@@ -80,7 +80,6 @@ def backend(name: str) -> Iterator[None]:
         set_backend(before)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _obstacle(device: torch.device) -> str | None:
     """Why no Triton kernel can run on tensors of ``device``, None where one can."""
     if importlib.util.find_spec("triton") is None:
@@ -109,6 +108,10 @@ def _obstacle(device: torch.device) -> str | None:
     if torch.version.hip is not None and not properties.gcnArchName.startswith("gfx9"):
         return f"{properties.gcnArchName} is not an architecture that the kernels are compiled for (gfx9)"
     return None
+
+
+# What torch.compiler.assume_constant_result sets. Calling it would import torch's compiler, as much again as torch itself.
+_obstacle._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def use_triton(op: str, x: Tensor, obstacle: str | None = None) -> bool:
