@@ -17,8 +17,8 @@ from torch import Tensor
 
 from fairloss.groups import statistics_dtype
 
-# Elements a block: a few megabytes, so that a block stays in the cache between its passes.
-_BLOCK = 1 << 20
+# Elements a block: a megabyte of float32, so that a block stays in the cache between its passes.
+_BLOCK = 1 << 18
 
 
 def _blocks(logits: Tensor, *rest: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -32,12 +32,12 @@ Form = Literal["auto", "gram", "explicit"]
 FORMS = ("auto", "gram", "explicit")
 
 
-def _use_gram(n: int, d: int, cells: int, attributes: int) -> bool:
-    """Multiplications of the Gram form against those of explicit covariances, all cells' D x D.
+def _use_gram(n: int, d: int, passes: int, attributes: int) -> bool:
+    """Multiplications of the Gram form against those of explicit covariances, for which a row enters ``passes`` products.
 
     32 stands for the passes over the N x N matrix that are no products.
     """
-    return n * (d + 32) * attributes <= cells * d * d
+    return n * (d + 32) * attributes <= passes * d * d
 
 
 def _mean_terms(means: Tensor, present: Tensor) -> Tensor:
@@ -70,12 +70,26 @@ def _covariance_terms_gram(
     return inner.diagonal(dim1=1, dim2=2).sum() - (inner.sum((1, 2)) / count.clamp(min=1)).sum()
 
 
+def _covariances(z: Tensor, cell: Tensor, weight: Tensor, cells: int) -> Tensor:
+    """(N, D) rows centred by cell -> (cells, D, D), sums of outer products times the rows' weights."""
+    if _sizes_at_hand(z):
+        # Rows in the order of their cells: each row enters one product instead of one a cell. Those of no cell come first.
+        sizes = torch.bincount(cell[:, 0] + 1, minlength=cells + 1).tolist()
+        parts = (z * weight.sqrt().unsqueeze(1)).index_select(0, cell[:, 0].argsort()).split(sizes)[1:]
+        return torch.stack([part.T @ part for part in parts])
+    member = (cell == torch.arange(cells, device=cell.device)) * weight.unsqueeze(1)  # (N, cells)
+    return (member.T.unsqueeze(1) * z.T) @ z  # (cells, D, N) @ (N, D)
+
+
+def _sizes_at_hand(z: Tensor) -> bool:
+    """Whether the cells' sizes can be read without waiting for a device or breaking a graph."""
+    return z.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def _covariance_terms_explicit(z: Tensor, cell: Tensor, weight: Tensor, shape: Tensor) -> Tensor:
     """The same from explicit covariances, (C, G, D, D)."""
     classes, size = shape.shape
-    member = (cell == torch.arange(classes * size, device=cell.device)) * weight.unsqueeze(1)  # (N, cells)
-    sigma = (member.T.unsqueeze(1) * z.T) @ z  # (cells, D, N) @ (N, D)
-    sigma = sigma.reshape(classes, size, z.shape[1], z.shape[1])
+    sigma = _covariances(z, cell, weight, classes * size).reshape(classes, size, z.shape[1], z.shape[1])
     here = shape[..., None, None].to(z.dtype)
     reference = sigma.sum(1, keepdim=True) / here.sum(1, keepdim=True).clamp(min=1)
     return ((sigma - reference) * here).square().sum()
@@ -118,7 +132,8 @@ def moment_alignment(
     # All moments are differences; taking a constant off first keeps their digits.
     z = z - z.detach().sum(0) / max(z.shape[0], 1)
     n, d = z.shape
-    gram = form == "gram" or (form == "auto" and _use_gram(n, d, num_classes * sum(sizes), len(sizes)))
+    passes = len(sizes) if _sizes_at_hand(z) else num_classes * sum(sizes)
+    gram = form == "gram" or (form == "auto" and _use_gram(n, d, passes, len(sizes)))
 
     values = []
     with torch.autocast(z.device.type, enabled=False):
@@ -165,8 +180,9 @@ class MomentAlignmentLoss(nn.Module):
         normalize: L2-normalise the embeddings first.
         reduction: ``"mean"``: mean of an attribute's compared cells (those of labels with two values present or more), then
             over attributes; ``"max"``: the largest attribute's mean; ``"sum"``: all terms, as in the paper.
-        form: ``"gram"``: O(N^2 D) time and O(N^2) memory, nothing of size D x D; ``"explicit"``: O(cells N D^2) and
-            O(cells D (N + D)); ``"auto"`` takes the one with fewer multiplications.
+        form: ``"gram"``: O(N^2 D) time and O(N^2) memory, nothing of size D x D; ``"explicit"``: O(N D^2) and
+            O(N D + cells D^2) in eager mode on the CPU, elsewhere O(cells N D^2) and O(cells D (N + D)); ``"auto"`` takes the
+            one with fewer multiplications.
         ignore_index: samples of this label take no part.
         process_group: makes the loss that of all its ranks' samples; embeddings are gathered with gradient.
 
