@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST_ARGS ?= -n 2
 
-.PHONY: demo test test-all test-verl docs release-check lint types format clean
+.PHONY: bench demo test test-all test-verl docs release-check lint types format clean
 
 $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
@@ -28,6 +28,10 @@ $(VENV)/.all: $(VENV)/.dev
 	$(PIP) --editable ".[dev,examples,trl,bench]" lightning
 	touch $@
 
+$(VENV)/.bench: pyproject.toml $(VENV)/.torch
+	$(PIP) --editable ".[bench,trl]"
+	touch $@
+
 $(VENV)/.docs: pyproject.toml $(VENV)/.torch
 	$(PIP) --editable ".[docs]"
 	touch $@
@@ -40,6 +44,9 @@ test: $(VENV)/.dev lint types  ## lint, types, doctests, contract, oracles, tabl
 
 test-all: $(VENV)/.all lint types  ## the above, examples, several processes, frameworks, fuzzing
 	$(BIN)/python -m pytest $(PYTEST_ARGS) --all --cov
+
+bench: $(VENV)/.bench  ## every operation against what PyPI offers; writes BENCHMARKS.md, its pictures and benchmarks/results
+	$(BIN)/python -m benchmarks
 
 docs: $(VENV)/.docs  ## the documentation, as a site under site/; a warning is an error
 	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

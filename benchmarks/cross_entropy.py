@@ -1,60 +1,59 @@
-"""FairCrossEntropyLoss with gap and group counts against torch's own cross_entropy: time and peak memory, forward + backward.
-
-python benchmarks/cross_entropy.py
-"""
+"""FairCrossEntropyLoss with gap and group counts against torch's own cross_entropy, forward + backward."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-import fairloss
-from benchmarks.harness import interleaved, peak_bytes, save
+from benchmarks.compare import Case, Comparison
+from fairloss import FairCrossEntropyLoss
 
-SHAPES = [(4096, 1000), (64, 152_064)]
+PACKAGES = ()
 
 
-def measure(shape: tuple[int, int], dtype: torch.dtype) -> dict[str, object]:
-    n, classes = shape
-    logits = torch.randn(shape).to(dtype).requires_grad_()
-    target, groups = torch.randint(0, classes, (n,)), torch.randint(-1, 3, (n,))
-    criterion = fairloss.FairCrossEntropyLoss(3, gap_weight=0.5, group_counts=[903, 43, 54])
+def build(N: int, C: int, dtype: str) -> Case:
+    logits = torch.randn(N, C).to(getattr(torch, dtype)).requires_grad_()
+    target, groups = torch.randint(0, C, (N,)), torch.randint(-1, 3, (N,))
+    hybrid = FairCrossEntropyLoss(3, gap_weight=0.5, group_counts=[903, 43, 54])
 
-    def step(loss) -> None:
+    def step(value) -> None:
         logits.grad = None
-        loss().backward()
+        value().backward()
 
-    runs = {
-        "cross_entropy": lambda: step(lambda: F.cross_entropy(logits, target)),
-        "fairloss": lambda: step(lambda: criterion(logits, target, groups)),
-    }
-    times = interleaved(runs, repeats=30, warm_up=5)
-    peaks = {name: peak_bytes(run) for name, run in runs.items()}
-    return {
-        "shape": shape,
-        "dtype": str(dtype).removeprefix("torch."),
-        "seconds": times,
-        "ratio_of_minima": times["fairloss"]["min"] / times["cross_entropy"]["min"],
-        "peak_bytes": peaks,
-        "extra_peak_bytes": peaks["fairloss"] - peaks["cross_entropy"],
-    }
+    def task() -> Tensor:
+        """Without group weights, from float64 logits widened from the same numbers."""
+        return FairCrossEntropyLoss(3)(logits.detach(), target, groups)
+
+    return Case(
+        {
+            "FairCrossEntropyLoss": lambda: step(lambda: hybrid(logits, target, groups)),
+            "cross_entropy": lambda: step(lambda: F.cross_entropy(logits, target)),
+        },
+        {"cross_entropy": (task, lambda: F.cross_entropy(logits.detach().float(), target), 1e-5)},
+    )
 
 
-def main() -> None:
-    torch.manual_seed(0)
-    results = [measure(shape, dtype) for shape in SHAPES for dtype in (torch.float32, torch.bfloat16)]
-    for r in results:
-        print(
-            f"{r['shape']!s:>16} {r['dtype']:>8}: {r['ratio_of_minima']:.3f}x cross_entropy's time, "
-            f"{r['extra_peak_bytes'] / 1e6:+.3f} MB of its peak {r['peak_bytes']['cross_entropy'] / 1e6:.1f} MB"
+def comparisons(quick: bool) -> list[Comparison]:
+    shapes = (
+        [(64, 10), (128, 10), (256, 10)] if quick else [(32, 2), (256, 2), (1024, 1000), (4096, 1000), (8192, 1000)]
+    )
+    wide = [] if quick else [(64, 4096), (64, 32_768), (64, 152_064)]
+    sizes = [{"N": n, "C": c, "dtype": "float32"} for n, c in shapes + wide]
+    sizes += [
+        {"N": n, "C": c, "dtype": "bfloat16"} for n, c in (shapes[:1] if quick else [(4096, 1000), (64, 152_064)])
+    ]
+    return [
+        Comparison(
+            title="Cross-entropy that answers for groups",
+            ours=("FairCrossEntropyLoss",),
+            rivals={
+                "cross_entropy": "torch's own: the task term alone (checked without group weights), where ours adds group "
+                "weights and the accuracy gap and accumulates half precision in float32"
+            },
+            sizes=sizes,
+            build=build,
+            along=("N", "C"),
+            note="`FairCrossEntropyLoss` with `gap_weight` and `group_counts`, forward and backward.",
         )
-    print("written to", save("cross_entropy", results))
-
-
-if __name__ == "__main__":
-    main()
+    ]

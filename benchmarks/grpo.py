@@ -1,53 +1,145 @@
-"""FairGRPO advantages for 512 prompts of 10 rollouts, 5 domains x 7 groups: time a step, and against a row-by-row rendering.
+"""GRPO and FairGRPO advantages against the normalisation in TRL's trainer, and against a row-by-row rendering of FairGRPO.
 
-python benchmarks/grpo.py
-
-Two questions: does a step of the module stay under 10 ms and flat over 200 steps, history included; and how does it compare
-with the straightforward program that keeps every reward in lists and collects the history anew for every row, at step 20?
-That program is the method as a reader of the paper would first write it down; its output is checked against the module's.
+TRL computes its advantages in the middle of a long method of its trainer, between generation and logging. The statements that
+do so are taken from the installed trainer's source and executed as they stand, on given rewards.
 """
 
 from __future__ import annotations
 
+import ast
+import inspect
 import math
 import statistics
-import sys
+import textwrap
 import time
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from types import SimpleNamespace
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from benchmarks.harness import save
+from benchmarks.compare import Case, Comparison
 from fairloss import FairGRPOAdvantage
+from fairloss.policy import grpo_advantages
 
-PROMPTS, ROLLOUTS, DOMAINS, GROUPS = 512, 10, 5, 7
-STEPS, COMPARED_AT, ROUNDS = 200, 20, 5
+PACKAGES = ("trl", "transformers")
+ROLLOUTS, EPS = 8, 1e-4
+PROMPTS, DOMAINS, GROUPS = 512, 5, 7
+STEPS, COMPARED_AT = 200, 20
 
 
-def batch(step):
+def trl_advantages(num_generations: int) -> Callable[[Tensor], Tensor]:
+    """(B, 1) rewards -> (B,) advantages, by the statements of TRL's ``_generate_and_score_completions``.
+
+    Those are: the mask of unscorable rows, the branch on how several rewards are joined, and the rows set to 0.
+    """
+    from trl.trainer import grpo_trainer
+
+    source = textwrap.dedent(inspect.getsource(grpo_trainer.GRPOTrainer._generate_and_score_completions))
+    method = next(node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef))
+
+    def assigns(node: ast.stmt, name: str, reads: str) -> bool:
+        return (
+            isinstance(node, ast.Assign)
+            and getattr(node.targets[0], "id", None) == name
+            and reads in ast.unparse(node.value)
+        )
+
+    wanted = (
+        lambda node: assigns(node, "unscorable_mask", "isnan"),
+        lambda node: isinstance(node, ast.If) and "multi_objective_aggregation" in ast.unparse(node.test),
+        lambda node: assigns(node, "advantages", "nan_to_num"),
+    )
+    lines = [node for is_it in wanted for node in method.body if is_it(node)]
+    if len(lines) != len(wanted):
+        raise RuntimeError(
+            f"TRL's trainer computes its advantages elsewhere than expected: {len(lines)} of 3 lines found"
+        )
+    arguments = "def advantages_of(self, rewards_per_func, num_generations, device): pass"
+    function = ast.parse(arguments).body[0]
+    function.body = [*lines, ast.Return(ast.Name("advantages", ast.Load()))]
+    module = ast.fix_missing_locations(ast.Module([function], []))
+    names = dict(vars(grpo_trainer))
+    exec(compile(module, grpo_trainer.__file__, "exec"), names)
+    trainer = SimpleNamespace(
+        multi_objective_aggregation="sum_then_normalize",
+        scale_rewards="group",
+        reward_weights=torch.ones(1),
+        reward_funcs=[None],
+    )
+    return lambda rewards: names["advantages_of"](trainer, rewards, num_generations, rewards.device)
+
+
+def batch(
+    step: int, prompts: int = PROMPTS, rollouts: int = 10, num_groups: int = GROUPS, num_domains: int = DOMAINS
+) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(step)
-    groups = torch.randint(0, GROUPS, (PROMPTS,), generator=generator)
-    domains = torch.randint(0, DOMAINS, (PROMPTS,), generator=generator)
-    rate = 0.2 + 0.6 * groups / GROUPS
-    rewards = (torch.rand(PROMPTS, ROLLOUTS, generator=generator) < rate.unsqueeze(1)).float()
+    groups = torch.randint(0, num_groups, (prompts,), generator=generator)
+    domains = torch.randint(0, num_domains, (prompts,), generator=generator)
+    rate = 0.2 + 0.6 * groups / num_groups
+    rewards = (torch.rand(prompts, rollouts, generator=generator) < rate.unsqueeze(1)).float()
     return rewards, groups, domains
 
 
-class RowByRow:
-    """Every reward ever seen, in lists; every row of a batch gathers its domain's and its group's anew."""
+def build(Q: int, G: int) -> Case:
+    rewards, groups, _ = batch(0, Q, ROLLOUTS, G)
+    column = rewards.reshape(-1, 1)
+    trl, fair = trl_advantages(ROLLOUTS), FairGRPOAdvantage(G)
+    plain = FairGRPOAdvantage(G, size_power=0.0, reward_power=0.0, batch_normalize=False, eps=EPS)
 
-    def __init__(self):
+    def ours() -> Tensor:
+        return grpo_advantages(rewards, eps=EPS)
+
+    # Without weights FairGRPO is GRPO: both are held against TRL's.
+    checked = torch.cat
+    return Case(
+        {
+            "grpo_advantages": ours,
+            "FairGRPOAdvantage": lambda: fair(rewards, groups),
+            "TRL": lambda: trl(column),
+        },
+        {
+            "TRL": (
+                lambda: checked([ours().flatten(), plain(rewards, groups).flatten()]),
+                lambda: trl(column).repeat(2),
+                1e-5,
+            )
+        },
+    )
+
+
+def comparisons(quick: bool) -> list[Comparison]:
+    qs, gs = ([16, 64, 256], []) if quick else ([64, 512, 4096, 32_768], [2, 64, 512])
+    return [
+        Comparison(
+            title="GRPO and FairGRPO advantages",
+            ours=("grpo_advantages", "FairGRPOAdvantage"),
+            rivals={
+                "TRL": "the statements of the installed `GRPOTrainer` that turn rewards into advantages, executed as they "
+                "stand: the same as `grpo_advantages`, and as `FairGRPOAdvantage` without its weights (both checked); the "
+                "weights by group and the history are what `FairGRPOAdvantage` adds"
+            },
+            sizes=[{"Q": q, "G": 8} for q in qs] + [{"Q": 4096, "G": g} for g in gs],
+            build=build,
+            along=("Q", "G"),
+            note=f"Q prompts of {ROLLOUTS} rollouts; one domain, cumulative history.",
+        )
+    ]
+
+
+class RowByRow:
+    """The method as a reader of the paper would first write it: every row gathers its domain's and its group's history anew."""
+
+    def __init__(self) -> None:
         self.history = {}
 
-    def remember(self, rewards, groups, domains):
+    def remember(self, rewards: Tensor, groups: Tensor, domains: Tensor) -> None:
         for row, group, domain in zip(rewards.tolist(), groups.tolist(), domains.tolist(), strict=True):
             self.history.setdefault(domain, {}).setdefault(group, []).append(row)
 
-    def __call__(self, rewards, groups, domains, eps=1e-6):
+    def __call__(self, rewards: Tensor, groups: Tensor, domains: Tensor, eps: float = 1e-6) -> np.ndarray:
         self.remember(rewards, groups, domains)
         scores = []
         for row, group, domain in zip(rewards.tolist(), groups.tolist(), domains.tolist(), strict=True):
@@ -59,40 +151,40 @@ class RowByRow:
                 t_domain = max(math.sqrt(prompts) * np.mean(in_domain), eps)
                 t_group = math.sqrt(len(self.history[domain][group])) * np.mean(in_group)
                 scores.append((reward - mean) / (std + eps) / (t_domain * t_group))
-        scores = np.array(scores).reshape(rewards.shape)
-        return scores / (scores.std(ddof=1) + eps)
+        found = np.array(scores).reshape(rewards.shape)
+        return found / (found.std(ddof=1) + eps)
 
 
-def seconds(function):
+def seconds(function: Callable[[], object]) -> tuple[float, object]:
     start = time.perf_counter()
     out = function()
     return time.perf_counter() - start, out
 
 
-def flatness(**options):
-    """Time of each of 200 steps, in the median of several runs, and the medians of the first and last 50."""
+def flatness(steps: int, rounds: int, **options: object) -> dict[str, float]:
+    """Time of each step, in the median of several runs, and the medians of the first and the last quarter."""
     runs = []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         module = FairGRPOAdvantage(GROUPS, DOMAINS, **options)
-        batches = [batch(step) for step in range(STEPS)]
+        batches = [batch(step) for step in range(steps)]
         runs.append([seconds(partial(module, *data))[0] for data in batches])
-    steps = [statistics.median(times) for times in zip(*runs, strict=True)]
+    each = [statistics.median(times) for times in zip(*runs, strict=True)]
     return {
-        "median_ms": 1e3 * statistics.median(steps),
-        "slowest_of_steps_ms": 1e3 * max(steps),
-        "first_50_ms": 1e3 * statistics.median(steps[:50]),
-        "last_50_ms": 1e3 * statistics.median(steps[-50:]),
+        "median_ms": 1e3 * statistics.median(each),
+        "slowest_of_steps_ms": 1e3 * max(each),
+        "first_quarter_ms": 1e3 * statistics.median(each[: steps // 4]),
+        "last_quarter_ms": 1e3 * statistics.median(each[-(steps // 4) :]),
         "state_bytes": sum(value.numel() for value in module.state_dict().values()),
     }
 
 
-def against_rows():
-    """One step at step 20, both in the released variant, whose result must be the same."""
+def against_rows(step: int) -> dict[str, float]:
+    """One step after others, both in the released variant, whose result must be the same."""
     naive, module = RowByRow(), FairGRPOAdvantage(GROUPS, DOMAINS, variant="released")
-    for step in range(COMPARED_AT - 1):
-        naive.remember(*batch(step))
-        module.update(*batch(step))
-    data = batch(COMPARED_AT - 1)
+    for earlier in range(step - 1):
+        naive.remember(*batch(earlier))
+        module.update(*batch(earlier))
+    data = batch(step - 1)
     ours, found = [], None
     state = {name: value.clone() for name, value in module.state_dict().items()}
     for _ in range(20):
@@ -102,7 +194,7 @@ def against_rows():
     theirs, expected = seconds(lambda: naive(*data))
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-4)
     return {
-        "step": COMPARED_AT,
+        "step": step,
         "row_by_row_ms": 1e3 * theirs,
         "fairloss_ms": 1e3 * statistics.median(ours),
         "times_faster": theirs / statistics.median(ours),
@@ -110,30 +202,15 @@ def against_rows():
     }
 
 
-def main():
-    torch.set_num_threads(1)
-    for _ in range(3):
-        FairGRPOAdvantage(GROUPS, DOMAINS)(*batch(0))
-    results = {
+def extras(quick: bool) -> dict[str, object]:
+    steps, rounds = (8, 1) if quick else (STEPS, 3)
+    return {
         "prompts": PROMPTS,
-        "rollouts": ROLLOUTS,
+        "rollouts": 10,
         "domains": DOMAINS,
         "groups": GROUPS,
-        "default": flatness(),
-        "ema": flatness(history="ema"),
-        "row_by_row": against_rows(),
+        "steps": steps,
+        "cumulative": flatness(steps, rounds),
+        "ema": flatness(steps, rounds, history="ema"),
+        "row_by_row": against_rows(2 if quick else COMPARED_AT),
     }
-    for name in ("default", "ema"):
-        r = results[name]
-        print(
-            f"{name}: {r['median_ms']:.2f} ms a step (first 50: {r['first_50_ms']:.2f}, last 50: {r['last_50_ms']:.2f}, "
-            f"slowest {r['slowest_of_steps_ms']:.2f}), state {r['state_bytes']} bytes"
-        )
-    r = results["row_by_row"]
-    print(f"row by row at step {r['step']}: {r['row_by_row_ms']:.0f} ms; fairloss {r['fairloss_ms']:.2f} ms")
-    print(f"{r['times_faster']:.0f} times faster")
-    print("written to", save("grpo", results))
-
-
-if __name__ == "__main__":
-    main()
