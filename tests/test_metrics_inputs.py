@@ -5,6 +5,7 @@ import pytest
 
 import fairloss.metrics as fm
 from fairloss.labels import encode_groups
+from fairloss.metrics._inputs import _distinct
 from tests import oracles_metrics as oracle
 
 Y, S, G = [1, 0, 1, 0], [0.9, 0.5, 0.4, 0.1], ["F", "F", "M", "M"]
@@ -235,3 +236,25 @@ def test_aggregation_orders():
 def test_an_option_that_does_not_exist_is_named():
     with pytest.raises(TypeError, match="treshold: no such option; accepted are sample_weight, threshold"):
         fm.max_accuracy_gap([1, 0], [1, 0], ["a", "b"], treshold=0.4)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([3, -1, 3, 7, 0]),
+        np.array([-128, 127, 5], dtype=np.int8),
+        np.array([True, False, True]),
+        np.array([2**63 + 5, 2**63 + 1, 2**63 + 5], dtype=np.uint64),
+        np.array([-(2**62), 2**62, 0]),
+        np.array([200_000, 7]),
+        np.array([], dtype=np.int64),
+    ],
+    ids=lambda a: f"{a.dtype}-{a.size}",
+)
+def test_ids_of_integers_are_those_of_a_sort(array):
+    labels, ids = _distinct(array)
+    expected, inverse = np.unique(array, return_inverse=True)
+    np.testing.assert_array_equal(labels, expected)
+    np.testing.assert_array_equal(ids, inverse)
+    assert labels.dtype == array.dtype
+    assert ids.dtype == np.int64

@@ -142,17 +142,28 @@ def as_groups(groups: Any, n: int) -> GroupEncoding:
                 "names to attributes, which is read as their intersection)"
             )
         if array is not None and array.dtype.kind in "biu":
-            labels, ids = np.unique(array, return_inverse=True)
+            labels, ids = _distinct(array)
             if array.dtype.kind == "i" and labels.size and labels[0] < -1:
                 raise ValueError(f"groups: {labels[0]} is no group; accepted are -1 for unknown and ids from 0")
             known = labels[labels != -1] if array.dtype.kind == "i" else labels
             shift = len(labels) - len(known)
-            encoding = GroupEncoding(ids.astype(np.int64).ravel() - shift, tuple(known.tolist()))
+            encoding = GroupEncoding(ids - shift, tuple(known.tolist()))
         else:
             encoding = encode_groups(groups if array is None else array, unknown=(-1,))
     if encoding.ids.shape != (n,):
         raise ValueError(f"groups: {len(encoding.ids)} labels were given for {n} samples")
     return encoding
+
+
+def _distinct(array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """Distinct values in order, and the place of each entry among them; integers of a narrow range need no sort."""
+    low, high = (int(array.min()), int(array.max())) if array.size else (0, -1)
+    if not 0 <= high - low <= max(len(array), 1 << 16) or max(abs(low), abs(high)) >= 1 << 62:
+        labels, ids = np.unique(array, return_inverse=True)
+        return labels, ids.astype(np.int64).ravel()
+    offset = array.astype(np.int64) - low
+    present = np.bincount(offset) > 0
+    return (np.flatnonzero(present) + low).astype(array.dtype), (np.cumsum(present) - 1)[offset]
 
 
 def cross_groups(attributes: Mapping[str, Any], *, separator: str = " & ") -> GroupEncoding:

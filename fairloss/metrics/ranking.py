@@ -49,18 +49,17 @@ def weighted_auc(score: Floats, positive: NDArray[np.bool_], weight: NDArray[Any
     if ties not in ("half", "zero"):
         raise ValueError(f"ties: {ties!r} was given; accepted are half, zero")
     share = 0.5 if ties == "half" else 0.0
-    negative_scores, blocks = np.unique(score[~positive], return_inverse=True)
-    w_neg = weight[:, ~positive]
-    order = np.argsort(blocks, kind="stable")
-    w_neg = w_neg[:, order]
-    # (R, M + 1): weight of the negatives below the m-th distinct score.
-    below = np.zeros((len(weight), len(blocks) + 1))
-    np.cumsum(w_neg, axis=1, out=below[:, 1:])
-    starts = np.searchsorted(blocks[order], np.arange(len(negative_scores) + 1))
-    below = below[:, starts] if len(negative_scores) < len(blocks) else below
-    left = np.searchsorted(negative_scores, score[positive], side="left")
-    right = np.searchsorted(negative_scores, score[positive], side="right")
-    w_pos = weight[:, positive]
+    negatives, positives = score[~positive], score[positive]
+    order = np.argsort(negatives)
+    negatives = negatives[order]
+    # (R, M + 1): weight of the m lowest negatives.
+    below = np.zeros((len(weight), len(negatives) + 1))
+    np.cumsum(weight[:, ~positive][:, order], axis=1, out=below[:, 1:])
+    # Searched for in their own order, the positives find neighbours in the cache.
+    order = np.argsort(positives)
+    positives, w_pos = positives[order], weight[:, positive][:, order]
+    left = np.searchsorted(negatives, positives, side="left")
+    right = np.searchsorted(negatives, positives, side="right")
     won = np.einsum("rp,rp->r", w_pos, below[:, left], dtype=np.float64)
     tied = left < right
     if share and tied.any():
