@@ -114,14 +114,16 @@ def test_streamed_nll_equals_torch(dtype, shape):
 
 
 @pytest.mark.parametrize("scale", [1.0, 50.0, 1e4])
-def test_dense_nll_equals_torch_whatever_the_logits(scale):
+def test_dense_nll_equals_torch_whatever_the_logits(scale, monkeypatch):
     """At scale 50 and above likelihoods underflow, and the exact branch takes over."""
+    monkeypatch.setattr("fairloss.kernels.nll._DENSE_FROM", 0)
     generator = torch.Generator().manual_seed(4)
     for dtype in (torch.float32, torch.float64):
         logits = (scale * torch.randn(50, 6, generator=generator, dtype=dtype)).requires_grad_()
         target = torch.randint(0, 6, (50,), generator=generator)
         target[::7] = 2
         value = dense_nll(logits, target, ignore_index=2)
+        assert "DenseNLL" in type(value.grad_fn).__name__
         expected = F.cross_entropy(logits, target, ignore_index=2, reduction="none")
         torch.testing.assert_close(value, expected)
         weights = torch.rand(50, generator=generator, dtype=dtype)
@@ -130,7 +132,9 @@ def test_dense_nll_equals_torch_whatever_the_logits(scale):
         torch.testing.assert_close(grad, wanted)
 
 
-def test_the_criterion_can_be_differentiated_twice():
+@pytest.mark.parametrize("dense_from", [0, 1 << 18])
+def test_the_criterion_can_be_differentiated_twice(dense_from, monkeypatch):
+    monkeypatch.setattr("fairloss.kernels.nll._DENSE_FROM", dense_from)
     logits = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
     target, groups = torch.tensor([0, 1, 2, 3, -100, 1]), torch.tensor([0, 0, 1, 1, 2, -1])
     loss = fairloss.FairCrossEntropyLoss(3, 0.5, [4, 2, 1])

@@ -19,6 +19,8 @@ from fairloss.groups import statistics_dtype
 
 # Elements a block: a megabyte of float32, so that a block stays in the cache between its passes.
 _BLOCK = 1 << 18
+# Logits from which on the dense form below is worth its Python.
+_DENSE_FROM = 1 << 18
 
 
 def _blocks(logits: Tensor, *rest: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -111,6 +113,6 @@ class _DenseNLL(torch.autograd.Function):
 def dense_nll(logits: Tensor, target: Tensor, ignore_index: int = -100) -> Tensor:
     """-log softmax(x_i)_{t_i}, 0 where ignored: (M, C) float32 or float64 logits and (M,) targets -> (M,)."""
     eager_cpu = logits.device.type == "cpu" and not torch.compiler.is_compiling()
-    if eager_cpu and logits.requires_grad and torch.is_grad_enabled():
+    if eager_cpu and logits.numel() >= _DENSE_FROM and logits.requires_grad and torch.is_grad_enabled():
         return _DenseNLL.apply(logits, target, ignore_index)  # type: ignore[no-any-return]
     return F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
