@@ -1,0 +1,145 @@
+"""Bootstrap replicates against naive oracles; intervals of gaps that hold, and gaps that are less biased."""
+
+import numpy as np
+import pytest
+
+import fairloss.metrics as fm
+from fairloss.metrics import bootstrap
+from fairloss.metrics._inputs import as_predictions
+from tests import oracles_metrics as oracle
+from tests.test_report import METRICS, data
+
+
+def draw(y, s, g, groups, *, patients=None, replicates=40, seed=3, metrics=METRICS, weight=None):
+    return bootstrap.bootstrap_groups(
+        as_predictions(y, s),
+        np.asarray(g),
+        groups,
+        metrics=metrics,
+        weight=np.ones(len(y)) if weight is None else weight,
+        patient=bootstrap.patient_codes(patients, len(y)),
+        num_replicates=replicates,
+        rng=np.random.default_rng(seed),
+        options={},
+    )
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_replicates_equal_the_naive_metrics_of_the_drawn_samples(clustered):
+    y, s, g = data(60)
+    s = np.round(s, 1)  # ties
+    patients = np.arange(60) // 3 if clustered else None
+    if clustered:
+        g = np.repeat(g[::3], 3)
+    g[:3] = -1
+    found = draw(y, s, g, 3, patients=patients, replicates=12)
+    # The same generator draws the same counts again; samples are in order of their groups.
+    order = np.argsort(np.where(g < 0, 3, g), kind="stable")
+    codes = bootstrap.patient_codes(patients, 60)[order]
+    strata = bootstrap._strata(codes, g[order])
+    counts = np.concatenate(list(bootstrap.resampling_counts(strata, 12, np.random.default_rng(3))))
+    w = np.empty((12, 60))
+    w[:, order] = counts[:, codes]
+    edges = np.linspace(0, 1, 11)
+    for r in range(12):
+        for k in range(3):
+            at = g == k
+            yy, ss, ww = y[at].tolist(), s[at].tolist(), w[r, at].tolist()
+            assert sum(ww) == at.sum()  # a stratum keeps its size
+            expected = {
+                m: oracle.rate(m, yy, [int(v >= 0.5) for v in ss], ww) for m in METRICS if m not in ("auc", "ece")
+            }
+            expected |= {"auc": oracle.auc(yy, ss, ww), "ece": oracle.ece(yy, ss, edges, ww)}
+            assert dict(zip(METRICS, found.drawn[r, :, k], strict=True)) == pytest.approx(expected, nan_ok=True)
+        yy, ss, ww = y.tolist(), s.tolist(), w[r].tolist()
+        assert found.drawn_overall[r, 1] == pytest.approx(oracle.auc(yy, ss, ww))
+        assert found.drawn_overall[r, 7] == pytest.approx(oracle.ece(yy, ss, edges, ww))
+
+
+def test_samples_of_a_patient_come_together_even_across_groups():
+    patients = np.array(["a", "a", "b", "c", "c", "d"])
+    ids = np.array([0, 1, 0, 0, 1, 1])  # a and c are seen in both groups
+    codes = bootstrap.patient_codes(patients, 6)
+    strata = bootstrap._strata(codes, ids)
+    assert strata[0] == strata[2] != strata[1] != strata[3]
+    (counts,) = bootstrap.resampling_counts(strata, 200, np.random.default_rng(0))
+    assert (counts[:, [0, 2]].sum(axis=1) == 2).all()
+    assert set(counts[:, 0]) == {0, 1, 2}
+    assert (counts[:, [1, 3]] == 1).all()
+    with pytest.raises(ValueError, match="patients: no id was given at position 1"):
+        bootstrap.patient_codes(["a", None], 2)
+
+
+def test_spread_of_replicates_is_the_standard_error():
+    y, s, g = data(3000)
+    found = draw(y, s, g, 3, replicates=800, metrics=("accuracy",))
+    n = np.bincount(g)
+    expected = np.sqrt(found.values[0] * (1 - found.values[0]) / n)
+    np.testing.assert_allclose(found.drawn[:, 0].std(axis=0), expected, rtol=0.1)
+    # Ten copies of each sample carry no more information than one, and the bootstrap over patients knows.
+    again = draw(*(np.repeat(v, 10) for v in (y, s, g)), 3, patients=np.repeat(np.arange(3000), 10), metrics=("accuracy",),
+                 replicates=200)  # fmt: skip
+    np.testing.assert_allclose(again.drawn[:, 0].std(axis=0), expected, rtol=0.2)
+
+
+@pytest.mark.parametrize("truth", [[0.8] * 6, [0.8] * 5 + [0.9], [0.7, 0.8]])
+def test_gap_interval_covers_and_corrected_gap_is_less_biased(truth):
+    rng = np.random.default_rng(0)
+    size, trials = 100, 150
+    true_gap = max(truth) - min(truth)
+    covered, percentile, raw, corrected = 0, 0, [], []
+    g = np.repeat(np.arange(len(truth)), size)
+    for _ in range(trials):
+        y = np.ones(len(g), dtype=int)
+        s = (rng.random(len(g)) < np.repeat(truth, size)).astype(float)
+        found = draw(y, s, g, len(truth), metrics=("accuracy",), replicates=250, seed=1)
+        low, high = bootstrap.gap_interval(found.values[0], found.drawn[:, 0], 0.95)
+        covered += low <= true_gap + 1e-12 and true_gap <= high + 1e-12
+        gaps = found.drawn[:, 0].max(axis=1) - found.drawn[:, 0].min(axis=1)
+        a, b = np.quantile(gaps, [0.025, 0.975])
+        percentile += a <= true_gap <= b
+        raw.append(fm.gap(found.values[0]))
+        corrected.append(bootstrap.corrected_gap(found.values[0], found.drawn[:, 0]))
+    # 0.95 less three standard errors of 150 trials
+    assert covered / trials >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / trials)
+    if len(truth) == 2:  # a plain difference of 1.7 standard errors needs no correction, and is corrected too far
+        error = np.sqrt(sum(p * (1 - p) / size for p in truth))
+        assert -0.5 * error < np.mean(corrected) - true_gap < 0.5 * error
+    else:
+        assert abs(np.mean(corrected) - true_gap) < abs(np.mean(raw) - true_gap)
+    if true_gap == 0:
+        assert percentile == 0  # why percentiles are not the default
+        assert np.mean(corrected) < 0.5 * np.mean(raw)
+
+
+def test_a_tiny_group_does_not_hide_a_difference_between_large_ones():
+    rng = np.random.default_rng(0)
+    g = np.repeat([0, 1, 2], [2000, 2000, 8])
+    y = np.ones(len(g), dtype=int)
+    s = (rng.random(len(g)) < np.repeat([0.9, 0.8, 0.85], [2000, 2000, 8])).astype(float)
+    found = fm.FairnessReport.from_predictions(y, s, g, metrics=["accuracy"], num_replicates=300)["group"]
+    gap, (first, second, tiny) = found.gap("accuracy"), found.groups
+    assert tiny.small
+    assert 0.05 < gap.estimate.low < first.metrics["accuracy"].value - second.metrics["accuracy"].value
+    assert gap.estimate.low <= gap.corrected <= gap.estimate.high
+    assert gap.clear
+
+
+def test_a_group_without_an_error_is_not_certain():
+    g = np.repeat([0, 1], [200, 6])
+    y = np.ones(206, dtype=int)
+    s = np.ones(206)
+    s[:40] = 0  # four in five right in the large group, all six in the small one
+    found = fm.FairnessReport.from_predictions(y, s, g, metrics=["accuracy", "tpr"], num_replicates=300)["group"]
+    for metric in ("accuracy", "tpr"):
+        e = found.groups[1].metrics[metric]
+        assert (e.value, e.low, e.high) == (1, pytest.approx(1 - 3 / 6), 1)  # the rule of three
+        gap = found.gap(metric)
+        assert gap.estimate.value == pytest.approx(0.2)
+        assert gap.estimate.low == 0
+        assert gap.estimate.high >= 0.6
+    # Six samples of one patient are one trial.
+    one = np.where(g == 1, 1000, np.arange(206))
+    found = fm.FairnessReport.from_predictions(y, s, g, patients=one, metrics=["accuracy"], num_replicates=300)["group"]
+    assert found.groups[1].metrics["accuracy"].low == 0
+    assert found.groups[1].patients == 1
