@@ -319,8 +319,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     found = blocks.blocks_of(args)
     cells = blocks.Cells(args.out, {k: v for k, v in vars(args).items() if k not in NOT_SETTINGS}, fresh=args.fresh)
     with toolkit.progress(None, "cells", total=benchmark.total(found, args)) as bar:
-        for block in found:
-            for seed in range(args.seeds):
+        # Seeds outside: what a stopped run leaves is a benchmark of fewer seeds, for `--seeds`.
+        for seed in range(args.seeds):
+            for block in found:
                 classify(block, seed, model, args, cells, bar)
                 if seed < args.seg_seeds:
                     segment(block, seed, args, cells, bar)

@@ -245,6 +245,12 @@ def test_blocks_are_data_sets(example, tmp_path):
     result = example.benchmark.test(table, METHODS, True)
     assert result.ranks.shape == (7, 5)
     assert result.statistic == pytest.approx(stats.friedmanchisquare(*np.transpose(by_hand)).statistic)
+    # The row of InD without the group is that of other figures.
+    cells.found["a", "LP", "InD", "sex", 0]["withheld"] = {"sex": {"auc": 0.25}}
+    one = argparse.Namespace(seeds=1, seg_seeds=1)
+    rows = [example.benchmark.column(cells, ["a"], "LP", m, "sex", "auc", one) for m in ("InD", "InD, group withheld")]
+    assert rows[0] == cells["a", "LP", "InD", "sex", 0]["figures"]["sex"]["auc"]
+    assert rows[1] == 0.25
     # A data set that lacks a method is no block; an attribute that a data set lacks is left out of its mean.
     del cells.found["c", "LP", "InD", "sex", 0], cells.found["d", "LP", "InD", "group", 1]
     for key in [k for k in cells.found if k[0] == "e" and k[3] != "age" and k[2] != "ERM"]:

@@ -59,8 +59,8 @@ def column(
 ) -> Floats:
     """(data sets,) figure of a method for an attribute, mean over seeds; NaN where it was not run."""
     target = "" if method == "ERM" else attribute
-    method, _, kind = method.partition(WITHHELD)
-    kind = "withheld" if kind else "figures"
+    kind = "withheld" if method.endswith(WITHHELD) else "figures"
+    method = method.removesuffix(WITHHELD)
 
     def one(name: str, seed: int) -> float:
         key = (name, usage, method, target, seed)

@@ -83,14 +83,13 @@ class Objective(nn.Module):
 
 def batches(method: str, group: np.ndarray, batch: int, steps: int, seed: int) -> Iterator[Tensor]:
     """``steps`` batches of rows, epoch after epoch: as many for every method, however long its epoch is."""
-    known = len(group)
     # So large a ratio lets every group grow to the size of the largest.
-    sampler = BalancedGroupSampler(group, max_ratio=float(known), seed=seed) if method == "Resampling" else None
+    sampler = BalancedGroupSampler(group, max_ratio=float(len(group)), seed=seed) if method == "Resampling" else None
     generator = torch.Generator().manual_seed(seed)
     rows = torch.empty(0, dtype=torch.long)
     for _ in range(steps):
         while len(rows) < batch:
-            epoch = torch.tensor(list(sampler)) if sampler else torch.randperm(known, generator=generator)
+            epoch = torch.tensor(list(sampler)) if sampler else torch.randperm(len(group), generator=generator)
             rows = torch.cat([rows, epoch])
         yield rows[:batch]
         rows = rows[batch:]
