@@ -1,8 +1,9 @@
-"""MkDocs hook: fenced blocks of ``math`` become MathML, which browsers draw themselves, without a script."""
+"""MkDocs hooks: fenced blocks of ``math`` become MathML, which browsers draw without a script; BENCHMARKS.md becomes a page."""
 
 from __future__ import annotations
 
 import html
+from pathlib import Path
 from typing import Any
 
 from latex2mathml.converter import convert
@@ -23,3 +24,11 @@ def on_config(config: Any) -> Any:
     fences = config["mdx_configs"].setdefault("pymdownx.superfences", {}).setdefault("custom_fences", [])
     fences.append({"name": "math", "class": "formula", "format": math_block})
     return config
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """The page of benchmarks is the file at the root, whose pictures lie here."""
+    if page.file.src_uri != "benchmarks.md":
+        return markdown
+    root = Path(__file__).parents[1]
+    return (root / "BENCHMARKS.md").read_text(encoding="utf-8").replace("](docs/", "](")
