@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+import fairloss
 from fairloss.state import StatefulModule
 from tests.contract import Batch, Case, all_cases
 
@@ -26,16 +27,61 @@ class Affine(nn.Module):
         return x * self.scale + self.shift
 
 
+class RememberingFIS(nn.Module):
+    """Fair Identity Scaling with its distances taken on a memory and the batch."""
+
+    def __init__(self, num_groups: int = 3, process_group: object = None) -> None:
+        super().__init__()
+        self.loss = fairloss.FISLoss(num_groups, process_group=process_group)
+        self.memory = fairloss.GroupMemory(num_groups, 8)
+
+    def forward(self, losses: Tensor, groups: Tensor) -> Tensor:
+        return self.loss(losses, groups, reference=self.memory)
+
+
+def _concepts(generator: torch.Generator, n: int, dtype: torch.dtype) -> Batch:
+    return {
+        "embeddings": torch.randn(n, 5, generator=generator).to(dtype),
+        "concepts": torch.randn(4, 5, generator=generator).to(dtype),
+        "target": torch.randint(0, 4, (n,), generator=generator),
+    }
+
+
+def extra_cases() -> list[Case]:
+    """What gathers or reduces over processes, and is no contract case."""
+    losses = next(case for case in all_cases() if case.name == "fis-default").batch
+    return [
+        Case("fis-memory", RememberingFIS, losses, None, differentiable=("losses",)),
+        Case(
+            "concept_alignment",
+            lambda num_groups=3, process_group=None: fairloss.ConceptAlignmentLoss(0.5, process_group=process_group),
+            _concepts,
+            None,
+            differentiable=("embeddings",),
+        ),
+    ]
+
+
+def every_case() -> list[Case]:
+    """The contract's cases that run in several processes, and the extra ones."""
+    return [case for case in all_cases() if case.distributed] + extra_cases()
+
+
 def share(batch: Batch, start: int, stop: int, n: int) -> Batch:
     return {k: v[start:stop] if v.ndim and v.shape[0] == n else v for k, v in batch.items()}
 
 
-def batches(case: Case, n: int, steps: int) -> list[Batch]:
-    """The whole batches of a few steps; in the last one the second rank's part lacks group 0 and the known group 2."""
+def batches(case: Case, n: int, steps: int, silent: int = 0) -> list[Batch]:
+    """The whole batches of a few steps; in the last one the second rank's part lacks group 0 and the known group 2.
+
+    The last ``silent`` samples have no known group in any step.
+    """
     out = []
     for step in range(steps):
         batch = case.draw(100 + step, n, grad=False)
-        if step == steps - 1:
+        if silent and "groups" in batch:
+            batch["groups"][n - silent :] = -1
+        elif step == steps - 1 and "groups" in batch:
             tail = batch["groups"][n - 3 :]
             batch["groups"][n - 3 :] = torch.where(tail != 1, -1, tail)
         out.append(batch)
@@ -70,17 +116,17 @@ def run_case(
     return record
 
 
-def run_rank(rank: int, bounds: list[int], folder: str, names: list[str], steps: int) -> None:
+def run_rank(rank: int, bounds: list[int], folder: str, names: list[str], steps: int, silent: int = 0) -> None:
     torch.set_num_threads(1)
     world = len(bounds) - 1
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
     n = bounds[-1]
     results = {}
-    for case in all_cases():
+    for case in every_case():
         if case.name in names:
-            parts = [share(b, bounds[rank], bounds[rank + 1], n) for b in batches(case, n, steps)]
+            parts = [share(b, bounds[rank], bounds[rank + 1], n) for b in batches(case, n, steps, silent)]
             results[case.name] = run_case(case, parts, dist.group.WORLD, wrap=True)
-            if case.name in COMPILED:
+            if case.name in COMPILED and not silent:
                 results[f"compiled:{case.name}"] = run_case(case, parts, dist.group.WORLD, wrap=False, compiled=True)
                 results[f"eager:{case.name}"] = run_case(case, parts, dist.group.WORLD, wrap=False)
     torch.save(results, f"{folder}/rank{rank}.pt")

@@ -34,7 +34,9 @@ def test_twenty_thousand_steps():
     settled = slice(5, None)
     tensors, blocks, kib = (record[k][settled] for k in ("tensors", "blocks", "kib"))
     assert max(tensors) == min(tensors)
-    assert max(blocks) - min(blocks) < steps // 20  # one object kept in twenty steps would be more; the record itself is here
+    assert (
+        max(blocks) - min(blocks) < steps // 20
+    )  # one object kept in twenty steps would be more; the record itself is here
     assert kib[-1] - kib[0] < 1024, kib
     # Each reading of the gap is that of 100 values a group: within 5 standard errors of the truth, and no drift.
     means, deviations = zip(*record["truth"], strict=True)
