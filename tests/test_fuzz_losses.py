@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import strategies as st
 
 from tests.contract import Case, all_cases
 from tests.fuzz_batches import COVERED, EXAMPLE, Target, check, fuzz
@@ -64,15 +63,15 @@ def test_every_case_belongs_to_a_family():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@fuzz(*(f"fairloss.{cls}" for cls, _, _ in FAMILIES.values()), example=EXAMPLE, which=st.integers(0, 100))
-def test_module(family, example, which):
-    check(MODULES[family][which % len(MODULES[family])], example)
+@fuzz(*(f"fairloss.{cls}" for cls, _, _ in FAMILIES.values()), example=EXAMPLE)
+def test_module(family, example):
+    check(MODULES[family][example.seed % len(MODULES[family])], example)
 
 
 @pytest.mark.parametrize("family", FUNCTIONS)
-@fuzz(*(f"fairloss.functional.{f}" for _, f, _ in FAMILIES.values() if f), example=EXAMPLE, which=st.integers(0, 100))
-def test_function(family, example, which):
-    check(FUNCTIONS[family][which % len(FUNCTIONS[family])], example)
+@fuzz(*(f"fairloss.functional.{f}" for _, f, _ in FAMILIES.values() if f), example=EXAMPLE)
+def test_function(family, example):
+    check(FUNCTIONS[family][example.seed % len(FUNCTIONS[family])], example)
 
 
 def test_the_targets_are_the_public_names():
