@@ -135,7 +135,18 @@ RUN_ONLY = (
     "test_images",
     "valid_images",
 )
-STAGE_TWO = ("fair_weight", "eta1", "eta2", "cov_weight", "margin", "adversary_weight", "epochs2", "lr2", "embedding")
+STAGE_TWO = (
+    "fair_weight",
+    "eta1",
+    "eta2",
+    "cov_weight",
+    "margin",
+    "adversary_weight",
+    "epochs2",
+    "lr2",
+    "embedding",
+    "sums",
+)
 
 
 class Run(NamedTuple):
@@ -168,7 +179,7 @@ class Run(NamedTuple):
         ids = [self.encoder.ids(concept) for concept in self.source.questions.concepts]
         objective = medvlm_train.Objective(
             weights, self.encoder.cohort, ids, self.source.width, temperature=args.temperature, margin=args.margin,
-            cov_weight=args.cov_weight, embedding=args.embedding, reweight=self.arm.reweight,
+            cov_weight=args.cov_weight, embedding=args.embedding, reweight=self.arm.reweight, sums=args.sums,
         ).to(args.device)  # fmt: skip
         batches = medvlm_train.plan(
             self.encoder.cohort, epochs=(args.align_epochs, args.epochs, args.epochs2)[number], batch=args.batch,
@@ -177,7 +188,8 @@ class Run(NamedTuple):
         )  # fmt: skip
         trains = ("projector", args.stage1, "lora")[number]
         # A checkpoint's name says all that the stage depends on, the stages before it included.
-        settings = vars(args) | dict.fromkeys(RUN_ONLY if number == 2 else RUN_ONLY + STAGE_TWO)
+        ignored = RUN_ONLY if number == 2 else RUN_ONLY + STAGE_TWO
+        settings = {name: value for name, value in vars(args).items() if name not in ignored}
         before = [self.weights(k) for k in range(number)]
         parts = [settings, self.seed, before, weights, "balancing" in lacks, "prompts" in lacks]
         parts += [self.arm.reweight and number > 0]
@@ -221,12 +233,22 @@ def one_seed(source: Source, arms: dict[str, Arm], seed: int, args: argparse.Nam
         start = time.process_time()
         slug = f"{name.lower().replace(' ', '_').replace('+', '')}-seed{seed}"
         run = Run(source, encoder, arm, seed, args)
-        model, log = train(run, bar.update)
+        kept = run.stage(2).checkpoint
+        kept = kept.with_name(f"answers-{args.valid_images}-{args.test_images}-{kept.name}")
+        if kept.exists():  # a run that is taken up again
+            said, log = torch.load(kept, weights_only=False)
+            bar.update(3)
+        else:
+            model, log = train(run, bar.update)
+            said = [
+                medvlm_eval.answers(model, part, lambda: toolkit.autocast(args), generate=part is test)
+                for part in (valid, test)
+            ]
+            torch.save((said, log), kept)
         medvlm_train.write_log(args.out / "terms" / f"{slug}.csv", log)
-        said = [medvlm_eval.answers(model, part, lambda: toolkit.autocast(args)) for part in (valid, test)]
         thresholds = medvlm_eval.tune_thresholds(valid_set.findings, said[0].findings)
         found[name] = {
-            "valid": said[0], "test": said[1], "thresholds": thresholds, "seconds": time.process_time() - start,
+            "valid": said[0], "test": said[1], "thresholds": thresholds, "log": log, "seconds": time.process_time() - start,
             "findings": (said[1].findings >= thresholds).astype(np.int64),
         }  # fmt: skip
     if "Vanilla" in found:
@@ -254,8 +276,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--cache", type=Path, default=Path(".cache") / "fairmed_vlm", help="where the small model is kept")
     for name, value, text in (
         ("first-seed", 0, "seeds count from here"),
-        ("images", 1500, "training photographs"), ("valid-images", 150, "validation photographs of every stratum"),
-        ("test-images", 400, "test photographs of every stratum"), ("views", 3, "1 + augmented copies of a photograph"),
+        ("images", 1000, "training photographs"), ("valid-images", 100, "validation photographs of every stratum"),
+        ("test-images", 300, "test photographs of every stratum"), ("views", 3, "1 + augmented copies of a photograph"),
         ("first-images", 4000, "photographs of the small model's first training"),
         ("first-epochs", 6, "of the small model's first training"),
         ("align-epochs", 1, "of concept alignment"), ("epochs", 3, "of instruction tuning"), ("epochs2", 3, "of stage 2"),
@@ -263,7 +285,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     ):  # fmt: skip
         add(f"--{name}", type=int, default=value, help=f"{text} ({value})")
     for name, value, text in (
-        ("fair-weight", 0.1, "lambda"), ("eta1", 1.0, "of the contrastive term"), ("eta2", 1.0, "of the moment term"),
+        ("fair-weight", 0.1, "lambda"), ("eta1", 10.0, "of the contrastive term"), ("eta2", 100.0, "of the moment term"),
         ("cov-weight", 1.0, "lambda_Sigma"), ("temperature", 0.07, "of contrastive and concept term"),
         ("margin", 0.3, "cosine from which negatives count"), ("alpha", 1.0, "of the instruction term"),
         ("beta", 1.0, "of the scoring term"), ("gamma", 1.0, "of the concept term"),
@@ -272,6 +294,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     ):  # fmt: skip
         add(f"--{name}", type=float, default=value, help=f"{text} ({value:g})")
     add("--embedding", choices=("projected", "pooled"), default="projected", help="z of the fairness terms (projected)")
+    add("--sums", action="store_true", help="fairness terms as printed: sums over anchors and cells in place of means")
     for name in ("lr", "lr2", "batch", "size", "stage1"):
         kind = {"batch": int, "size": int, "stage1": str}.get(name, float)
         add(f"--{name}", type=kind, choices=("all", "lora") if name == "stage1" else None, help="default: the preset's")

@@ -202,8 +202,9 @@ def test_the_papers_settings(example):
     assert (args.fair_weight, args.temperature, args.margin) == (0.1, 0.07, 0.3)
     run = example.Run(None, None, example.ARMS["Full"], 0, args)
     assert run.weights(2) == {
-        "instruction": 1.0, "scoring": 1.0, "concept": 1.0, "contrastive": 0.1, "moments": 0.1, "adversary": 0.0
+        "instruction": 1.0, "scoring": 1.0, "concept": 1.0, "contrastive": 1.0, "moments": 10.0, "adversary": 0.0
     }  # fmt: skip
+    assert run._replace(args=example.parse(["--eta1", "1", "--eta2", "1"])).weights(2)["contrastive"] == 0.1
     assert run.weights(0) == {"concept": 1.0}
     assert run._replace(arm=example.ARMS["No fairness loss"]).weights(2)["contrastive"] == 0
 

@@ -28,8 +28,8 @@ class Answers(NamedTuple):
 
 
 @torch.no_grad()
-def answers(model: Diagnoser, encoder: Encoder, autocast: Any, chunk: int = 256) -> Answers:
-    """Generate greedily and score, both questions for every photograph."""
+def answers(model: Diagnoser, encoder: Encoder, autocast: Any, *, generate: bool = True, chunk: int = 256) -> Answers:
+    """Score and generate greedily, both questions for every photograph; without ``generate`` every answer is unknown."""
     model.eval()
     questions, n = encoder.questions, len(encoder.cohort)
     several = len(questions.names) > 1
@@ -50,6 +50,9 @@ def answers(model: Diagnoser, encoder: Encoder, autocast: Any, chunk: int = 256)
             with autocast():
                 hidden = model.llava.model(input_ids=ids, pixel_values=features, attention_mask=mask).last_hidden_state
                 parts.append(model.score(hidden[:, -1].to(model.score.weight.dtype)).float().sigmoid().cpu())
+                if not generate:
+                    said += [""] * len(features)
+                    continue
                 out = model.llava.generate(
                     input_ids=ids, pixel_values=features, attention_mask=mask, do_sample=False, max_new_tokens=longest,
                     pad_token_id=encoder.processor.tokenizer.pad_token_id,

@@ -10,6 +10,7 @@ import numpy as np
 
 from . import intervals, medvlm_eval, plots, toolkit
 from .medvlm_data import Cohort
+from .medvlm_train import TERMS
 
 Results = dict[str, dict[str, intervals.Estimate]]
 
@@ -76,6 +77,8 @@ def report(args: argparse.Namespace, test: Cohort, runs: dict[str, list[dict[str
         {"settings": vars(args), "results": results, "parity gap of the labels": truth, "details": details},
     )
     picture(out.with_suffix(".png"), results, attributes, boots.joint)
+    most = max(runs, key=lambda name: len({k for row in runs[name][0]["log"] for k, v in row.items() if v}))
+    draw_terms(args.out / "fairmed_vlm_terms.png", runs[most][0]["log"], most)
     print(f"picture: {out}.png   tables: {out}.md   numbers: {out}.json   every step's terms: {args.out / 'terms'}")
     return results
 
@@ -133,3 +136,29 @@ def picture(path: Any, results: Results, attributes: Sequence[str], joint: str) 
     right.set_ylabel("accuracy")
     right.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
     plots.save(fig, path)
+
+
+def draw_terms(path: Any, log: Sequence[Mapping[str, Any]], arm: str) -> None:
+    """What every term contributes to the loss of one run, step by step, averaged over ten steps."""
+    fig, ax = plots.figure(9.0, 4.2)
+    window = min(10, len(log))
+    for colour, term in zip(plots.COLOURS, TERMS, strict=False):
+        values = np.array([row[f"{term}_part"] for row in log], dtype=np.float64)
+        values[values == 0] = np.nan  # not computed in this stage
+        smooth = np.array([np.nanmean(v) if np.isfinite(v).any() else np.nan for v in _windows(values, window)])
+        if np.isfinite(smooth).any():
+            ax.plot(np.arange(len(smooth)) + window - 1, smooth, color=colour, label=term)
+    stages = [row["stage"] for row in log]
+    for name in dict.fromkeys(stages):
+        start = stages.index(name)
+        ax.axvline(start, color="#999999", linewidth=0.8)
+        ax.text(start + 1, 1.0, name, transform=ax.get_xaxis_transform(), va="bottom", fontsize=9)
+    ax.set_yscale("log")
+    ax.set_xlabel(f"step of {arm}, first seed")
+    ax.set_ylabel("contribution to the loss")
+    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0)
+    plots.save(fig, path)
+
+
+def _windows(values: np.ndarray, width: int) -> np.ndarray:
+    return np.lib.stride_tricks.sliding_window_view(values, width)

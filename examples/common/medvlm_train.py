@@ -87,7 +87,7 @@ class Objective(nn.Module):
     def __init__(
         self, weights: Mapping[str, float], cohort: Cohort, concept_ids: Sequence[Sequence[int]], width: int, *,
         temperature: float = 0.07, margin: float = 0.3, cov_weight: float = 1.0, embedding: str = "projected",
-        reweight: bool = False,
+        reweight: bool = False, sums: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         unknown = set(weights) - set(TERMS)
@@ -96,8 +96,12 @@ class Objective(nn.Module):
         self.weights = {name: float(weights.get(name, 0.0)) for name in TERMS}
         self.concept_ids, self.embedding = concept_ids, embedding
         self.concept = ConceptAlignmentLoss(temperature)
-        self.contrastive = CrossGroupContrastiveLoss(temperature, margin, num_groups=cohort.sizes)
-        self.moments = MomentAlignmentLoss(2, cohort.sizes, cov_weight, normalize=True)
+        self.contrastive = CrossGroupContrastiveLoss(
+            temperature, margin, num_groups=cohort.sizes, variant="paper" if sums else "default"
+        )
+        self.moments = MomentAlignmentLoss(
+            2, cohort.sizes, cov_weight, normalize=True, reduction="sum" if sums else "mean"
+        )
         # Its own draw of weights, so that a run without an adversary draws the same ones for all else.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
