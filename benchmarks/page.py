@@ -68,9 +68,8 @@ def _machines(results: Results) -> str:
     processors = sorted({f"{b['processor']}, {b['cores']} cores" for b in blocks})
     loads = [b["load_average"] for b in blocks if b.get("load_average") is not None]
     lines = [f"Measured on {' and '.join(processors)}, {_range(sorted({b['date'] for b in blocks}))}; "]
-    lines.append(
-        f"torch with {_range(sorted({b['threads'] for b in blocks}))} thread(s) unless a table says otherwise; "
-    )
+    threads = sorted({b["threads"] for b in blocks})
+    lines.append(f"threads of torch: {_range(threads)} unless a table says otherwise; ")
     if loads:
         lines.append(f"load average {min(loads)} to {max(loads)} when the benchmarks ended")
         lines.append(", the process at real-time priority. " if all(b["real_time_priority"] for b in blocks) else ". ")
