@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST_ARGS ?= -n 2
 
-.PHONY: bench demo test test-all test-verl docs release-check lint types format clean
+.PHONY: bench demo test test-all test-verl mutation docs release-check lint types format clean
 
 $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
@@ -47,6 +47,17 @@ test-all: $(VENV)/.all lint types  ## the above, examples, several processes, fr
 
 bench: $(VENV)/.bench  ## every operation against what PyPI offers; writes BENCHMARKS.md, its pictures and benchmarks/results
 	$(BIN)/python -m benchmarks
+
+# Which test reaches which line comes from a run of the fast tests; the mutants then run against those tests.
+MUTATION := build/mutation
+MUTATION_ARGS ?= --seed 1
+mutation: $(VENV)/.dev  ## mutation score of the fast tests on a seeded, stratified sample
+	$(PIP) --requirement tools/mutation/requirements.txt
+	mkdir -p $(MUTATION)/reach
+	COVERAGE_FILE=$(MUTATION)/reach/coverage $(BIN)/python -m pytest -q --cov=fairloss --cov-context=test --cov-report= \
+		--junitxml=$(MUTATION)/times.xml
+	PYTHONPATH=tools OMP_NUM_THREADS=1 $(BIN)/python -m mutation --coverage $(MUTATION)/reach/coverage \
+		--times $(MUTATION)/times.xml --results $(MUTATION)/results $(MUTATION_ARGS)
 
 docs: $(VENV)/.docs  ## the documentation, as a site under site/; a warning is an error
 	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

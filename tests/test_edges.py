@@ -1,0 +1,79 @@
+"""Edges that mutation testing showed to be free: limits that are named, values that only a corner reaches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import fairloss
+from fairloss.losses._embeddings import unit_rows
+from fairloss.transport import transport_distances
+
+IMAGES, MASKS, IDS = torch.randn(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64), torch.tensor([0, 1])
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "named"),
+    [
+        (lambda: fairloss.functional.sample_dice_loss(IMAGES[:, :1], MASKS), ValueError, r"logits: shape .*C >= 2"),
+        (lambda: fairloss.FEBSLoss(3, 2)(IMAGES, MASKS.tolist(), IDS), TypeError, "target: a tensor of labels .* list"),
+        (lambda: fairloss.GroupHeads(4, 2, 2)(torch.randn(4)), ValueError, r"features: shape \(N, 4"),
+        (lambda: fairloss.GroupHeads(4, 2, 2)([1.0]), ValueError, "features: shape .* list"),
+        (lambda: fairloss.EmbeddingQueue(0, 2), ValueError, "capacity: 0"),
+        (lambda: fairloss.BalancedGroupSampler([0, 1], rank=2, num_replicas=2), ValueError, r"rank: 2 .* 0 \.\. 1 "),
+        (
+            lambda: fairloss.MaxAccGapLoss(2)(torch.randn(2, 3), IDS, torch.tensor([0, 2])),
+            ValueError,
+            r"id 2 is out of range; accepted are 0 \.\. 1,",
+        ),
+        (
+            lambda: fairloss.MaxAccGapLoss(2, task="multilabel")(torch.randn(2, 3), IDS, IDS),
+            ValueError,
+            r"task 'multilabel' needs input \(N, C\) and target \(N, C\)",
+        ),
+        (
+            lambda: fairloss.MomentAlignmentLoss(2, 2, ignore_index=-(2**63) - 1),
+            ValueError,
+            "ignore_index",
+        ),
+    ],
+)
+def test_the_limit_is_named(make, error, named):
+    with pytest.raises(error, match=named):
+        make()
+
+
+def test_a_position_before_the_first_is_refused():
+    sampler = fairloss.BalancedGroupSampler([0, 1, 1])
+    with pytest.raises(ValueError, match="position -1"):
+        sampler.load_state_dict({**sampler.state_dict(), "position": -1})
+
+
+def test_a_row_of_zeros_stays_zero():
+    rows = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)
+    unit = unit_rows(rows)
+    assert unit.tolist() == [[0.0, 0.0], [pytest.approx(0.6), pytest.approx(0.8)]]
+    unit.sum().backward()
+    assert rows.grad[0].tolist() == [0.0, 0.0]
+
+
+def test_a_queue_shows_its_size():
+    assert repr(fairloss.EmbeddingQueue(8, 3)) == "EmbeddingQueue(capacity=8, dim=3, num_attributes=1)"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_an_id_out_of_range_is_an_error_in_a_compiled_loss():
+    torch._dynamo.reset()
+    loss = torch.compile(fairloss.MaxAccGapLoss(2), backend="aot_eager", fullgraph=True)
+    logits = torch.randn(4, 3)
+    assert torch.isfinite(loss(logits, torch.tensor([0, 1, 2, 0]), torch.tensor([0, 1, 1, -1])))
+    with pytest.raises(RuntimeError, match="id out of range"):
+        loss(logits, torch.tensor([0, 1, 2, 0]), torch.tensor([0, 1, 2, -1]))
+
+
+def test_sinkhorn_leaves_unknown_samples_out():
+    values, groups = torch.tensor([0.1, 0.4, 0.9, 5.0, 0.3]), torch.tensor([0, 1, 1, -1, 0])
+    known = groups >= 0
+    options = {"transport": "sinkhorn", "blur": 0.3}
+    with_unknown = transport_distances(values, groups, num_groups=2, **options)
+    assert torch.equal(with_unknown, transport_distances(values[known], groups[known], num_groups=2, **options))
