@@ -138,7 +138,8 @@ def plot_critical_difference(result: FriedmanNemenyi, *, title: str = "") -> Any
     axis.plot([1, k], [0, 0], color="black", linewidth=1)
     for rank in range(1, k + 1):
         axis.plot([rank, rank], [-0.12, 0], color="black", linewidth=1)
-        axis.text(rank, -0.2, str(rank), ha="center", va="bottom", fontsize=9)
+        if k <= 15 or rank % 2:  # the numbers of many methods would touch
+            axis.text(rank, -0.2, str(rank), ha="center", va="bottom", fontsize=9)
     axis.plot([1, 1 + result.critical_difference], [-0.95, -0.95], color="black", linewidth=2)
     axis.text(1 + result.critical_difference / 2, -1.02, f"CD = {result.critical_difference:.2f}", ha="center",
               va="bottom", fontsize=9)  # fmt: skip
