@@ -185,8 +185,11 @@ def test_saved_and_loaded_it_goes_on_as_before(tmp_path, options):
         assert torch.equal(advantages(again, REWARDS, groups, UID), advantages(state, REWARDS, groups, UID))
     with pytest.raises(FileNotFoundError, match=STATE_FILE):
         again.load(tmp_path)
-    with pytest.raises(ValueError, match=r'history is of groups \["f", "m"\], this run\'s are \["m", "f"\]'):
+    with pytest.raises(ValueError, match=r'written with groups \["f", "m"\], this run\'s are \["m", "f"\]'):
         FairGRPOState(groups=["m", "f"], **options).load(tmp_path / "a" / "b")
+    other = {"history": "batch", "discover_groups": None, "variant": "default"}
+    with pytest.raises(ValueError, match=r"written with history (cumulative|ema), this run's are batch"):
+        FairGRPOState(groups=["f", "m"], **other).load(tmp_path / "a" / "b")
 
 
 def test_a_module_is_met_as_soon_as_it_is_imported(tmp_path, monkeypatch):

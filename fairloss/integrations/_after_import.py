@@ -36,7 +36,8 @@ class _Finder(importlib.abc.MetaPathFinder):
 
         def exec_module(module: ModuleType) -> None:
             execute(module)
-            function = _WAITING.pop(name, None)
+            # Some loaders serve several modules.
+            function = _WAITING.pop(name, None) if module.__name__ == name else None
             if function is not None:
                 function(module)
 

@@ -274,7 +274,7 @@ class FairGRPOState:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it was written with other groups or domains.
+            ValueError: it was written with other groups or domains, or another kind of history or discovery.
         """
         from safetensors import safe_open
         from safetensors.torch import load_file
@@ -287,13 +287,15 @@ class FairGRPOState:
         for name, own in self._described().items():
             if written.get(name) != own:
                 raise ValueError(
-                    f"{path}: its history is of {name} {written.get(name)}, this run's are {own}; resume with those of the "
-                    f"history, in their order, or delete the file to start anew"
+                    f"{path}: it was written with {name} {written.get(name)}, this run's are {own}; resume with the former, "
+                    f"in their order, or delete the file to start anew"
                 )
         self.fair.load_state_dict(load_file(path))
 
     def _described(self) -> dict[str, str]:
-        return {"groups": self._groups.described(), "domains": self._domains.described()}
+        labels = {"groups": self._groups.described(), "domains": self._domains.described()}
+        discovery = "none" if self.fair.discovery is None else type(self.fair.discovery).__name__
+        return {**labels, "history": self.fair.history.mode, "discovery": discovery}
 
 
 def _scored(size: int, rows: Rows) -> tuple[list[int], list[int]]:

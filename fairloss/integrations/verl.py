@@ -138,9 +138,10 @@ def _wrap_trainer(cls: type) -> None:
         def _load_checkpoint(self: Any, *args: Any, **kwargs: Any) -> Any:
             result = original(self, *args, **kwargs)
             state = _state(self)
-            if state is not None and self.global_steps > 0:
+            step = getattr(self, "global_steps", 0)  # 0: nothing was resumed
+            if state is not None and step > 0:
                 options = self.config.trainer
-                folder = Path(options.default_local_dir) / f"global_step_{self.global_steps}"
+                folder = Path(options.default_local_dir) / f"global_step_{step}"
                 folder = Path(options.resume_from_path) if options.resume_mode == "resume_path" else folder
                 try:
                     state.load(folder)

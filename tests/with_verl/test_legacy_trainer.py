@@ -44,10 +44,15 @@ def test_fit_equals_the_library(monkeypatch):
 
 
 def test_fit_gives_the_released_outputs(monkeypatch):
-    first = released("grpo", 0)
-    legacy = Legacy(monkeypatch, *first[:3], "+algorithm.fair.variant=released", "trainer.total_epochs=1")
+    steps = [released("grpo", step) for step in range(3)]
+    size = len(steps[0][1])
+    data = [torch.cat(parts) for parts in zip(*steps, strict=True)]
+    legacy = Legacy(monkeypatch, *data[:3], "+algorithm.fair.variant=released", steps=3)
     legacy.trainer.fit()
-    check(legacy.advantages(), first[3])
+    assert len(legacy.seen) == 3
+    for step in range(3):
+        index, advantages = legacy.advantages(step)
+        check(([i - step * size for i in index], advantages), steps[step][3])
 
 
 def data_proto(rows, width=5):

@@ -270,7 +270,7 @@ def test_a_checkpoint_resumes_the_history(tmp_path):
     rows = flat_rows(*batches[2])
     torch.testing.assert_close(resumed.advantages(rows)[0], through.advantages(rows)[0], rtol=0, atol=0)
     swapped = V1(*where, labels=[LABELS[0], "+algorithm.fair.groups=[old,middle,young]", LABELS[2]])
-    with pytest.raises(ValueError, match=r'history is of groups \["young", "middle", "old"\], this run\'s are \["old"'):
+    with pytest.raises(ValueError, match=r'written with groups \["young", "middle", "old"\], this run\'s are \["old"'):
         swapped.trainer._load_checkpoint()
     (tmp_path / "global_step_7" / "fair_grpo.safetensors").unlink()
     with pytest.warns(UserWarning, match="history starts anew"):
