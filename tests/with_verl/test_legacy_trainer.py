@@ -1,5 +1,7 @@
 """FairGRPO in verl's legacy trainer: its ``fit`` and its ``compute_advantage`` on a real ``DataProto``."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -44,15 +46,22 @@ def test_fit_equals_the_library(monkeypatch):
 
 
 def test_fit_gives_the_released_outputs(monkeypatch):
+    from verl.utils.dataset.rl_dataset import collate_fn
+
     steps = [released("grpo", step) for step in range(3)]
-    size = len(steps[0][1])
-    data = [torch.cat(parts) for parts in zip(*steps, strict=True)]
-    legacy = Legacy(monkeypatch, *data[:3], "+algorithm.fair.variant=released", steps=3)
-    legacy.trainer.fit()
+    rewards, groups, domains = (torch.cat(parts) for parts in list(zip(*steps, strict=True))[:3])
+    legacy = Legacy(monkeypatch, rewards, groups, domains, "+algorithm.fair.variant=released")
+    # The recorded batches are of 24, 32 and 40 prompts.
+    starts = np.cumsum([0] + [len(step[1]) for step in steps])
+    trainer = legacy.trainer
+    data = [trainer.train_dataset[i] for i in range(len(groups))]
+    trainer.train_dataloader = [collate_fn(data[a:b]) for a, b in itertools.pairwise(starts)]
+    trainer.total_training_steps = 3
+    trainer.fit()
     assert len(legacy.seen) == 3
     for step in range(3):
         index, advantages = legacy.advantages(step)
-        check(([i - step * size for i in index], advantages), steps[step][3])
+        check(([i - starts[step] for i in index], advantages), steps[step][3])
 
 
 def data_proto(rows, width=5):

@@ -148,13 +148,13 @@ class Questions(torch.utils.data.Dataset):
 class Legacy:
     """verl's ``RayPPOTrainer`` and its ``fit``; generation, log-probabilities and the update are stand-ins."""
 
-    def __init__(self, monkeypatch, rewards, groups, domains, *overrides, replicas=2, steps=1, **options):
+    def __init__(self, monkeypatch, rewards, groups, domains, *overrides, replicas=2, **options):
         from verl.trainer.ppo.ray_trainer import RayPPOTrainer
         from verl.trainer.ppo.utils import Role
 
         data, (self.rewards, rollouts) = Questions(groups, domains), (rewards, rewards.shape[1])
         sizes = [
-            f"data.train_batch_size={len(groups) // steps}",
+            f"data.train_batch_size={len(groups)}",
             f"actor_rollout_ref.rollout.n={rollouts}",
             "trainer.use_v1=False",
         ]
