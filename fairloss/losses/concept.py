@@ -62,6 +62,7 @@ def concept_alignment(
     """
     temperature = _checks.number("temperature", temperature, above=0)
     _checks.choice("variant", variant, VARIANTS)
+    ignore_index = _checks.integer("ignore_index", ignore_index, minimum=-(2**63))
     check_process_group(process_group)
     check_embeddings(embeddings)
     check_embeddings(concepts, name="concepts")

@@ -137,7 +137,7 @@ def cross_group_contrastive(
         temperature=_checks.number("temperature", temperature, above=0),
         margin=_checks.number("margin", margin, minimum=-2, maximum=1),
         queue=queue,
-        ignore_index=ignore_index,
+        ignore_index=_checks.integer("ignore_index", ignore_index, minimum=-(2**63)),
         variant=variant,
         process_group=process_group,
     ).loss

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fairloss import _checks
 from fairloss.distributed import ProcessGroup, all_reduce_sums, check_process_group
-from fairloss.groups import check_groups, check_num_groups, lookup, single_attribute
+from fairloss.groups import check_groups, check_num_groups, group_counts_tensor, lookup, single_attribute
 from fairloss.losses.likelihood import (
     Likelihood,
     Rows,
@@ -54,6 +54,13 @@ class _Terms(NamedTuple):
     norm: Tensor
     likelihood: Likelihood
     rows_per_sample: int
+
+
+def _check_tables(**tables: Tensor | None) -> None:
+    for name, table in tables.items():
+        if table is not None and (not isinstance(table, Tensor) or not table.dtype.is_floating_point):
+            given = table.dtype if isinstance(table, Tensor) else type(table).__name__
+            raise TypeError(f"{name}: a floating-point tensor is needed, {given} was given")
 
 
 def _smoothed(rows: Rows, logits: Tensor, weight: Tensor | None, label_smoothing: float) -> Tensor:
@@ -182,6 +189,15 @@ def fair_cross_entropy(
         0.5060 = 0.3157 + 0.5 * 0.3808
     """
     sizes = check_num_groups(num_groups)
+    gap_weight = _checks.number("gap_weight", gap_weight, minimum=0)
+    label_smoothing = _checks.number("label_smoothing", label_smoothing, minimum=0, maximum=1)
+    _checks.choice("reduction", reduction, ("mean", "sum", "none"))
+    if smoothing is not None:
+        smoothing = _checks.number("smoothing", smoothing, above=0)
+    _checks.choice("token_reduction", token_reduction, ("mean", "sum"))
+    _check_tables(weight=weight, pos_weight=pos_weight, group_weights=group_weights)
+    if group_weights is not None and group_weights.shape != (single_attribute(sizes, "group weighting"),):
+        raise ValueError(f"group_weights: shape {sizes} is needed, {tuple(group_weights.shape)} was given")
     check_process_group(process_group)
     check_memory(memory, sizes)
     kind = resolve_task(input, target, task)
@@ -196,7 +212,6 @@ def fair_cross_entropy(
         terms = _classes(input, target, kind, weight, label_smoothing, ignore_index, token_reduction)
     losses = terms.losses
     if group_weights is not None:
-        single_attribute(sizes, "group weighting")
         v = lookup(group_weights.to(losses), ids[:, 0], unknown=1.0)
         losses = losses * (v.repeat_interleave(terms.rows_per_sample) if terms.rows_per_sample > 1 else v)
     if reduction == "none":
@@ -310,9 +325,11 @@ class FairCrossEntropyLoss(ConstantsModule):
         group_weights = None
         if group_counts is not None:
             size = single_attribute(self.num_groups, "group_counts")
-            if len(group_counts) != size:
-                raise ValueError(f"group_counts: {len(group_counts)} counts were given for num_groups={size}")
-            group_weights = inverse_frequency_weights(group_counts, max_weight)
+            group_weights = inverse_frequency_weights(group_counts_tensor(group_counts, size), max_weight)
+        for name, table in (("weight", weight), ("pos_weight", pos_weight)):
+            _check_tables(**{name: table})
+            if table is not None and not bool(torch.isfinite(table).all() and (table >= 0).all()):
+                raise ValueError(f"{name}: finite weights >= 0 are needed, {table.tolist()} was given")
         self.register_constant("group_weights", group_weights)
         self.register_constant("weight", weight)
         self.register_constant("pos_weight", pos_weight)

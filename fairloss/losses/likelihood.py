@@ -244,6 +244,7 @@ def sample_likelihood(
         >>> sample_likelihood(torch.tensor([[0.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])).prob
         tensor([0.5000, 0.7311])
     """
+    _checks.choice("token_reduction", token_reduction, ("mean", "sum"))
     kind = resolve_task(input, target, task)
     if kind == "multilabel":
         n, labels = input.shape

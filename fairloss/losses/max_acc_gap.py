@@ -196,6 +196,7 @@ def max_acc_gap(
         tensor(0.3808)
     """
     sizes = check_num_groups(num_groups)
+    _checks.choice("token_reduction", token_reduction, ("mean", "sum"))
     resolve_task(input, target, task)
     # All ids are checked, those of samples without a likelihood included.
     ids = check_groups(groups, sizes, input.shape[0], like=input)

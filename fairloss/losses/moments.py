@@ -121,6 +121,7 @@ def moment_alignment(
     cov_weight = _checks.number("cov_weight", cov_weight, minimum=0)
     _checks.choice("reduction", reduction, REDUCTIONS)
     _checks.choice("form", form, FORMS)
+    ignore_index = _checks.integer("ignore_index", ignore_index, minimum=-(2**63))
     check_process_group(process_group)
     check_embeddings(embeddings)
     labels = check_classes(target, embeddings, num_classes, ignore_index)

@@ -272,6 +272,8 @@ def fair_grpo_advantages(
         slots = torch.where(batch.groups < 0, num_groups, batch.groups)
         found: Clusters | None = None
         if clusters is not None:
+            if not isinstance(clusters, tuple) or [isinstance(t, Tensor) for t in clusters] != [True] * 3:
+                raise TypeError("clusters: three tensors (labels, share, mean) are needed")
             labels, share, mean = clusters
             found = Clusters(share.to(torch.float64), mean.to(torch.float64))
             slots = torch.where((batch.groups < 0) & (labels >= 0), num_groups + 1 + labels, slots)
