@@ -156,8 +156,8 @@ class AdversarialGroupLoss(nn.Module):
         self.criterion = _checks.choice("criterion", criterion, CRITERIA)
         self.num_classes = None if num_classes is None else _checks.integer("num_classes", num_classes, minimum=1)
         self.reduction = _checks.choice("reduction", reduction, ATTRIBUTE_REDUCTIONS)
-        if not isinstance(hidden_dims, Sequence) or isinstance(hidden_dims, str):
-            raise TypeError(f"hidden_dims: a sequence of widths is needed, {hidden_dims!r} was given")
+        if not isinstance(hidden_dims, (tuple, list)):
+            raise TypeError(f"hidden_dims: a tuple or list of widths is needed, {hidden_dims!r} was given")
         widths = [_checks.integer(f"hidden_dims[{i}]", width, minimum=1) for i, width in enumerate(hidden_dims)]
         check_process_group(process_group)
         self.process_group = process_group
