@@ -34,6 +34,7 @@ MISSING = {
     "transformers": ("from fairloss.integrations.transformers import FairTrainer", "fairloss[transformers]"),
     "trl": ("from fairloss.integrations.trl import FairGRPOTrainer", "fairloss[trl]"),
     "torchmetrics": ("from fairloss.integrations.torchmetrics import MaxAccuracyGap", "fairloss[torchmetrics]"),
+    "verl": ("from fairloss.integrations.verl import fair_grpo", "fairloss[verl]"),
     "triton": (
         "import torch, fairloss\nfrom fairloss import kernels\nkernels.set_backend('triton')\n"
         "z = torch.randn(4, 8)\n"
@@ -41,6 +42,8 @@ MISSING = {
         "fairloss[triton]",
     ),
 }
+# verl pins versions that the others exceed.
+CONSTRAINTS = {"verl": "constraints-verl.txt"}
 # With the extra the same code runs; Triton's needs a GPU, so there the kernels' module is imported.
 PRESENT = {name: code for name, (code, _) in MISSING.items()}
 PRESENT["triton"] = "import fairloss.kernels.segments_triton, fairloss.kernels.advantages_triton"
@@ -107,7 +110,7 @@ def environment(folder: Path, wheel: Path, extra: str | None, base: Path | None)
     if base is None:
         # torch by itself first: resolved through the constraints it is a single pinned file.
         run(*pip, "--constraint", ROOT / "constraints.txt", "torch")
-    run(*pip, "--constraint", ROOT / "constraints.txt", target)
+    run(*pip, "--constraint", ROOT / CONSTRAINTS.get(extra or "", "constraints.txt"), target)
     return python
 
 
