@@ -149,6 +149,7 @@ def test_unknown_groups_never_leak(data, noise):
 @given(samples())
 def test_lists_arrays_series_and_tensors_agree(data):
     import pandas as pd
+
     torch = pytest.importorskip("torch")
 
     y, s, g = data
