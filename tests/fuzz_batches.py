@@ -192,7 +192,9 @@ def ids_like(pattern: str, n: int, sizes: tuple[int, ...], generator: torch.Gene
 
 def _magnitudes(x: Tensor, pattern: str, dtype: torch.dtype, huge: float, generator: torch.Generator) -> Tensor:
     """Float64 ``x`` with the pattern's values; those of losses and probabilities keep their signs."""
-    narrow = 3e4 if huge == 1e30 else 100.0  # a square's derivative must fit, too
+    narrow = (
+        3e4 if huge == 1e30 else 100.0 if huge == 1e15 else 8.0
+    )  # the derivative of a square, or a fourth power, must fit
     top = {torch.float64: huge**2, torch.float32: huge, torch.bfloat16: huge, torch.float16: narrow}[dtype]
     small = 4e-3 if dtype == torch.float16 else 1e-30
     if pattern == "zero":

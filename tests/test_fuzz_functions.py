@@ -125,7 +125,7 @@ FUNCTIONS = {
         per_group,
         routed,
         ("per_group",),
-        bad=frozenset({("per_group", "longer")}),  # a group more
+        bad=frozenset({("per_group", "longer"), ("per_group", "deeper")}),  # a group more; one group of one sample
     ),
     "sample_likelihood": Target(
         "sample_likelihood",
