@@ -41,6 +41,8 @@ class Arm(NamedTuple):
     lacks: frozenset[str] = frozenset()
     reweight: bool = False
     adversary: bool = False
+    printed: bool = False  # the fairness terms to the letter: sums over anchors and cells, eta1 = eta2 = 1
+    pooled: bool = False  # z of the fairness terms: the hidden state of the question's last token
 
     @property
     def fair(self) -> tuple[bool, bool]:
@@ -51,6 +53,8 @@ class Arm(NamedTuple):
 PLAIN = frozenset({"prompts", "fairness", "balancing"})
 ARMS = {
     "Full": Arm(),
+    "Full, as printed": Arm(printed=True),
+    "Full, pooled z": Arm(pooled=True),
     "No prompts": Arm(frozenset({"prompts"})),
     "No fairness loss": Arm(frozenset({"fairness"})),
     "No balancing": Arm(frozenset({"balancing"})),
@@ -122,7 +126,7 @@ def open_source(args: argparse.Namespace) -> Source:
     return Source(build, processor, questions, cohorts, test, encode, first.config.text_config.hidden_size)
 
 
-# Arguments that change nothing that is trained, and those that change stage 2 alone.
+# Arguments that change nothing that is trained, those that count through an arm's weights, and those of stage 2 alone.
 RUN_ONLY = (
     "out",
     "cache",
@@ -135,18 +139,8 @@ RUN_ONLY = (
     "test_images",
     "valid_images",
 )
-STAGE_TWO = (
-    "fair_weight",
-    "eta1",
-    "eta2",
-    "cov_weight",
-    "margin",
-    "adversary_weight",
-    "epochs2",
-    "lr2",
-    "embedding",
-    "sums",
-)
+WEIGHTS = ("alpha", "beta", "gamma", "fair_weight", "eta1", "eta2", "adversary_weight", "critic_lr")
+STAGE_TWO = ("cov_weight", "margin", "epochs2", "lr2", "embedding")
 
 
 class Run(NamedTuple):
@@ -167,8 +161,9 @@ class Run(NamedTuple):
             return {"concept": weights["concept"]}
         if stage == 2:
             contrastive, moments = self.arm.fair
-            weights["contrastive"] = args.fair_weight * args.eta1 if contrastive else 0.0
-            weights["moments"] = args.fair_weight * args.eta2 if moments else 0.0
+            eta1, eta2 = (1.0, 1.0) if self.arm.printed else (args.eta1, args.eta2)
+            weights["contrastive"] = args.fair_weight * eta1 if contrastive else 0.0
+            weights["moments"] = args.fair_weight * eta2 if moments else 0.0
             weights["adversary"] = args.adversary_weight if self.arm.adversary else 0.0
         return weights
 
@@ -179,7 +174,8 @@ class Run(NamedTuple):
         ids = [self.encoder.ids(concept) for concept in self.source.questions.concepts]
         objective = medvlm_train.Objective(
             weights, self.encoder.cohort, ids, self.source.width, temperature=args.temperature, margin=args.margin,
-            cov_weight=args.cov_weight, embedding=args.embedding, reweight=self.arm.reweight, sums=args.sums,
+            cov_weight=args.cov_weight, embedding="pooled" if self.arm.pooled else args.embedding,
+            reweight=self.arm.reweight, sums=self.arm.printed,
         ).to(args.device)  # fmt: skip
         batches = medvlm_train.plan(
             self.encoder.cohort, epochs=(args.align_epochs, args.epochs, args.epochs2)[number], batch=args.batch,
@@ -188,14 +184,17 @@ class Run(NamedTuple):
         )  # fmt: skip
         trains = ("projector", args.stage1, "lora")[number]
         # A checkpoint's name says all that the stage depends on, the stages before it included.
-        ignored = RUN_ONLY if number == 2 else RUN_ONLY + STAGE_TWO
+        ignored = RUN_ONLY + WEIGHTS + (() if number == 2 else STAGE_TWO)
         settings = {name: value for name, value in vars(args).items() if name not in ignored}
         before = [self.weights(k) for k in range(number)]
         parts = [settings, self.seed, before, weights, "balancing" in lacks, "prompts" in lacks]
-        parts += [self.arm.reweight and number > 0]
+        parts += [self.arm.reweight and number > 0, args.critic_lr if weights.get("adversary") else None]
+        parts += [name for name in ("printed", "pooled") if getattr(self.arm, name) and number == 2]
         key = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
         lr = args.lr2 if number == 2 else args.lr
-        return medvlm_train.Stage(name, objective, batches, lr, trains, args.out / "checkpoints" / f"{name}-{key}.pt")
+        return medvlm_train.Stage(
+            name, objective, batches, lr, trains, args.out / "checkpoints" / f"{name}-{key}.pt", args.critic_lr
+        )
 
 
 def train(
@@ -231,7 +230,7 @@ def one_seed(source: Source, arms: dict[str, Arm], seed: int, args: argparse.Nam
     for name, arm in arms.items():
         bar.set_description(f"{name}, seed {seed}")
         start = time.process_time()
-        slug = f"{name.lower().replace(' ', '_').replace('+', '')}-seed{seed}"
+        slug = f"{name.lower().translate(str.maketrans(' ', '_', '+,'))}-seed{seed}"
         run = Run(source, encoder, arm, seed, args)
         kept = run.stage(2).checkpoint
         kept = kept.with_name(f"answers-{args.valid_images}-{args.test_images}-{kept.name}")
@@ -290,11 +289,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         ("margin", 0.3, "cosine from which negatives count"), ("alpha", 1.0, "of the instruction term"),
         ("beta", 1.0, "of the scoring term"), ("gamma", 1.0, "of the concept term"),
         ("prompt-share", 0.5, "share of the training questions with demographic prefix"),
-        ("adversary-weight", 0.1, "of the adversarial baseline"),
+        ("adversary-weight", 5.0, "of the adversarial baseline"), ("critic-lr", 1e-2, "of its adversary"),
     ):  # fmt: skip
         add(f"--{name}", type=float, default=value, help=f"{text} ({value:g})")
     add("--embedding", choices=("projected", "pooled"), default="projected", help="z of the fairness terms (projected)")
-    add("--sums", action="store_true", help="fairness terms as printed: sums over anchors and cells in place of means")
     for name in ("lr", "lr2", "batch", "size", "stage1"):
         kind = {"batch": int, "size": int, "stage1": str}.get(name, float)
         add(f"--{name}", type=kind, choices=("all", "lora") if name == "stage1" else None, help="default: the preset's")

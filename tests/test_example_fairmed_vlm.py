@@ -81,7 +81,7 @@ def test_script_runs_tiny_with_every_arm(tmp_path, example):
     # Each term's value and contribution, step by step; an arm's total is that of its terms.
     logs = {}
     for arm in example.ARMS:
-        with (out / "terms" / f"{arm.lower().replace(' ', '_')}-seed0.csv").open() as file:
+        with (out / "terms" / f"{arm.lower().replace(' ', '_').replace(',', '')}-seed0.csv").open() as file:
             logs[arm] = list(csv.DictReader(file))
         for row in logs[arm]:
             parts = [float(row[f"{term}_part"]) for term in example.medvlm_train.TERMS]
@@ -185,7 +185,7 @@ def test_arms_share_their_first_stage(example, opened, tmp_path):
         name: [run_of(example, opened, arm, tmp_path).stage(k).checkpoint.name for k in (0, 1, 2)]
         for name, arm in example.ARMS.items()
     }
-    for name in ("No fairness loss", "No contrastive", "No moments"):
+    for name in ("Full, as printed", "Full, pooled z", "No fairness loss", "No contrastive", "No moments"):
         assert places[name][:2] == places["Full"][:2]
     assert places["Adversarial"][:2] == places["Vanilla"][:2]
     assert len({p[1] for p in places.values()}) == 6
@@ -204,7 +204,7 @@ def test_the_papers_settings(example):
     assert run.weights(2) == {
         "instruction": 1.0, "scoring": 1.0, "concept": 1.0, "contrastive": 1.0, "moments": 10.0, "adversary": 0.0
     }  # fmt: skip
-    assert run._replace(args=example.parse(["--eta1", "1", "--eta2", "1"])).weights(2)["contrastive"] == 0.1
+    assert run._replace(arm=example.ARMS["Full, as printed"]).weights(2)["contrastive"] == 0.1
     assert run.weights(0) == {"concept": 1.0}
     assert run._replace(arm=example.ARMS["No fairness loss"]).weights(2)["contrastive"] == 0
 

@@ -220,6 +220,7 @@ class Stage(NamedTuple):
     lr: float
     trains: str
     checkpoint: Path
+    critic_lr: float = 1e-2  # of the adversary, which has to keep up
 
 
 def run_stage(
@@ -234,7 +235,8 @@ def run_stage(
     choose_trainable(model, stage.trains)
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     critic = list(stage.objective.adversary.parameters()) if stage.objective.weights["adversary"] else []
-    optimizer = torch.optim.AdamW([*trained.values(), *critic], lr=stage.lr, weight_decay=0.01)
+    groups = [{"params": list(trained.values())}, {"params": critic, "lr": stage.critic_lr}][: 2 if critic else 1]
+    optimizer = torch.optim.AdamW(groups, lr=stage.lr, weight_decay=0.01)
     steps = len(stage.batches.rows)
     warmup = max(1, steps // 10)
     schedule = torch.optim.lr_scheduler.LambdaLR(
