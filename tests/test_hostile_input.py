@@ -127,6 +127,9 @@ def test_missing_labels_are_refused(function):
     with pytest.raises(TypeError, match="y_true: None"):
         function(None, P)
     assert metrics.demographic_parity_difference(None, P, G) == 0.0
+    without = metrics.group_metric("positive_rate", None, P, G)
+    assert without.counts.tolist() == [2, 2]
+    assert without.positives.size == 0  # not "none of them is positive"
 
 
 @pytest.mark.parametrize("bad", [math.inf, math.nan])

@@ -156,7 +156,7 @@ def group_metric(
     options = {"convention": convention, "bins": bins, "strategy": strategy}
     values = mean_over_classes(class_values(metric, pred, encoding.ids, encoding.num_groups, weight, **options))
     overall = mean_over_classes(class_values(metric, pred, np.zeros_like(encoding.ids), 1, weight, **options))
-    result = _result(metric, encoding, values, float(overall[0]), METRICS[metric], pred)
+    result = _result(metric, encoding, values, float(overall[0]), METRICS[metric], None if y_true is None else pred)
     return _judge(result, undefined)
 
 
