@@ -109,6 +109,15 @@ def test_a_row_of_zeros_stays_zero():
     assert rows.grad[0].tolist() == [0.0, 0.0]
 
 
+def test_a_queue_checks_labels_and_takes_one_column():
+    queue = fairloss.EmbeddingQueue(2, 1)
+    with pytest.raises((TypeError, ValueError), match="labels"):
+        queue.push(torch.ones(2, 1), torch.tensor([0.5, 1.0]), IDS)
+    assert int(queue.seen) == 0
+    queue.push(torch.ones(2, 1, requires_grad=True), IDS, IDS)
+    assert not queue.embeddings.requires_grad
+
+
 def test_a_queue_shows_its_size():
     assert repr(fairloss.EmbeddingQueue(8, 3)) == "EmbeddingQueue(capacity=8, dim=3, num_attributes=1)"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mutation.run import Reach, run
+from mutation.run import Reach, again, run
 from mutation.sample import STRATA, draw
 from mutation.score import table
 
@@ -22,11 +22,14 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True, help="folder for one line a mutant")
     parser.add_argument("--shard", default="1/1", help="'2/3' runs every third mutant from the second on")
     parser.add_argument("--budget", type=float, default=40.0, help="seconds of tests for a mutant (default 40)")
+    parser.add_argument("--again", nargs="+", metavar="TESTS", help="run the survivors once more, against these tests")
     parser.add_argument("--score", action="store_true", help="only print the score of the results")
     args = parser.parse_args()
     drawn = {stratum: draw(ROOT, stratum, args.count, args.seed) for stratum in STRATA}
     args.results.mkdir(parents=True, exist_ok=True)
-    if not args.score:
+    if args.again:
+        again([m for found, _ in drawn.values() for m in found], ROOT, sorted(args.results.glob("*.jsonl")), args.again)
+    elif not args.score:
         shard, shards = map(int, args.shard.split("/"))
         mutants = [mutant for found, _ in drawn.values() for mutant in found][shard - 1 :: shards]
         reach = Reach(ROOT, args.coverage, args.times)

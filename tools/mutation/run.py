@@ -160,16 +160,44 @@ def _within(tests: list[str], reach: Reach, budget: float) -> list[str]:
     return taken
 
 
+@contextlib.contextmanager
+def _tree_of(root: Path) -> Iterator[Path]:
+    """A copy of the repository to change, on which the tests are seen to pass."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "tree"
+        shutil.copytree(root, tree, ignore=shutil.ignore_patterns(".git", ".venv*", "*.pyc", "build", "out", "site"))
+        outcome, first = _in_fork(tree, ["tests/test_memory.py"], 600)
+        if outcome != SURVIVED:
+            raise SystemExit(f"the tests fail without a mutant: {first}")
+        yield tree
+
+
+def again(mutants: list[Mutant], root: Path, results: list[Path], tests: list[str]) -> None:
+    """Test the survivors in ``results`` once more, against tests written since, and note which of them fail now."""
+    by_name = {(mutant.path, mutant.operator, mutant.occurrence): mutant for mutant in mutants}
+    _preload()
+    with _tree_of(root) as tree:
+        for file in results:
+            records = [json.loads(line) for line in file.read_text().splitlines()]
+            for record in records:
+                mutant = by_name.get(tuple(record["id"]))
+                if record["outcome"] not in (SURVIVED, UNREACHED) or mutant is None:
+                    continue
+                original = (root / mutant.path).read_text()
+                (tree / mutant.path).write_text(mutant.code)
+                outcome, first = _in_fork(tree, tests, 300)
+                (tree / mutant.path).write_text(original)
+                if outcome == KILLED:
+                    record |= {"outcome": KILLED, "killed_by": first, "again": True}
+                print(f"{outcome:9} {mutant.path} {' '.join(record['change'])}", flush=True)
+            file.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
 def run(mutants: list[Mutant], root: Path, reach: Reach, results: Path, budget: float) -> None:
     """Test every mutant that ``results`` does not hold yet and append a line for each."""
     done = {tuple(json.loads(line)["id"]) for line in results.read_text().splitlines()} if results.exists() else set()
     _preload()
-    with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder) / "tree"
-        shutil.copytree(root, tree, ignore=shutil.ignore_patterns(".git", ".venv*", "*.pyc", "shared"))
-        outcome, first = _in_fork(tree, ["tests/test_memory.py"], 600)
-        if outcome != SURVIVED:
-            raise SystemExit(f"the tests fail without a mutant: {first}")
+    with _tree_of(root) as tree:
         for mutant in mutants:
             name = (mutant.path, mutant.operator, mutant.occurrence)
             if name in done:
