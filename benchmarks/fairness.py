@@ -4,7 +4,7 @@ Nine rendered tasks and the diabetes study, five seeds, the same tuning budget f
 seeds, chosen by the worst group's accuracy on validation data (see fairness_runs). Friedman and Nemenyi with tasks as blocks
 and seeds averaged within; paired differences from plain training over tasks.
 
-python benchmarks/fairness.py --workers 2   # about an hour of processor time in total, resumable: run it again to go on
+python benchmarks/fairness.py --workers 2   # about half an hour of processor time, resumable: run it again to go on
 python benchmarks/fairness.py --quick       # seconds; only shows that all of it works
 python benchmarks/fairness.py --save        # no training: writes results/fairness.json, pictures and the page's tables
 """
@@ -25,14 +25,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from benchmarks.fairness_data import FULL, QUICK, TASKS
-from benchmarks.fairness_methods import METHODS, YARDSTICK
+from benchmarks.fairness_methods import METHODS, YARDSTICKS
 from benchmarks.fairness_runs import Log, complete, run_unit
 
 
 def train_all(args: argparse.Namespace) -> None:
     """Every unit (task, method) that is not finished; ``--workers`` at a time."""
     units = [
-        (task, method, args.sizes, args.cache, args.log) for task in args.tasks for method in (*args.methods, YARDSTICK)
+        (task, method, args.sizes, args.cache, args.log)
+        for task in args.tasks
+        for method in (*args.methods, *YARDSTICKS)
     ]
     start, finished = time.perf_counter(), 0
 

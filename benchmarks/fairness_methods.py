@@ -263,10 +263,10 @@ def batch_sampler(fold: Fold, min_per_group: int, seed: int, sizes: Sizes) -> Ba
 GAP_WEIGHTS = (0.1, 0.3, 1.0)
 PARITIES = ("true_positive_rate_parity", "equalized_odds", "demographic_parity")
 
-PLAIN = "Plain"
+PLAIN, RESAMPLING = "Plain", "Resampling"
 METHODS: dict[str, Method] = {
     PLAIN: Method(plain, "learning rate x", (0.5, 1.0, 2.0), ours=False),
-    "Resampling": Method(by_batches(resampling), "power", (0.5, 0.75, 1.0), ours=False),
+    RESAMPLING: Method(by_batches(resampling), "power", (0.5, 0.75, 1.0), ours=False),
     "Weight averaging": Method(
         weight_averaging, "SWA from, EMA decay", ({"decay": 0.97}, {"start": 0.75}, {"start": 0.5}), ours=False
     ),
@@ -289,8 +289,10 @@ METHODS: dict[str, Method] = {
     "BalancedGroupSampler": Method(by_batches(balanced_sampler), "max_ratio", (1.5, 5.0, 20.0)),
     "GroupBatchSampler": Method(by_batches(batch_sampler), "min_per_group", (8, 16, 32)),
 }
-# No method: plain training on as many photographs with groups of equal size says how much of a gap can be closed at all.
-YARDSTICK = "Equal data"
+# No methods, and not ranked: plain training on as many photographs with groups of equal size says how much of a gap can be
+# closed at all; plain training at the rate of all other arms, what tuning the rate is worth.
+EQUAL_DATA, SAME_RATE = "Equal data", "Plain, same rate"
+YARDSTICKS = (EQUAL_DATA, SAME_RATE)
 
 
 def setting_text(setting: Any) -> str:
@@ -298,10 +300,6 @@ def setting_text(setting: Any) -> str:
     if isinstance(setting, dict):
         return " ".join(f"{'SWA' if k == 'start' else 'EMA'} {v:g}" for k, v in setting.items())
     return setting.replace("_parity", "") if isinstance(setting, str) else f"{setting:g}"
-
-
-def equal_data(fold: Fold, seed: int, sizes: Sizes) -> Fitted:
-    return plain(fold, 1.0, seed, sizes)
 
 
 def subset(names: Sequence[str]) -> dict[str, Method]:

@@ -41,7 +41,7 @@ def trade_off(results: dict[str, Any]) -> Any:
     ax.set_ylabel("overall accuracy less plain training's")
     ax.plot([], [], "o", color=OURS, label="of this library")
     ax.plot([], [], "s", color=THEIRS, label="without it")
-    ax.legend(loc="lower left")
+    ax.legend(loc="center left")
     return fig
 
 

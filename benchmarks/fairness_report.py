@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .fairness_data import Sizes
-from .fairness_methods import PLAIN
+from .fairness_methods import PLAIN, RESAMPLING, SAME_RATE
 from .fairness_runs import Log
 from .fairness_summary import RANKED, Results, summarise
 
@@ -56,7 +56,7 @@ def _rounded(value: Any) -> Any:
         return {k: _rounded(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_rounded(v) for v in value]
-    return float(f"{value:.5g}") if isinstance(value, float) else value
+    return float(f"{value:.9g}") if isinstance(value, float) else value
 
 
 def fill(page: str, parts: dict[str, str]) -> str:
@@ -72,8 +72,8 @@ def fill(page: str, parts: dict[str, str]) -> str:
 def tables(results: Results) -> dict[str, str]:
     """Every table in Markdown, by the name of its markers."""
     return {
-        "tasks": _tasks(results), "methods": _methods(results), "plain": _plain(results), "by-task": _by_task(results),
-        "settings": _settings(results), "tests": _tests(results),
+        "tasks": _tasks(results), "methods": _methods(results), "plain": _plain(results), "others": _others(results),
+        "by-task": _by_task(results), "settings": _settings(results), "tests": _tests(results),
     }  # fmt: skip
 
 
@@ -120,7 +120,8 @@ def _methods(results: Results) -> str:
         method = results["methods"][name]
         ranks = [results["friedman"][m]["mean_ranks"].get(name) for m in ("worst_accuracy", "es_auc")]
         cells = [*(_number(method["mean"][m]) for m in metrics), *(_number(r, 1) for r in ranks)]
-        rows.append([_name(results, name), *cells, _number(method["time"], 1)])
+        more = None if method["step_ms"] is None else method["step_ms"] - results["methods"][PLAIN]["step_ms"]
+        rows.append([_name(results, name), *cells, _number(method["time"], 1), "" if more is None else f"{more:+.1f}"])
     header = [
         "method",
         "accuracy",
@@ -132,10 +133,12 @@ def _methods(results: Results) -> str:
         "rank, worst group",
         "rank, ES-AUC",
     ]
-    return _markdown([*header, "time"], rows)
+    return _markdown([*header, "time", "ms a step"], rows)
 
 
-def _difference(found: dict[str, Any]) -> str:
+def _difference(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
     text = f"{found['difference']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
     return f"**{text}**" if found["holm"] < 0.05 else text
 
@@ -144,41 +147,37 @@ def _plain(results: Results) -> str:
     table = results["against"][PLAIN]
     rows = []
     for name in by_rank(results):
-        if name == PLAIN:
-            continue
-        worst, resampled = table["worst_accuracy"][name], results["against"]["Resampling"]["worst_accuracy"].get(name)
-        cells = [_difference(worst), f"{worst['better']}", _difference(table["accuracy"][name])]
-        cells += [_difference(table["gap_accuracy"][name])]
-        cells += [_difference(table["es_auc"][name]) if name in table["es_auc"] else ""]
-        rows.append([_name(results, name), *cells, _difference(resampled) if resampled else ""])
-    n = len(results["tasks"])
-    header = [
-        "method",
-        "worst group",
-        f"better in, of {n}",
-        "accuracy",
-        "gap",
-        "ES-AUC",
-        "worst group, against *Resampling*",
-    ]
+        if name != PLAIN:
+            better = f"{table['worst_accuracy'][name]['better']}"
+            cells = [_difference(table[m].get(name)) for m in RANKED]
+            rows.append([_name(results, name), cells[1], better, cells[0], *cells[2:]])
+    header = ["method", "worst group", f"better in, of {len(results['tasks'])}", "accuracy", "gap", "ES-AUC"]
     return _markdown(header, rows)
 
 
+def _others(results: Results) -> str:
+    tables = [results["against"][base]["worst_accuracy"] for base in (SAME_RATE, RESAMPLING)]
+    rows = [[_name(results, name), *(_difference(t.get(name)) for t in tables)] for name in by_rank(results)]
+    return _markdown(["method", "worst group, against plain at the same rate", "against *Resampling*"], rows)
+
+
 def _by_task(results: Results) -> str:
-    tasks = list(results["tasks"])
-    base = results["methods"][PLAIN]["tasks"]
+    tasks = results["tasks"]
+    base = {task: results["methods"][PLAIN]["tasks"][task]["per_seed"]["worst_accuracy"] for task in tasks}
+    named = {_name(results, name): results["methods"][name]["tasks"] for name in by_rank(results) if name != PLAIN}
+    named[f"{SAME_RATE} (no method)"] = {task: about["same_rate"] for task, about in tasks.items()}
+    named["Equal data (no method)"] = {task: about["equal_data"] for task, about in tasks.items()}
     rows = []
-    for name in by_rank(results):
-        if name == PLAIN:
-            continue
+    for name, by_task in named.items():
         cells = []
-        for task in tasks:
-            found = results["methods"][name]["tasks"][task]["per_seed"]["worst_accuracy"]
-            seeds = np.array(found) - np.array(base[task]["per_seed"]["worst_accuracy"])
+        for task, found in by_task.items():
+            if found is None:
+                cells.append("")
+                continue
+            seeds = np.array(found["per_seed"]["worst_accuracy"]) - np.array(base[task])
             text = f"{100 * seeds.mean():+.1f}"
-            agree = len(seeds) > 1 and (abs(np.sign(seeds).sum()) == len(seeds))
-            cells.append(f"**{text}**" if agree else text)
-        rows.append([_name(results, name), *cells])
+            cells.append(f"**{text}**" if abs(np.sign(seeds).sum()) == len(seeds) else text)
+        rows.append([name, *cells])
     return _markdown(["method", *tasks], rows)
 
 

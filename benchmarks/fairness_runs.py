@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from fairloss.metrics import group_metric
 
-from .fairness_data import Part, Sizes, folds, test_set
-from .fairness_methods import METHODS, PLAIN, YARDSTICK, Fitted, equal_data
+from .fairness_data import RENDERED, Part, Sizes, folds, test_set
+from .fairness_methods import EQUAL_DATA, METHODS, PLAIN, SAME_RATE, YARDSTICKS, Fitted, plain
 
 Record = dict[str, Any]
-SCORES_KEPT = (PLAIN, YARDSTICK)  # whose test scores are stored, for intervals over patients
+SCORES_KEPT = (PLAIN, *YARDSTICKS)  # whose test scores are stored, for intervals over patients
 
 
 def digest(sizes: Sizes) -> int:
@@ -121,14 +121,16 @@ def tune_and_finish(task: str, method: str, sizes: Sizes, cache: Path, log: Log)
             yield log.add(final(task, method, seed, chosen, models, sizes, cache, seconds))
 
 
-def yardstick(task: str, sizes: Sizes, cache: Path, log: Log) -> Iterator[Record]:
-    """Plain training on groups of equal size; rendered tasks alone."""
-    for seed in sizes.seeds if task != "diabetes" else ():
-        if ("final", task, YARDSTICK, None, seed) not in log.found:
+def yardstick(name: str, task: str, sizes: Sizes, cache: Path, log: Log) -> Iterator[Record]:
+    """Plain training that is not tuned; on groups of equal size (rendered tasks alone) or as they are."""
+    if name == EQUAL_DATA and task not in RENDERED:
+        return
+    for seed in sizes.seeds:
+        if ("final", task, name, None, seed) not in log.found:
             start = time.process_time()
-            fold = folds(task, seed, sizes, cache, equal=True)[0]
-            models = [(fold.test, equal_data(fold, seed, sizes))]
-            yield log.add(final(task, YARDSTICK, seed, [], models, sizes, cache, time.process_time() - start))
+            data = folds(task, seed, sizes, cache, equal=name == EQUAL_DATA)
+            models = [(fold.test, plain(fold, 1.0, seed, sizes)) for fold in data]
+            yield log.add(final(task, name, seed, [], models, sizes, cache, time.process_time() - start))
 
 
 def final(
@@ -164,14 +166,13 @@ def run_unit(task: str, method: str, sizes: Sizes, cache: Path, path: Path) -> t
     """One method on one task in one process with one thread: task, method, new runs, seconds."""
     torch.set_num_threads(1)
     start, log = time.perf_counter(), Log(path, sizes)
-    units = (
-        yardstick(task, sizes, cache, log) if method == YARDSTICK else tune_and_finish(task, method, sizes, cache, log)
-    )
+    run = (lambda *a: yardstick(method, *a)) if method in YARDSTICKS else (lambda t, *a: tune_and_finish(t, method, *a))
+    units = run(task, sizes, cache, log)
     done = sum(1 for _ in units)
     return task, method, done, time.perf_counter() - start
 
 
 def complete(log: Log, task: str, sizes: Sizes) -> bool:
     """Whether all final runs of the task are in the log."""
-    names = [*METHODS, *([] if task == "diabetes" else [YARDSTICK])]
+    names = [*METHODS, SAME_RATE, *([EQUAL_DATA] if task in RENDERED else [])]
     return all(("final", task, name, None, seed) in log.found for name in names for seed in sizes.seeds)

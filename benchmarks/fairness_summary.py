@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from fairloss.metrics import friedman_nemenyi, paired_t_test
 
-from .fairness_data import Sizes, fundus, group_names, test_set
-from .fairness_methods import METHODS, PLAIN, YARDSTICK, setting_text
+from .fairness_data import RENDERED, Sizes, fundus, group_names, test_set
+from .fairness_methods import EQUAL_DATA, METHODS, PLAIN, RESAMPLING, SAME_RATE, YARDSTICKS, setting_text
 from .fairness_runs import Log, Record
 
 METRICS = ("accuracy", "worst_accuracy", "gap_accuracy", "auc", "worst_auc", "es_auc")
@@ -46,7 +46,7 @@ def of_task(log: Log, task: str, method: str, sizes: Sizes) -> dict[str, Any]:
     per_seed = {m: [f[m] for f in by_seed] for m in METRICS}
     mean = {m: None if v[0] is None else float(np.mean(np.asarray(v, dtype=float))) for m, v in per_seed.items()}
     groups = np.mean([r["test"]["groups"] for r in records], axis=0).tolist()
-    texts = [] if method == YARDSTICK else [setting_text(METHODS[method].settings[i]) for i in records[0]["setting"]]
+    texts = [] if method in YARDSTICKS else [setting_text(METHODS[method].settings[i]) for i in records[0]["setting"]]
     return {"chosen": texts, **mean, "groups": groups, "per_seed": per_seed}
 
 
@@ -59,7 +59,7 @@ def plain_gap(log: Log, task: str, sizes: Sizes, cache: Path, *, resamples: int)
         found.append((score >= 0.5).astype(int))
     from common import intervals
 
-    shares = fundus.TASKS[task].shares if task in fundus.TASKS else None
+    shares = fundus.TASKS[task].shares if task in RENDERED else None
     bootstrap = intervals.PatientBootstrap(patient, g, len(group_names(task)), shares=shares, resamples=resamples)
     gap = bootstrap.of_values(np.stack(found) == y)["gap_accuracy"]
     return {"value": gap.value, "low": gap.low, "high": gap.high}
@@ -119,7 +119,8 @@ def summarise(log: Log, sizes: Sizes, cache: Path, cost: Path, *, resamples: int
     """Everything that tables and pictures are made of."""
     tasks = list(sizes.tasks)
     methods: dict[str, Any] = {}
-    ratios = json.loads(cost.read_text())["ratios"] if cost.exists() else {}
+    seconds = json.loads(cost.read_text())["seconds"] if cost.exists() else {}
+    step = {n: 1000 * t / sizes.steps for n, t in seconds.items()}  # milliseconds
     for name, arm in METHODS.items():
         by_task = {task: of_task(log, task, name, sizes) for task in tasks}
         mean = {
@@ -128,15 +129,17 @@ def summarise(log: Log, sizes: Sizes, cache: Path, cost: Path, *, resamples: int
         methods[name] = {
             "ours": arm.ours, "option": arm.option, "settings": [setting_text(s) for s in arm.settings],
             "runs": {"tuning": len(arm.settings) * len(sizes.tune_seeds), "final": len(sizes.seeds)},
-            "time": ratios.get(name), "mean": mean, "tasks": by_task,
+            "time": step[name] / step[PLAIN] if step else None, "step_ms": step.get(name), "mean": mean, "tasks": by_task,
         }  # fmt: skip
     about = {}
     for task in tasks:
         about[task] = {
             "groups": list(group_names(task)),
             "gap": plain_gap(log, task, sizes, cache, resamples=resamples),
-            "equal_data": None if task == "diabetes" else of_task(log, task, YARDSTICK, sizes),
+            "equal_data": of_task(log, task, EQUAL_DATA, sizes) if task in RENDERED else None,
+            "same_rate": of_task(log, task, SAME_RATE, sizes),
         }
+    with_yardstick = {**methods, SAME_RATE: {"tasks": {task: about[task]["same_rate"] for task in tasks}}}
     fixed = {k: v for k, v in vars(sizes).items() if k != "tasks"}
     return {
         "sizes": fixed,
@@ -145,7 +148,9 @@ def summarise(log: Log, sizes: Sizes, cache: Path, cost: Path, *, resamples: int
         "tasks": about,
         "methods": methods,
         "against": {
-            base: {metric: against(methods, base, tasks, metric) for metric in RANKED} for base in (PLAIN, "Resampling")
+            PLAIN: {metric: against(methods, PLAIN, tasks, metric) for metric in RANKED},
+            RESAMPLING: {metric: against(methods, RESAMPLING, tasks, metric) for metric in RANKED},
+            SAME_RATE: {metric: against(with_yardstick, SAME_RATE, tasks, metric) for metric in RANKED},
         },
         "friedman": {metric: ranks(methods, tasks, metric) for metric in RANKED},
     }

@@ -1,4 +1,4 @@
-"""The fairness benchmark: every arm trains, all get the same budget, test data choose nothing."""
+"""The fairness benchmark: every arm trains, all get the same budget, test data choose nothing, the page shows the results."""
 
 import json
 from dataclasses import replace
@@ -9,8 +9,8 @@ import torch
 
 import fairloss
 from benchmarks import fairness, fairness_report
-from benchmarks.fairness_data import QUICK, RENDERED, folds, test_set
-from benchmarks.fairness_methods import METHODS, PLAIN, SETTINGS
+from benchmarks.fairness_data import FULL, QUICK, RENDERED, TASKS, folds, test_set
+from benchmarks.fairness_methods import METHODS, PLAIN, SETTINGS, YARDSTICKS
 from benchmarks.fairness_runs import Log, choose, final, tune_and_finish
 from benchmarks.fairness_summary import figures, holm
 
@@ -187,3 +187,28 @@ def test_network_is_the_convolution_it_says():
     kernel = layer.weight.reshape(16, PATCH, PATCH, 3).permute(0, 3, 1, 2)
     expected = torch.nn.functional.conv2d(images.permute(0, 3, 1, 2), kernel, layer.bias, stride=PATCH)
     assert torch.allclose(layer(_patches(images)), expected.flatten(2).transpose(1, 2), atol=1e-5)
+
+
+def test_the_page_shows_the_results_file():
+    stored = json.loads(fairness_report.RESULTS.read_text())["results"]
+    page = fairness_report.PAGE.read_text()
+    assert fairness_report.fill(page, fairness_report.tables(stored)) == page
+    tasks = list(stored["tasks"])
+    assert set(tasks) <= set(TASKS)
+    assert "diabetes" in tasks
+    assert len(tasks) >= 7
+    assert stored["sizes"]["seeds"] == list(FULL.seeds)
+    assert list(stored["methods"]) == list(METHODS)
+    tuned = SETTINGS * len(FULL.tune_seeds)
+    yardsticks = (2 * len(tasks) - 1) * len(FULL.seeds)  # the diabetes study has one
+    assert stored["runs"] == len(tasks) * len(METHODS) * (tuned + len(FULL.seeds)) + yardsticks
+    for name, method in stored["methods"].items():
+        assert f"| {name} |" in page or f"| *{name}* |" in page
+        assert method["runs"] == {"tuning": tuned, "final": len(FULL.seeds)}
+        assert method["time"] > 0
+    assert all(f"| {name} (no method) |" in page for name in YARDSTICKS)
+
+
+def test_plain_training_has_a_gap_in_every_rendered_task():
+    stored = json.loads(fairness_report.RESULTS.read_text())["results"]
+    assert all(about["gap"]["low"] > 0 for task, about in stored["tasks"].items() if task in RENDERED)
