@@ -97,6 +97,19 @@ def test_contrastive_queue_attributes_and_margin(groups):
     assert value > 0
 
 
+@pytest.mark.parametrize("factor", [1e25, 1e-25])
+def test_contrastive_rows_whose_squares_leave_float32(factor):
+    z, y, ids = draw(20, 5)
+    small = z.float().requires_grad_()
+    large = (z.float() * factor).requires_grad_()
+    losses = [cross_group_contrastive(x, y, ids, margin=-0.5) for x in (small, large)]
+    for loss in losses:
+        loss.backward()
+    assert losses[0].item() > 0
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-5)
+    torch.testing.assert_close(large.grad * factor, small.grad, rtol=1e-4, atol=1e-6)
+
+
 def test_contrastive_ignored_labels_empty_groups_dead_rows():
     z, y, ids = draw(40, 6)
     z[3] = 0

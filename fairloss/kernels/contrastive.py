@@ -142,10 +142,25 @@ def contrastive_losses(
         RuntimeError: the backend is "triton" and the kernel cannot run (:mod:`fairloss.kernels.dispatch`).
     """
     triton = use_triton("contrastive_losses", anchors, _obstacle(anchors))
+    if triton and anchors.dtype != torch.float16 and anchors.numel() > 0:
+        anchors, keys = _within_range(anchors, anchors.shape[0]), _within_range(keys, grad_keys)
     losses, lse, counts, _ = contrastive_losses_op(
         anchors, keys, labels, key_labels, groups, key_groups, grad_keys, temperature, margin, ignore_label, triton
     )
     return losses, lse, counts
+
+
+def _within_range(rows: Tensor, count: int) -> Tensor:
+    """The first ``count`` rows times powers of two that bring their largest entries to 0.5 .. 1.
+
+    The kernel squares entries in float32: those of 1e25 would be infinite, those of 1e-25 zero. Cosines do not depend on
+    the factor, which is therefore a constant of the gradient, and a power of two rounds nothing.
+    """
+    largest = rows.detach().abs().amax(1, keepdim=True).to(torch.float32)
+    exponent = torch.frexp(largest).exponent.clamp(-120, 120)
+    own = torch.arange(rows.shape[0], device=rows.device).unsqueeze(1) < count
+    factor = torch.where(own & torch.isfinite(largest) & (largest > 0), torch.exp2(-exponent.to(torch.float32)), 1.0)
+    return rows * factor.to(rows.dtype)
 
 
 @torch.library.custom_op("fairloss::contrastive_losses", mutates_args=())
