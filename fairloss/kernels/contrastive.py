@@ -75,11 +75,12 @@ def _blocks(
         yield _Block(rows, similarities, cross.logical_and_(same).logical_not_(), not_negative)
 
 
-def _unit(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Rows of norm 1 and the inverse norms, (N, 1); a row of zeros stays zero, with inverse norm 0."""
+def unit(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Rows of norm 1 and the inverse norms, (N, 1); a row of zeros stays zero, with inverse norm 0 and no gradient."""
     x = x.to(dtype)
-    # By the largest entry first: squares of 1e-25 are 0 in float32, those of 1e25 infinite.
-    largest = x.abs().amax(dim=1, keepdim=True)
+    # By the largest entry first: squares of 1e-25 are 0 in float32, those of 1e25 infinite. The result does not depend on
+    # this scale, so it needs no gradient.
+    largest = x.detach().abs().amax(dim=1, keepdim=True)
     dead = largest < torch.finfo(dtype).tiny
     y = x / torch.where(dead, 1.0, largest)
     inverse = torch.where(dead, 0.0, torch.where(dead, 1.0, (y * y).sum(dim=1, keepdim=True)).rsqrt())
@@ -88,7 +89,7 @@ def _unit(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def _unit_keys(keys: Tensor, grad_keys: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Unit keys and the inverse norms of the first ``grad_keys``; the others are a queue's, unit rows as they are."""
-    z, inverse = _unit(keys[:grad_keys], dtype)
+    z, inverse = unit(keys[:grad_keys], dtype)
     return (z if grad_keys == keys.shape[0] else torch.cat([z, keys[grad_keys:].to(dtype)])), inverse
 
 
@@ -143,7 +144,9 @@ def contrastive_losses(
     """
     triton = use_triton("contrastive_losses", anchors, _obstacle(anchors))
     if triton and anchors.dtype != torch.float16 and anchors.numel() > 0:
-        anchors, keys = _within_range(anchors, anchors.shape[0]), _within_range(keys, grad_keys)
+        shared = keys is anchors  # one process, no queue
+        anchors = _within_range(anchors, anchors.shape[0])
+        keys = anchors if shared else _within_range(keys, grad_keys)
     losses, lse, counts, _ = contrastive_losses_op(
         anchors, keys, labels, key_labels, groups, key_groups, grad_keys, temperature, margin, ignore_label, triton
     )
@@ -197,7 +200,7 @@ def contrastive_losses_op(
     losses, lse, counts, pulls = (anchors.new_zeros(anchors.shape[0], dtype=dtype) for _ in range(4))
     with torch.autocast(anchors.device.type, enabled=False):
         for rows, s, not_positive, not_negative in _blocks(
-            _unit(anchors, dtype)[0],
+            unit(anchors, dtype)[0],
             _unit_keys(keys, grad_keys, dtype)[0],
             labels,
             key_labels,
@@ -277,7 +280,7 @@ def contrastive_losses_backward(
         )
         return grad_anchors, grad_of_keys
     dtype = statistics_dtype(anchors.dtype)
-    (z, norms), (k, key_norms) = _unit(anchors, dtype), _unit_keys(keys, grad_keys, dtype)
+    (z, norms), (k, key_norms) = unit(anchors, dtype), _unit_keys(keys, grad_keys, dtype)
     grad_z, grad_k = torch.empty_like(z), torch.zeros_like(k[:grad_keys])
     scale = grad / (counts.clamp(min=1) * temperature)  # (N,)
     with torch.autocast(anchors.device.type, enabled=False):

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fairloss import _checks
 from fairloss.groups import statistics_dtype
+from fairloss.kernels.contrastive import unit
 
 
 def check_embeddings(embeddings: Tensor, *, name: str = "embeddings") -> None:
@@ -55,11 +56,4 @@ def unit_rows(x: Tensor) -> Tensor:
 
     (``torch.nn.functional.normalize`` multiplies the gradient of such a row, a dead unit's, by 1e12.)
     """
-    x = x.to(statistics_dtype(x.dtype))
-    # By the largest entry first: squares of 1e-25 are 0 in float32, those of 1e25 infinite. The result does not depend on
-    # this scale, so it needs no gradient.
-    largest = x.detach().abs().amax(dim=1, keepdim=True)
-    dead = largest < torch.finfo(x.dtype).tiny
-    y = x / torch.where(dead, 1.0, largest)
-    squares = torch.where(dead, 1.0, (y * y).sum(dim=1, keepdim=True))
-    return torch.where(dead, 0.0, y * squares.rsqrt())
+    return unit(x, statistics_dtype(x.dtype))[0]
