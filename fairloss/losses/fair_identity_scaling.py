@@ -135,18 +135,19 @@ def fis_weights(
     check_values(losses, "losses")
     ids = check_groups(groups, (size,), losses.shape[0], like=losses)
     return _weights(
-        losses.to(statistics_dtype(losses.dtype)), ids, size, c, temperature,
-        temperature if group_temperature is None else group_temperature, math.inf if max_weight is None else max_weight,
-        transport, blur, variant, right_asymptote, reference, distances,
+        losses.to(statistics_dtype(losses.dtype)), ids, size, c, temperature, group_temperature, max_weight, transport, blur,
+        variant, right_asymptote, reference, distances,
     )  # fmt: skip
 
 
 def _weights(
-    x: Tensor, ids: Tensor, size: int, c: float, temperature: float, group_temperature: float, cap: float,
-    transport: Transport, blur: float, variant: Variant, right_asymptote: float, reference: Reference | None,
-    distances: Tensor | None,
+    x: Tensor, ids: Tensor, size: int, c: float, temperature: float, group_temperature: float | None,
+    max_weight: float | None, transport: Transport, blur: float, variant: Variant, right_asymptote: float,
+    reference: Reference | None, distances: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """As :func:`fis_weights` on checked scalars, values and (N, 1) ids."""
+    group_temperature = temperature if group_temperature is None else group_temperature
+    cap = math.inf if max_weight is None else max_weight
     if distances is not None and (not isinstance(distances, Tensor) or distances.shape != (size,)):
         given = tuple(distances.shape) if isinstance(distances, Tensor) else type(distances).__name__
         raise ValueError(f"distances: shape ({size},), one a group, is needed, {given} was given")
@@ -248,8 +249,8 @@ def fis(
         if isinstance(reference, tuple):
             reference = (gather_rows(reference[0], process_group), gather_rows(reference[1], process_group))
     weights = _weights(
-        x, ids, size, c, temperature, temperature if group_temperature is None else group_temperature,
-        math.inf if max_weight is None else max_weight, transport, blur, variant, right_asymptote, reference, distances,
+        x, ids, size, c, temperature, group_temperature, max_weight, transport, blur, variant, right_asymptote, reference,
+        distances,
     )  # fmt: skip
     if isinstance(reference, GroupMemory) and reference.training and torch.is_grad_enabled():
         reference.push(x, ids[:, 0])
