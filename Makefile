@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST_ARGS ?= -n 2
 
-.PHONY: bench demo test test-all test-verl mutation docs release-check lint types format clean
+# What the fast tests need beside fairloss[report]. fairloss[dev] would ask for a newer Triton than that of torch 2.6.
+TEST_TOOLS := pytest pytest-cov pytest-xdist hypothesis safetensors tqdm fairlearn geomloss torchmetrics
+
+.PHONY: bench demo test test-all test-oldest test-torch test-verl mutation docs release-check lint types format clean
 
 $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
@@ -85,6 +88,36 @@ $(VERL_VENV)/.verl: pyproject.toml constraints-verl.txt
 test-verl: $(VERL_VENV)/.verl  ## FairGRPO in verl's v1 and legacy trainers, without GPU engines
 	$(VERL_VENV)/bin/python -m pytest tests/with_verl tests/test_verl_state.py fairloss/integrations/verl.py
 
+# The oldest versions that the package admits, on the oldest Python. PyPI's torch is a CUDA build of several gigabytes.
+# Old packages warn of what new ones deprecate, hence -W default; what needs a newer Triton is skipped with that reason.
+OLDEST := .venv-oldest
+OLDEST_PYTHON ?= python3.10
+OLDEST_PIP := $(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt
+
+$(OLDEST)/.created: pyproject.toml constraints-oldest.txt
+	$(OLDEST_PYTHON) -m venv $(OLDEST)
+	$(OLDEST_PIP) torch
+	$(OLDEST_PIP) --editable ".[report]" $(TEST_TOOLS)
+	touch $@
+
+test-oldest: $(OLDEST)/.created  ## the fast tests on the oldest versions of everything
+	$(OLDEST)/bin/python -m pytest $(PYTEST_ARGS) -W default
+
+# Another torch than the pinned one, with the Triton that it brings; the rest as pinned.
+TORCH ?= 2.14.1
+OTHER := .venv-torch-$(TORCH)
+
+$(OTHER)/.created: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(OTHER)
+	grep --invert-match --extended-regexp '^(torch|triton)[=>]' constraints.txt > $(OTHER)/constraints.txt
+	$(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH)
+	$(OTHER)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(OTHER)/constraints.txt \
+		--editable ".[report]" $(TEST_TOOLS)
+	touch $@
+
+test-torch: $(OTHER)/.created  ## the fast tests on TORCH=2.14.1, say, and PYTHON=python3.13
+	$(OTHER)/bin/python -m pytest $(PYTEST_ARGS)
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -97,4 +130,4 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VENV)-release site .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf .venv* site .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -97,7 +97,9 @@ def test_explicit_triton_says_why_it_cannot_run(monkeypatch):
             RuntimeError, match=r"contrastive_losses: the backend 'triton' was asked for, but (the|Triton)"
         ):
             cross_group_contrastive(z, ids, ids)
-        with pytest.raises(RuntimeError, match=r"fair_grpo_advantages: .*rollouts|on the CPU|not installed"):
+        with pytest.raises(
+            RuntimeError, match=r"fair_grpo_advantages: the backend 'triton' was asked for, but (the|Triton)"
+        ):
             fair_grpo_advantages(rewards, ids, num_groups=2)
         monkeypatch.setattr(dispatch.importlib.util, "find_spec", lambda name: None)
         with pytest.raises(RuntimeError, match="Triton is not installed"):
@@ -139,7 +141,8 @@ def test_a_compiled_function_follows_the_switch():
     assert torch.equal(compiled(z), cross_group_contrastive(z, ids, ids))
     with kernels.backend("eager"):
         assert torch.equal(compiled(z), cross_group_contrastive(z, ids, ids))
-    with kernels.backend("triton"), pytest.raises(Exception, match="was asked for"):
+    # torch 2.6 traces past the error's text.
+    with kernels.backend("triton"), pytest.raises(Exception, match="was asked for|Observed exception"):
         compiled(z)
 
 

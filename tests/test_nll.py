@@ -56,6 +56,8 @@ def test_the_criterion_can_be_differentiated_twice(dense_from, monkeypatch):
     assert torch.autograd.gradgradcheck(lambda x: loss(x, target, groups), logits)
 
 
+# torch 2.14's check looks at .grad of the aliases that it makes of its arguments (pytorch/pytorch#30531).
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_streamed_nll_passes_torchs_operator_check():
     args = (torch.randn(5, 7, dtype=torch.float64, requires_grad=True), torch.randint(0, 7, (5,)))
     torch.library.opcheck(nll, args)

@@ -6,6 +6,7 @@ They exist for the kernels alone; where those do not run, the eager code is plai
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -38,8 +39,15 @@ class Setting(NamedTuple):
 
 def table_blocks(num_domains: int, width: int) -> tuple[int, int]:
     """Rows and columns of the table as padded in the kernels."""
-    rows = next((size for size in (2, 8, 64) if num_domains + 1 <= size), num_domains + 1)
-    return rows, next((size for size in (8, 64, 256) if width <= size), width)
+    return _padded(num_domains + 1, (2, 8, 64)), _padded(width, (8, 64, 256))
+
+
+def _padded(size: int, blocks: tuple[int, ...]) -> int:
+    # A loop and no next(generator), which torch 2.6 cannot trace.
+    for block in blocks:
+        if size <= block:
+            return block
+    return size
 
 
 def programs(num_domains: int, width: int) -> int:
@@ -64,7 +72,7 @@ def obstacle(rewards: Tensor, num_domains: int, width: int) -> str | None:
     return None
 
 
-def _setting(sizes: list[int], numbers: list[float], variant: str) -> Setting:
+def _setting(sizes: Sequence[int], numbers: Sequence[float], variant: str) -> Setting:
     d, g, w, normalize, include = sizes
     eps, size_power, reward_power, max_ratio, decay, shift = numbers
     return Setting(
@@ -80,7 +88,7 @@ def _flat(s: Setting) -> tuple[list[int], list[float], str]:
 
 @torch.library.custom_op("fairloss::fair_grpo_score", mutates_args=())
 def _score(
-    rewards: Tensor, domains: Tensor, slots: Tensor, sizes: list[int], numbers: list[float], variant: str
+    rewards: Tensor, domains: Tensor, slots: Tensor, sizes: Sequence[int], numbers: Sequence[float], variant: str
 ) -> tuple[Tensor, Tensor]:
     from fairloss.kernels import advantages_triton
 
@@ -90,7 +98,7 @@ def _score(
 
 @_score.register_fake
 def _(
-    rewards: Tensor, domains: Tensor, slots: Tensor, sizes: list[int], numbers: list[float], variant: str
+    rewards: Tensor, domains: Tensor, slots: Tensor, sizes: Sequence[int], numbers: Sequence[float], variant: str
 ) -> tuple[Tensor, Tensor]:
     d, _, w = sizes[:3]
     shape = (programs(d, w), 6, d + 1, w)
@@ -105,8 +113,8 @@ def _weigh(
     share: Tensor | None,
     mean: Tensor | None,
     shift: Tensor | None,
-    sizes: list[int],
-    numbers: list[float],
+    sizes: Sequence[int],
+    numbers: Sequence[float],
     variant: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     from fairloss.kernels import advantages_triton
@@ -123,8 +131,8 @@ def _(
     share: Tensor | None,
     mean: Tensor | None,
     shift: Tensor | None,
-    sizes: list[int],
-    numbers: list[float],
+    sizes: Sequence[int],
+    numbers: Sequence[float],
     variant: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     d, g, w = sizes[:3]
@@ -140,8 +148,8 @@ def _apply(
     table: Tensor,
     factor: Tensor,
     mask: Tensor | None,
-    sizes: list[int],
-    numbers: list[float],
+    sizes: Sequence[int],
+    numbers: Sequence[float],
     variant: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     from fairloss.kernels import advantages_triton
@@ -162,8 +170,8 @@ def _(
     table: Tensor,
     factor: Tensor,
     mask: Tensor | None,
-    sizes: list[int],
-    numbers: list[float],
+    sizes: Sequence[int],
+    numbers: Sequence[float],
     variant: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows = 0 if mask is None else scores.shape[0] * scores.shape[1]

@@ -78,7 +78,7 @@ def _capped(logits: Tensor, counts: Tensor, cap: float) -> Tensor:
     over = (left > 0) & (log_lam + largest > math.log(cap) + 1e-9)
     # Once the next weight stays below the cap, all later ones do: the first place that fits is the number of those over.
     k = over.sum().clamp(max=max(logits.shape[0] - 1, 0)).unsqueeze(0)
-    factor = log_lam.gather(0, k) if logits.shape[0] else log_lam.new_zeros(1)
+    factor = log_lam.gather(0, k) if logits.shape[0] > 0 else log_lam.new_zeros(1)
     return torch.where(included, torch.exp((logits + factor).clamp(max=math.log(cap))), 0.0)
 
 
