@@ -1,6 +1,9 @@
 """The fairness report: replicates against naive oracles, honest intervals, less biased gaps, every output form."""
 
+import html
+import io
 import json
+import re
 import sys
 import time
 from html.parser import HTMLParser
@@ -139,6 +142,58 @@ def test_plots(report):
     assert dominated[0].get_xdata().tolist() == [0.2]
     with pytest.raises(ValueError, match="names: 1 names"):
         fm.plot_pareto([0.9, 0.8], [0.1, 0.2], ["a"])
+
+
+HOSTILE = ["<img/src=x/onerror=alert(1)> [1]", "<b> [0.1, 0.2]", "$60k^{$", "$30k-$60k", r"a\$b", "x | y"]
+
+
+@pytest.fixture(scope="module")
+def hostile():
+    pytest.importorskip("matplotlib")
+    y, s, g = data(300, groups=len(HOSTILE))
+    values = {"$cost$": s, "<i> [2]": 1 - s}
+    groups = {"<u>$in_{$": np.array(HOSTILE)[g]}
+    return (
+        fm.FairnessReport.from_predictions(y, s, groups, num_replicates=100, title="<s> $a$ $"),
+        fm.FairnessReport.from_values(values, groups, num_replicates=100),
+    )
+
+
+def test_names_are_no_html(hostile):
+    for report in hostile:
+        page = Page()
+        text = report.to_html()
+        page.feed(text)
+        assert not {"img", "b", "u", "s", "i"} & set(page.tags)
+        assert page.open == []
+        assert "&lt;img/src=x/onerror=alert(1)&gt; [1]" in text
+
+
+def test_dollars_in_names_are_no_mathematics(hostile):
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    def drawn(figure):
+        """What is written in the figure, as text that can be read."""
+        from matplotlib import rc_context
+
+        text = io.StringIO()
+        with rc_context({"svg.fonttype": "none"}):
+            FigureCanvasSVG(figure).print_svg(text)
+        # Beside mathematics a comment holds the source.
+        return html.unescape(re.sub(r"<!--.*?-->", "", text.getvalue(), flags=re.DOTALL))
+
+    scores = np.random.default_rng(0).random((6, len(HOSTILE)))
+    labels = {"performance_label": "$p_{$", "disparity_label": "$1 to $2"}
+    names = fm.friedman_nemenyi(scores, names=HOSTILE)
+    for figure, expected in [
+        (hostile[0].plot(), HOSTILE),
+        (hostile[1].plot(), ["$cost$", *HOSTILE]),
+        (fm.plot_gaps(hostile[1]), ["$cost$ gap"]),
+        (fm.plot_critical_difference(names, title="$a^{$ $b$"), ["$a^{$ $b$", *HOSTILE]),
+        (fm.plot_pareto(scores[0], scores[1], HOSTILE, **labels), [*labels.values(), *HOSTILE]),
+    ]:
+        text = drawn(figure)
+        assert [name for name in expected if name not in text] == []
 
 
 @pytest.mark.parametrize(

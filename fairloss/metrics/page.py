@@ -90,9 +90,9 @@ def _table(header: list[str], rows: list[list[str]], classes: list[str] | None =
 
 
 def _cell(text: str) -> str:
-    # The interval in smaller type: the value should be read first.
-    match = re.fullmatch(r"(\S+) (\[[-0-9., ]+\])", text)
-    return f"{match[1]} <small>{match[2]}</small>" if match else html.escape(text)
+    # The interval in smaller type: the value should be read first. Nothing leaves here unescaped, labels least of all.
+    match = re.fullmatch(r"(-?[0-9.]+) (\[[-0-9., ]+\])", text)
+    return f"{html.escape(match[1])} <small>{html.escape(match[2])}</small>" if match else html.escape(text)
 
 
 def _plot(figure: Any, caption: str) -> str:
