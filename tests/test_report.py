@@ -307,12 +307,29 @@ def test_one_group_and_rare_positives():
     gap = alone["group"].gap("accuracy")
     assert np.isnan([gap.estimate.value, gap.estimate.low, gap.corrected]).all()
     assert not gap.clear
+    assert "group: only all occurs, so there is nothing to compare." in alone.warnings
     assert "n/a" in alone.to_markdown()
     assert "undefined" in alone.to_html()
     y[:] = 0
     y[:2] = 1
     rare = fm.FairnessReport.from_predictions(y, s, [0] * 30 + [1] * 30, num_replicates=100)
     assert any("auc, tpr undefined in over 5% of the replicates of 0" in w for w in rare.warnings)
+
+
+def test_equal_groups_have_no_worst():
+    y = np.tile([0, 1, 1, 1], 50)
+    found = fm.FairnessReport.from_predictions(y, 0.9 * y, np.repeat(["F", "M"], 100), num_replicates=100)
+    gap = found["group"].gap("accuracy")
+    assert (gap.estimate.value, gap.best, gap.worst) == (0, None, None)
+    plain = found.to_dict()["attributes"]["group"]["gaps"]["accuracy"]
+    assert (plain["best"], plain["worst"]) == (None, None)
+    assert "| accuracy gap | 0.000 [0.000, 0.060] | 0.000 |  |  |" in found.to_markdown()
+    assert "<td>accuracy gap</td>" in found.to_html()
+    found.to_frame()
+    # A difference of rounding is none, at any scale.
+    values = {"one": [0.1 + 0.2, 0.3] * 30, "large": [3e9 * (0.1 + 0.2), 9e8] * 30, "other": [0.3, 0.3001] * 30}
+    gaps = fm.FairnessReport.from_values(values, ["F", "M"] * 30, num_replicates=100)["group"].gaps
+    assert [gap.worst for gap in gaps] == [None, None, "F"]
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,9 @@ class Gap:
         title: in words.
         estimate: value and interval.
         corrected: bias-corrected value (NaN where none is defined).
-        best: label of the best group (for a rate without direction the highest); None for comparisons of two rates.
-        worst: label of the worst group (the lowest).
+        best: label of the best group (for a rate without direction the highest); None where all are alike, and for
+            comparisons of two rates.
+        worst: label of the worst group (the lowest), or None.
     """
 
     name: str
