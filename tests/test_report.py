@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 import fairloss.metrics as fm
+from fairloss.metrics.terminal import print_report
 
 METRICS = ("accuracy", "auc", "tpr", "fpr", "fdr", "f1", "positive_rate", "ece")
 
@@ -292,7 +293,7 @@ def test_undefined_values_are_shown_as_such():
     y[g == 2] = 0
     found = fm.FairnessReport.from_predictions(y, s, g, num_replicates=100)
     assert np.isnan(found["group"].groups[2].metrics["tpr"].value)
-    assert any("auc, tpr undefined in 2" in w for w in found.warnings)
+    assert any("AUC, TPR undefined in 2" in w for w in found.warnings)
     assert found.to_dict()["attributes"]["group"]["groups"][2]["metrics"]["tpr"]["value"] is None
     assert "n/a" in found.to_markdown()
     assert "undefined" in [t.get_text() for axis in found.plot().axes for t in axis.texts]
@@ -313,7 +314,52 @@ def test_one_group_and_rare_positives():
     y[:] = 0
     y[:2] = 1
     rare = fm.FairnessReport.from_predictions(y, s, [0] * 30 + [1] * 30, num_replicates=100)
-    assert any("auc, tpr undefined in over 5% of the replicates of 0" in w for w in rare.warnings)
+    assert any("AUC, TPR undefined in over 5% of the bootstrap replicates of 0" in w for w in rare.warnings)
+
+
+def test_what_a_reader_is_told(report, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    y, s, g = data(200)
+    s[g == 2] = 1 - s[g == 2]
+    names = np.array(["a\nb", "c", "d|e"], dtype=object)[g]
+    small = np.flatnonzero(g == 2)[5:]
+    y, s, names = (np.delete(v, small) for v in (y, s, names))
+    names[0] = None
+    patients = np.arange(len(y)) // 2
+    found = fm.FairnessReport.from_predictions(
+        y, s, names, patients=patients, metrics=["accuracy", "tpr"], num_replicates=100, threshold=0.4, strict=True
+    )
+    print_report(found)
+    terminal, markdown, page = capsys.readouterr().out, found.to_markdown(), html.unescape(found.to_html())
+    first, _, tiny = found["group"].groups
+    basis = (
+        f"{len(y)} samples of {len(set(patients))} patients. A score above 0.4 is a positive decision. In brackets: 95%"
+    )
+    for text in (terminal, markdown, page):
+        assert basis in text
+        assert "TPR: sensitivity, the share of the positives that are called positive." in text
+        assert "fewer than 30 patients, or fewer than ten positives or negatives, too few to judge" in text
+        assert "1 sample of unknown group left out" in text
+        assert "equity-scaled" not in text
+        assert "ECE" not in text
+    # The worst group is too small to be called so, and says it.
+    assert found["group"].gap("accuracy").worst == "d|e"
+    assert re.search(r"accuracy gap +\S+ \[.*\] +\S+ +d\|e \(!\)", terminal)
+    assert re.search(rf"n = {first.samples} +n = .*\n.* {first.patients} patients +\d+ patients", terminal)
+    # Rows stay rows.
+    assert f"| a b | {first.samples} | {first.patients} | {first.positives} | " in markdown
+    assert f"| d\\|e (!) | {tiny.samples} | {tiny.patients} | " in markdown
+    assert "<td>d|e (!)</td>" in page
+    assert (
+        "600 samples, each taken as one patient. A score of at least 0.5 is a positive decision."
+        in report.to_markdown()
+    )
+    three = fm.FairnessReport.from_predictions(np.arange(60) % 3, np.eye(3)[np.arange(60) % 3], ["F", "M"] * 30,
+                                               num_replicates=100)  # fmt: skip
+    assert "The class with the largest score is the decision." in three.to_markdown()
+    assert "threshold" not in three.to_markdown()
+    values = fm.FairnessReport.from_values({"auc": y}, names, num_replicates=100).to_markdown()
+    assert "AUC:" not in values  # no AUC, whatever its name
 
 
 def test_equal_groups_have_no_worst():

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fairloss.labels import GroupEncoding
 from fairloss.metrics import disparity
 from fairloss.metrics._inputs import Floats, Predictions, as_groups, cross_groups, to_array
-from fairloss.metrics._results import AttributeReport, Estimate, Gap, Group
+from fairloss.metrics._results import AttributeReport, Estimate, Gap, Group, counted
 from fairloss.metrics._results import label as name_of
 from fairloss.metrics.bootstrap import Replicates, corrected_gap, gap_interval, percentile_interval, unseen
 from fairloss.metrics.per_group import METRICS
@@ -179,7 +179,7 @@ def attribute_report(
         values = {m: of_groups[g] for m, of_groups in estimates.items()}
         undefined = [m for m, e in values.items() if np.isnan(e.value)]
         if undefined:
-            notes.append(f"{name}: {', '.join(undefined)} undefined in {label}, left out of the comparison.")
+            notes.append(f"{name}: {_names(undefined)} undefined in {label}, left out of the comparison.")
         lost = [
             m
             for i, m in enumerate(found.metrics)
@@ -187,7 +187,8 @@ def attribute_report(
         ]
         if lost:
             notes.append(
-                f"{name}: {', '.join(lost)} undefined in over 5% of the replicates of {label}; its intervals are rough."
+                f"{name}: {_names(lost)} undefined in over 5% of the bootstrap replicates of {label}, whose intervals "
+                "there are rough."
             )
         groups.append(Group(label, n, people, positives, values, bool(reason)))
     gaps = [_gap(m, i, found, encoding.labels, level, trials[i], kinds[m]) for i, m in enumerate(found.metrics)]
@@ -196,11 +197,15 @@ def attribute_report(
     return AttributeReport(name, tuple(groups), tuple(gaps), int((encoding.ids < 0).sum()))
 
 
+def _names(metrics: Sequence[str]) -> str:
+    return ", ".join(map(name_of, metrics))
+
+
 def _too_small(samples: int, people: int, positives: int | None, least: int) -> str:
     if people < least:
-        return f"{people} patients" if people != samples else f"{samples} samples"
+        return counted(people, "patient") if people != samples else counted(samples, "sample")
     if positives is not None and min(positives, samples - positives) < 10:
-        return f"{positives} positives and {samples - positives} negatives"
+        return f"{counted(positives, 'positive')} and {counted(samples - positives, 'negative')}"
     return ""
 
 
