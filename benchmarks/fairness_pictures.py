@@ -24,35 +24,32 @@ def critical_difference(results: dict[str, Any]) -> Any:
 
 
 def trade_off(results: dict[str, Any]) -> Any:
-    """Difference from plain training in overall accuracy against that of the worst group, means over tasks."""
-    fig, ax = plots.figure(9.0, 6.0)
+    """Differences from plain training in the worst group's and in overall accuracy, means over tasks with intervals."""
     found = results["against"][PLAIN]
-    points = {PLAIN: (0.0, 0.0)}
-    for name, worst in found["worst_accuracy"].items():
-        overall = found["accuracy"][name]
-        points[name] = (worst["difference"], overall["difference"])
-    for name, (x, y) in points.items():
-        ours = results["methods"][name]["ours"]
-        ax.plot(x, y, "o" if ours else "s", color=OURS if ours else THEIRS, markersize=7, zorder=3)
-    _label(ax, points)
-    ax.axhline(0, color="black", lw=0.8)
-    ax.axvline(0, color="black", lw=0.8)
-    ax.set_xlabel("worst group's accuracy less plain training's (means over tasks)")
-    ax.set_ylabel("overall accuracy less plain training's")
-    ax.plot([], [], "o", color=OURS, label="of this library")
-    ax.plot([], [], "s", color=THEIRS, label="without it")
-    ax.legend(loc="center left")
-    return fig
-
-
-def _label(ax: Any, points: dict[str, tuple[float, float]]) -> None:
-    """Names in a column beside the axes, in the order of the points' heights, each with a thin line to its point."""
-    order = sorted(points, key=lambda n: points[n][1])
-    for name, y in zip(order, np.linspace(0.0, 1.0, len(order)), strict=True):
-        ax.annotate(
-            name, points[name], xytext=(1.06, y), textcoords="axes fraction", fontsize=8.5, va="center",
-            arrowprops={"arrowstyle": "-", "lw": 0.5, "color": "#888888", "shrinkB": 4, "relpos": (0, 0.5)},
+    mean = results["friedman"]["worst_accuracy"]["mean_ranks"]
+    names = sorted(found["worst_accuracy"], key=lambda n: -mean[n])
+    fig, ax = plots.figure(9.0, 0.32 * len(names) + 1.2)
+    rows = np.arange(len(names))
+    shown = (("worst_accuracy", "worst group", "o", "black", 0.12), ("accuracy", "overall", "D", "#999999", -0.16))
+    for metric, label, marker, colour, offset in shown:
+        values, low, high = (
+            100 * np.array([found[metric][n][key] for n in names]) for key in ("difference", "low", "high")
+        )
+        ax.errorbar(
+            values, rows + offset, xerr=[values - low, high - values], fmt=marker, color=colour, markersize=5, lw=1.2,
+            label=label,
         )  # fmt: skip
+    ax.axvline(0, color="black", lw=0.8)
+    ax.set_yticks(rows, names)
+    for text, name in zip(ax.get_yticklabels(), names, strict=True):
+        text.set_color(OURS if results["methods"][name]["ours"] else THEIRS)
+    ax.tick_params(labelsize=9)
+    ax.grid(axis="y", alpha=0.3)
+    ax.set_xlabel(
+        f"points of accuracy above plain training's: means over {len(results['tasks'])} tasks, 95 % intervals"
+    )
+    ax.legend(loc="lower right", reverse=True)
+    return fig
 
 
 def gains(results: dict[str, Any]) -> Any:

@@ -66,8 +66,8 @@ def plain_gap(log: Log, task: str, sizes: Sizes, cache: Path, *, resamples: int)
 
 
 def table(methods: dict[str, Any], metric: str, names: list[str], tasks: list[str]) -> NDArray[np.float64]:
-    """(tasks, methods), seeds averaged."""
-    return np.array([[methods[n]["tasks"][t][metric] for n in names] for t in tasks], dtype=np.float64)
+    """(tasks, methods), seeds averaged; means that differ by their summation's rounding alone are equal, so that they tie."""
+    return np.array([[methods[n]["tasks"][t][metric] for n in names] for t in tasks], dtype=np.float64).round(9)
 
 
 def holm(p: dict[str, float]) -> dict[str, float]:

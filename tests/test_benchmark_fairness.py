@@ -9,6 +9,7 @@ import torch
 
 import fairloss
 from benchmarks import fairness, fairness_report
+from benchmarks.fairness_cost import measure
 from benchmarks.fairness_data import FULL, QUICK, RENDERED, TASKS, folds, test_set
 from benchmarks.fairness_methods import METHODS, PLAIN, SETTINGS, YARDSTICKS
 from benchmarks.fairness_runs import Log, choose, final, tune_and_finish
@@ -31,6 +32,14 @@ def quick(cache):
     """The quick run, once: two tasks, all arms."""
     fairness.main(["--quick", "--out", str(cache)])
     return cache
+
+
+@trains
+def test_every_arm_is_timed_beside_plain_training(cache):
+    ratios = measure(QUICK, cache, cache / "cost.json", repeats=1)
+    assert list(ratios) == list(METHODS)
+    assert ratios[PLAIN] == 1
+    assert json.loads((cache / "cost.json").read_text())["ratios"] == ratios
 
 
 def test_every_arm_has_the_same_budget():
