@@ -73,7 +73,8 @@ def test_report(file, tmp_path, capsys, monkeypatch):
     expected = fm.FairnessReport.from_predictions(y, p, groups, num_replicates=200, title="Mine").to_dict()
     assert json.loads(numbers.read_text()) == expected
     assert "<title>Mine</title>" in page.read_text()
-    for text in ("Mine", "sex: comparisons", "sex & age: comparisons", "accuracy gap", "200 samples of 200 patients"):
+    size = "200 samples, each taken as one patient"
+    for text in ("Mine", "sex: comparisons", "sex & age: comparisons", "accuracy gap", size):
         assert text in out
     assert f"{expected['attributes']['sex']['gaps']['accuracy']['value']:.3f} [" in out
 

@@ -57,17 +57,35 @@ def test_replicates_equal_the_naive_metrics_of_the_drawn_samples(clustered):
 
 
 def test_samples_of_a_patient_come_together_even_across_groups():
-    patients = np.array(["a", "a", "b", "c", "c", "d"])
-    ids = np.array([0, 1, 0, 0, 1, 1])  # a and c are seen in both groups
-    codes = bootstrap.patient_codes(patients, 6)
+    patients = np.array(["a", "a", "b", "c", "c", "d", "e", "f", "f", "g"])
+    ids = np.array([0, 1, 0, 1, 2, 2, 3, 3, -1, -1])  # a and c join the groups 0, 1 and 2; an unknown group joins none
+    codes = bootstrap.patient_codes(patients, 10)
     strata = bootstrap._strata(codes, ids)
-    assert strata[0] == strata[2] != strata[1] != strata[3]
+    assert strata.tolist() == [0, 0, 0, 0, 1, 1, 2]
     (counts,) = bootstrap.resampling_counts(strata, 200, np.random.default_rng(0))
-    assert (counts[:, [0, 2]].sum(axis=1) == 2).all()
-    assert set(counts[:, 0]) == {0, 1, 2}
-    assert (counts[:, [1, 3]] == 1).all()
+    assert (counts[:, :4].sum(axis=1) == 4).all()
+    assert (counts[:, 4:6].sum(axis=1) == 2).all()
+    assert all(set(counts[:, i]) >= {0, 1, 2} for i in range(6))
     with pytest.raises(ValueError, match="patients: no id was given at position 1"):
         bootstrap.patient_codes(["a", None], 2)
+
+
+def test_intervals_cover_where_patients_change_groups():
+    rng = np.random.default_rng(0)
+    trials, truth, people, visits, groups = 60, 0.8, 60, 5, 10
+    patients = np.repeat(np.arange(people), visits)
+    inside, alike = [], 0
+    for _ in range(trials):
+        g = rng.integers(0, groups, len(patients))
+        right = (rng.random(len(patients)) < rng.beta(8, 2, people)[patients]).astype(float)
+        found = bootstrap.bootstrap_means({"right": right}, g, groups, weight=np.ones(len(g)), patient=patients,
+                                          num_replicates=200, rng=np.random.default_rng(1))  # fmt: skip
+        low, high = bootstrap.percentile_interval(found.drawn[:, 0], 0.95)
+        inside += ((low <= truth) & (truth <= high)).tolist()
+        alike += bootstrap.gap_interval(found.values[0], found.drawn[:, 0], 0.95)[0] == 0
+    # About thirty samples a group: a little below the level, as for groups of forty in docs/report.md.
+    assert np.mean(inside) > 0.88
+    assert alike / trials > 0.83
 
 
 def test_spread_of_replicates_is_the_standard_error():
@@ -143,3 +161,58 @@ def test_a_group_without_an_error_is_not_certain():
     found = fm.FairnessReport.from_predictions(y, s, g, patients=one, metrics=["accuracy"], num_replicates=300)["group"]
     assert found.groups[1].metrics["accuracy"].low == 0
     assert found.groups[1].patients == 1
+
+
+def test_all_samples_without_an_error_are_not_certain():
+    y = np.arange(120) % 2
+    found = fm.FairnessReport.from_predictions(
+        y, y.astype(float), y // 2, metrics=["accuracy", "tpr"], num_replicates=100
+    )
+    for metric, trials in (("accuracy", 120), ("tpr", 60)):
+        e, (group,) = found.overall[metric], found["group"].groups
+        assert (e.value, e.low, e.high) == (1, pytest.approx(1 - 3 / trials), 1)
+        assert group.metrics[metric] == e
+    # Six samples of one patient are one trial; values of another range move by theirs.
+    found = fm.FairnessReport.from_values({"years": [2.0] * 6 + [4.0]}, [0] * 6 + [None], patients=[1] * 6 + [2],
+                                          num_replicates=100)  # fmt: skip
+    e = found["group"].groups[0].metrics["years"]
+    assert (e.value, e.low, e.high) == (2, 2, 4)
+    same = fm.FairnessReport.from_values({"dice": [0.5] * 6}, [0] * 6, num_replicates=100).overall["dice"]
+    assert (same.low, same.high) == (pytest.approx(0), pytest.approx(1))
+
+
+@pytest.mark.parametrize(
+    ("positives", "sizes", "clear"),
+    [
+        ((160, 6), (200, 6), False),  # all six positive, for all we know by chance
+        ((12, 0), (200, 6), False),  # none of six
+        ((120, 2), (200, 200), True),  # a rate of 0 in one replicate of seven
+        ((120, 0), (200, 200), True),
+        ((120, 100), (200, 200), False),
+    ],
+)
+def test_parity_ratio_is_as_sure_as_the_difference(positives, sizes, clear):
+    decided = np.concatenate([np.arange(n) < k for k, n in zip(positives, sizes, strict=True)])
+    g = np.repeat([0, 1], sizes)
+    found = fm.FairnessReport.from_predictions(decided, decided.astype(float), g, metrics=["positive_rate"],
+                                               num_replicates=400)["group"]  # fmt: skip
+    difference, ratio = found.gap("positive_rate"), found.gap("demographic_parity_ratio")
+    assert difference.clear == ratio.clear == clear
+    assert 0 <= ratio.estimate.low <= ratio.estimate.value <= ratio.estimate.high <= 1
+    first, second = (k / n for k, n in zip(positives, sizes, strict=True))
+    assert ratio.estimate.value == pytest.approx(min(first, second) / max(first, second))
+    if min(positives) >= 100:  # logarithms hold: narrower than what the difference alone says
+        assert ratio.estimate.low > 0.5
+    else:
+        assert ratio.estimate.low == 0
+        assert ratio.estimate.high == pytest.approx(1 - difference.estimate.low)
+
+
+def test_equity_scaled_auc_has_no_interval_where_a_group_is_not_known():
+    y, s, g = data(300)
+    s[g == 2] = y[g == 2]
+    scaled = fm.FairnessReport.from_predictions(y, s, g, metrics=["auc"], num_replicates=100)["group"].gap(
+        "equity_scaled_auc"
+    )
+    assert scaled.estimate.value == pytest.approx(fm.equity_scaled_auc(y, s, g))
+    assert np.isnan([scaled.estimate.low, scaled.estimate.high]).all()

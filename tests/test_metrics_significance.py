@@ -60,6 +60,25 @@ def test_paired_t_equals_scipy(seed):
     assert result.cohens_d == pytest.approx(result.statistic / np.sqrt(7))
 
 
+@pytest.mark.parametrize("scale", [2.0**-30, 1.0, 2.0**30])
+def test_differences_equal_but_for_rounding_are_equal(scale):
+    a, b = scale * np.array([0.9, 0.8, 0.7, 0.6]), scale * np.array([0.8, 0.7, 0.6, 0.5])
+    assert (a - b).std() > 0
+    result = paired_t_test(a, b)
+    assert (result.statistic, result.cohens_d, result.p_value) == (np.inf, np.inf, 0)
+    assert result.interval == (result.difference, result.difference)
+    assert paired_t_test(b, a).statistic == -np.inf
+    none = paired_t_test(scale * np.array([0.1 + 0.2, 0.5]), scale * np.array([0.3, 0.5]))
+    assert np.isnan([none.statistic, none.cohens_d]).all()
+    assert none.p_value == 1
+    assert paired_t_test([5e-324, 0, 5e-324, 0, 0], [0.0] * 5).p_value == 1  # no division by an underflow
+    # A spread a thousand times that of rounding is one.
+    spread = paired_t_test(a, b + scale * 1e-12 * np.arange(4))
+    assert 0 < spread.p_value < 1e-20
+    for found in (result, none, spread):
+        assert {type(v) for v in (*found.interval, found.statistic, found.p_value, found.cohens_d)} == {float}
+
+
 def test_degenerate_and_bad_input():
     assert paired_t_test([1, 2], [1, 2]).p_value == 1
     assert paired_t_test([2, 3], [1, 2]).p_value == 0

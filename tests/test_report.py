@@ -1,6 +1,9 @@
 """The fairness report: replicates against naive oracles, honest intervals, less biased gaps, every output form."""
 
+import html
+import io
 import json
+import re
 import sys
 import time
 from html.parser import HTMLParser
@@ -10,6 +13,7 @@ import pandas as pd
 import pytest
 
 import fairloss.metrics as fm
+from fairloss.metrics.terminal import print_report
 
 METRICS = ("accuracy", "auc", "tpr", "fpr", "fdr", "f1", "positive_rate", "ece")
 
@@ -141,6 +145,58 @@ def test_plots(report):
         fm.plot_pareto([0.9, 0.8], [0.1, 0.2], ["a"])
 
 
+HOSTILE = ["<img/src=x/onerror=alert(1)> [1]", "<b> [0.1, 0.2]", "$60k^{$", "$30k-$60k", r"a\$b", "x | y"]
+
+
+@pytest.fixture(scope="module")
+def hostile():
+    pytest.importorskip("matplotlib")
+    y, s, g = data(300, groups=len(HOSTILE))
+    values = {"$cost$": s, "<i> [2]": 1 - s}
+    groups = {"<u>$in_{$": np.array(HOSTILE)[g]}
+    return (
+        fm.FairnessReport.from_predictions(y, s, groups, num_replicates=100, title="<s> $a$ $"),
+        fm.FairnessReport.from_values(values, groups, num_replicates=100),
+    )
+
+
+def test_names_are_no_html(hostile):
+    for report in hostile:
+        page = Page()
+        text = report.to_html()
+        page.feed(text)
+        assert not {"img", "b", "u", "s", "i"} & set(page.tags)
+        assert page.open == []
+        assert "&lt;img/src=x/onerror=alert(1)&gt; [1]" in text
+
+
+def test_dollars_in_names_are_no_mathematics(hostile):
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    def drawn(figure):
+        """What is written in the figure, as text that can be read."""
+        from matplotlib import rc_context
+
+        text = io.StringIO()
+        with rc_context({"svg.fonttype": "none"}):
+            FigureCanvasSVG(figure).print_svg(text)
+        # Beside mathematics a comment holds the source.
+        return html.unescape(re.sub(r"<!--.*?-->", "", text.getvalue(), flags=re.DOTALL))
+
+    scores = np.random.default_rng(0).random((6, len(HOSTILE)))
+    labels = {"performance_label": "$p_{$", "disparity_label": "$1 to $2"}
+    names = fm.friedman_nemenyi(scores, names=HOSTILE)
+    for figure, expected in [
+        (hostile[0].plot(), HOSTILE),
+        (hostile[1].plot(), ["$cost$", *HOSTILE]),
+        (fm.plot_gaps(hostile[1]), ["$cost$ gap"]),
+        (fm.plot_critical_difference(names, title="$a^{$ $b$"), ["$a^{$ $b$", *HOSTILE]),
+        (fm.plot_pareto(scores[0], scores[1], HOSTILE, **labels), [*labels.values(), *HOSTILE]),
+    ]:
+        text = drawn(figure)
+        assert [name for name in expected if name not in text] == []
+
+
 @pytest.mark.parametrize(
     ("hidden", "call"), [("matplotlib", "to_html"), ("matplotlib", "plot"), ("pandas", "to_frame")]
 )
@@ -237,7 +293,7 @@ def test_undefined_values_are_shown_as_such():
     y[g == 2] = 0
     found = fm.FairnessReport.from_predictions(y, s, g, num_replicates=100)
     assert np.isnan(found["group"].groups[2].metrics["tpr"].value)
-    assert any("auc, tpr undefined in 2" in w for w in found.warnings)
+    assert any("AUC, TPR undefined in 2" in w for w in found.warnings)
     assert found.to_dict()["attributes"]["group"]["groups"][2]["metrics"]["tpr"]["value"] is None
     assert "n/a" in found.to_markdown()
     assert "undefined" in [t.get_text() for axis in found.plot().axes for t in axis.texts]
@@ -252,12 +308,74 @@ def test_one_group_and_rare_positives():
     gap = alone["group"].gap("accuracy")
     assert np.isnan([gap.estimate.value, gap.estimate.low, gap.corrected]).all()
     assert not gap.clear
+    assert "group: only all occurs, so there is nothing to compare." in alone.warnings
     assert "n/a" in alone.to_markdown()
     assert "undefined" in alone.to_html()
     y[:] = 0
     y[:2] = 1
     rare = fm.FairnessReport.from_predictions(y, s, [0] * 30 + [1] * 30, num_replicates=100)
-    assert any("auc, tpr undefined in over 5% of the replicates of 0" in w for w in rare.warnings)
+    assert any("AUC, TPR undefined in over 5% of the bootstrap replicates of 0" in w for w in rare.warnings)
+
+
+def test_what_a_reader_is_told(report, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    y, s, g = data(200)
+    s[g == 2] = 1 - s[g == 2]
+    names = np.array(["a\nb", "c", "d|e"], dtype=object)[g]
+    small = np.flatnonzero(g == 2)[5:]
+    y, s, names = (np.delete(v, small) for v in (y, s, names))
+    names[0] = None
+    patients = np.arange(len(y)) // 2
+    found = fm.FairnessReport.from_predictions(
+        y, s, names, patients=patients, metrics=["accuracy", "tpr"], num_replicates=100, threshold=0.4, strict=True
+    )
+    print_report(found)
+    terminal, markdown, page = capsys.readouterr().out, found.to_markdown(), html.unescape(found.to_html())
+    first, _, tiny = found["group"].groups
+    basis = (
+        f"{len(y)} samples of {len(set(patients))} patients. A score above 0.4 is a positive decision. In brackets: 95%"
+    )
+    for text in (terminal, markdown, page):
+        assert basis in text
+        assert "TPR: sensitivity, the share of the positives that are called positive." in text
+        assert "fewer than 30 patients, or fewer than ten positives or negatives, too few to judge" in text
+        assert "1 sample of unknown group left out" in text
+        assert "equity-scaled" not in text
+        assert "ECE" not in text
+    # The worst group is too small to be called so, and says it.
+    assert found["group"].gap("accuracy").worst == "d|e"
+    assert re.search(r"accuracy gap +\S+ \[.*\] +\S+ +d\|e \(!\)", terminal)
+    assert re.search(rf"n = {first.samples} +n = .*\n.* {first.patients} patients +\d+ patients", terminal)
+    # Rows stay rows.
+    assert f"| a b | {first.samples} | {first.patients} | {first.positives} | " in markdown
+    assert f"| d\\|e (!) | {tiny.samples} | {tiny.patients} | " in markdown
+    assert "<td>d|e (!)</td>" in page
+    assert (
+        "600 samples, each taken as one patient. A score of at least 0.5 is a positive decision."
+        in report.to_markdown()
+    )
+    three = fm.FairnessReport.from_predictions(np.arange(60) % 3, np.eye(3)[np.arange(60) % 3], ["F", "M"] * 30,
+                                               num_replicates=100)  # fmt: skip
+    assert "The class with the largest score is the decision." in three.to_markdown()
+    assert "threshold" not in three.to_markdown()
+    values = fm.FairnessReport.from_values({"auc": y}, names, num_replicates=100).to_markdown()
+    assert "AUC:" not in values  # no AUC, whatever its name
+
+
+def test_equal_groups_have_no_worst():
+    y = np.tile([0, 1, 1, 1], 50)
+    found = fm.FairnessReport.from_predictions(y, 0.9 * y, np.repeat(["F", "M"], 100), num_replicates=100)
+    gap = found["group"].gap("accuracy")
+    assert (gap.estimate.value, gap.best, gap.worst) == (0, None, None)
+    plain = found.to_dict()["attributes"]["group"]["gaps"]["accuracy"]
+    assert (plain["best"], plain["worst"]) == (None, None)
+    assert "| accuracy gap | 0.000 [0.000, 0.060] | 0.000 |  |  |" in found.to_markdown()
+    assert "<td>accuracy gap</td>" in found.to_html()
+    found.to_frame()
+    # A difference of rounding is none, at any scale.
+    values = {"one": [0.1 + 0.2, 0.3] * 30, "large": [3e9 * (0.1 + 0.2), 9e8] * 30, "other": [0.3, 0.3001] * 30}
+    gaps = fm.FairnessReport.from_values(values, ["F", "M"] * 30, num_replicates=100)["group"].gaps
+    assert [gap.worst for gap in gaps] == [None, None, "F"]
 
 
 @pytest.mark.parametrize(

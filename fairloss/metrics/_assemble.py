@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fairloss.labels import GroupEncoding
 from fairloss.metrics import disparity
 from fairloss.metrics._inputs import Floats, Predictions, as_groups, cross_groups, to_array
-from fairloss.metrics._results import AttributeReport, Estimate, Gap, Group
+from fairloss.metrics._results import AttributeReport, Estimate, Gap, Group, counted
 from fairloss.metrics._results import label as name_of
 from fairloss.metrics.bootstrap import Replicates, corrected_gap, gap_interval, percentile_interval, unseen
 from fairloss.metrics.per_group import METRICS
@@ -23,6 +23,7 @@ __all__ = [
     "Kind",
     "attribute_report",
     "check_resampling",
+    "overall_estimates",
     "read_attributes",
     "read_metrics",
     "read_values",
@@ -124,6 +125,33 @@ def value_kinds(values: Mapping[str, Floats], higher_is_better: bool | Mapping[s
     return kinds
 
 
+def overall_estimates(
+    whole: Replicates,
+    pred: Predictions | None,
+    patient: NDArray[np.int64],
+    level: float,
+    kinds: Mapping[str, Kind] = KINDS,
+) -> dict[str, Estimate]:
+    """Metric to estimate over all samples, from the replicates of one group that holds them all."""
+    everyone = np.zeros(len(patient), dtype=np.int64)
+    trials = np.array([_trials(m, everyone, 1, pred, patient) for m in whole.metrics])
+    return {m: of_groups[0] for m, of_groups in _estimates(whole, trials, level, kinds).items()}
+
+
+def _estimates(found: Replicates, trials: Floats, level: float, kinds: Mapping[str, Kind]) -> dict[str, list[Estimate]]:
+    """Metric to the groups' values and percentile intervals; the rule of three where replicates do not vary."""
+    estimates = {}
+    for i, metric in enumerate(found.metrics):
+        kind, values, drawn = kinds[metric], found.values[i], found.drawn[:, i]
+        low, high = percentile_interval(drawn, level)
+        slack = unseen(values, drawn, trials[i], _scale(kind))
+        low = np.maximum(np.minimum(kind.low, low), low - slack)
+        high = np.minimum(np.maximum(kind.high, high), high + slack)
+        bounds = zip(values.tolist(), low.tolist(), high.tolist(), strict=True)
+        estimates[metric] = [Estimate(*each) for each in bounds]
+    return estimates
+
+
 def attribute_report(
     name: str,
     encoding: GroupEncoding,
@@ -136,14 +164,11 @@ def attribute_report(
     kinds: Mapping[str, Kind] = KINDS,
 ) -> AttributeReport:
     """Groups and comparisons of one attribute; appends what the reader should be warned of to ``notes``."""
-    low, high = percentile_interval(found.drawn, level)
-    trials = np.array([_trials(m, encoding, pred, patient) for m in found.metrics])
-    for i, metric in enumerate(found.metrics):
-        kind = kinds[metric]
-        slack = unseen(found.values[i], found.drawn[:, i], trials[i], _scale(kind))
-        low[i] = np.maximum(np.minimum(kind.low, low[i]), low[i] - slack)
-        high[i] = np.minimum(np.maximum(kind.high, high[i]), high[i] + slack)
+    trials = np.array([_trials(m, encoding.ids, encoding.num_groups, pred, patient) for m in found.metrics])
+    estimates = _estimates(found, trials, level, kinds)
     groups = []
+    if encoding.num_groups == 1:
+        notes.append(f"{name}: only {encoding.labels[0]} occurs, so there is nothing to compare.")
     for g, label in enumerate(encoding.labels):
         at = encoding.ids == g
         n, people = int(at.sum()), len(np.unique(patient[at]))
@@ -151,13 +176,10 @@ def attribute_report(
         reason = _too_small(n, people, positives, min_group_size)
         if reason:
             notes.append(f"{name}: {label} has {reason}, too few to judge.")
-        values = {
-            m: Estimate(float(found.values[i, g]), float(low[i, g]), float(high[i, g]))
-            for i, m in enumerate(found.metrics)
-        }
+        values = {m: of_groups[g] for m, of_groups in estimates.items()}
         undefined = [m for m, e in values.items() if np.isnan(e.value)]
         if undefined:
-            notes.append(f"{name}: {', '.join(undefined)} undefined in {label}, left out of the comparison.")
+            notes.append(f"{name}: {_names(undefined)} undefined in {label}, left out of the comparison.")
         lost = [
             m
             for i, m in enumerate(found.metrics)
@@ -165,7 +187,8 @@ def attribute_report(
         ]
         if lost:
             notes.append(
-                f"{name}: {', '.join(lost)} undefined in over 5% of the replicates of {label}; its intervals are rough."
+                f"{name}: {_names(lost)} undefined in over 5% of the bootstrap replicates of {label}, whose intervals "
+                "there are rough."
             )
         groups.append(Group(label, n, people, positives, values, bool(reason)))
     gaps = [_gap(m, i, found, encoding.labels, level, trials[i], kinds[m]) for i, m in enumerate(found.metrics)]
@@ -174,11 +197,15 @@ def attribute_report(
     return AttributeReport(name, tuple(groups), tuple(gaps), int((encoding.ids < 0).sum()))
 
 
+def _names(metrics: Sequence[str]) -> str:
+    return ", ".join(map(name_of, metrics))
+
+
 def _too_small(samples: int, people: int, positives: int | None, least: int) -> str:
     if people < least:
-        return f"{people} patients" if people != samples else f"{samples} samples"
+        return counted(people, "patient") if people != samples else counted(samples, "sample")
     if positives is not None and min(positives, samples - positives) < 10:
-        return f"{positives} positives and {samples - positives} negatives"
+        return f"{counted(positives, 'positive')} and {counted(samples - positives, 'negative')}"
     return ""
 
 
@@ -192,7 +219,8 @@ def _gap(
     values, drawn = found.values[i], found.drawn[:, i]
     low, high = gap_interval(values, drawn, level, trials, _scale(kind))
     best = worst = None
-    if (~np.isnan(values)).sum() >= 2:
+    # Two groups at least, and not all alike: else naming one as the worst would mislead.
+    if disparity.gap(values) > 1e-12 * max(1.0, float(np.nanmax(np.abs(values), initial=0.0))):
         top, bottom = labels[int(np.nanargmax(values))], labels[int(np.nanargmin(values))]
         best, worst = (top, bottom) if kind.higher_is_better else (bottom, top)
     title = TITLES.get(metric, f"{name_of(metric)} gap")
@@ -202,7 +230,9 @@ def _gap(
     return Gap(metric, title, Estimate(disparity.gap(values), low, high), corrected, best, worst)
 
 
-def _trials(metric: str, encoding: GroupEncoding, pred: Predictions | None, patient: NDArray[np.int64]) -> Floats:
+def _trials(
+    metric: str, ids: NDArray[np.int64], num_groups: int, pred: Predictions | None, patient: NDArray[np.int64]
+) -> Floats:
     """(G,) independent trials behind a metric's value in each group: patients with a sample in its denominator."""
     if pred is None:
         counted = [np.ones(len(patient), dtype=bool)]
@@ -217,7 +247,7 @@ def _trials(metric: str, encoding: GroupEncoding, pred: Predictions | None, pati
     elif pred is not None and pred.task == "binary" and metric in ("fpr", "tnr"):
         counted = [~pred.target[:, 0]]
     return np.array(
-        [min(len(np.unique(patient[c & (encoding.ids == g)])) for c in counted) for g in range(encoding.num_groups)],
+        [min(len(np.unique(patient[c & (ids == g)])) for c in counted) for g in range(num_groups)],
         dtype=np.float64,
     )
 
@@ -236,28 +266,36 @@ def _combined(found: Replicates, level: float, trials: Floats) -> list[Gap]:
         interval = Estimate(value, float(bounds[0]), min(1.0, float(bounds[1])))
         gaps.append(Gap("equalized_odds", "equalized odds difference", interval, corrected))
     if "positive_rate" in names:
-        gaps.append(_parity_ratio(found, names.index("positive_rate"), level))
+        i = names.index("positive_rate")
+        gaps.append(_parity_ratio(found.values[i], found.drawn[:, i], level, trials[i]))
     if "auc" in names:
         i = names.index("auc")
         values = np.array([_scaled(o, v) for o, v in zip(found.drawn_overall[:, i], found.drawn[:, i], strict=True)])
         low, high = percentile_interval(values, level)
+        if unseen(found.values[i], found.drawn[:, i], trials[i]).any():
+            low = high = np.array(np.nan)  # a group whose replicates do not vary is not thereby known
         estimate = Estimate(_scaled(float(found.overall[i]), found.values[i]), float(low), float(high))
         gaps.append(Gap("equity_scaled_auc", "equity-scaled AUC (mean_abs)", estimate, float("nan")))
     return gaps
 
 
-def _parity_ratio(found: Replicates, i: int, level: float) -> Gap:
-    """Smallest over largest of the positive rates: exp(-gap) of their logarithms, whose interval is that of a gap."""
-    values, drawn = found.values[i], found.drawn[:, i]
-    v = values[~np.isnan(values)]
-    if len(v) < 2 or v.min() == 0:
-        ratio = 0.0 if len(v) > 1 and v.max() > 0 else float("nan")
-        estimate = Estimate(ratio, float("nan"), float("nan"))
+def _parity_ratio(values: Floats, drawn: Floats, level: float, trials: Floats) -> Gap:
+    """Smallest over largest of the positive rates: exp(-gap) of their logarithms, whose interval is that of a gap.
+
+    Where a group's replicates do not vary, or reach a rate of 0, logarithms say nothing. The ratio is 1 - gap / largest
+    with the largest at most 1, hence between 0 and 1 less the lower end of the difference, and clear where that is.
+    """
+    known = ~np.isnan(values)
+    v, d, n = values[known], drawn[:, known], trials[known]
+    nan = float("nan")
+    if len(v) < 2 or v.max() == 0:
+        estimate = Estimate(nan, nan, nan)
+    elif unseen(v, d, n).any() or (d == 0).any():
+        estimate = Estimate(float(v.min() / v.max()), 0.0, 1 - gap_interval(v, d, level, n)[0])
     else:
-        logs = np.log(np.where(drawn > 0, drawn, np.nan))
-        low, high = gap_interval(np.log(values), logs, level)
+        low, high = gap_interval(np.log(v), np.log(d), level)
         estimate = Estimate(float(v.min() / v.max()), float(np.exp(-high)), float(np.exp(-low)))
-    return Gap("demographic_parity_ratio", "demographic parity ratio", estimate, float("nan"))
+    return Gap("demographic_parity_ratio", "demographic parity ratio", estimate, nan)
 
 
 def _scaled(overall: float, values: Floats) -> float:

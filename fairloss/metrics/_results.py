@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["AttributeReport", "Estimate", "Gap", "Group", "label"]
+__all__ = ["AttributeReport", "Estimate", "Gap", "Group", "counted", "label"]
 
 _UPPER = ("auc", "tpr", "tnr", "fpr", "fnr", "fdr", "f1", "ece", "bce")
 
@@ -13,6 +13,11 @@ _UPPER = ("auc", "tpr", "tnr", "fpr", "fnr", "fdr", "f1", "ece", "bce")
 def label(metric: str) -> str:
     """A metric's name for people."""
     return metric.upper() if metric in _UPPER else metric.replace("_", " ")
+
+
+def counted(n: int, noun: str) -> str:
+    """``1 sample``, ``2 samples``."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,9 @@ class Gap:
         title: in words.
         estimate: value and interval.
         corrected: bias-corrected value (NaN where none is defined).
-        best: label of the best group (for a rate without direction the highest); None for comparisons of two rates.
-        worst: label of the worst group (the lowest).
+        best: label of the best group (for a rate without direction the highest); None where all are alike, and for
+            comparisons of two rates.
+        worst: label of the worst group (the lowest), or None.
     """
 
     name: str

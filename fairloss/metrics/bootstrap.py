@@ -1,8 +1,12 @@
 """Stratified bootstrap over patients of every metric in every group at once.
 
 Each replicate draws the patients of each group with replacement, as many as there are, and a patient's samples come
-along together. Rates, calibration errors and means are functions of sums over samples, so a block of replicates is one
-product of resampling counts with per-sample columns; an AUC is one sort and cumulative sums.
+along together. Groups with patients in common (age bands or scanners over several visits) are one stratum, whose
+patients are drawn as a whole, so that their groups' sizes vary: a stratum for every combination of groups would often
+hold a single patient, who is then in every replicate, and intervals would be too narrow.
+
+Rates, calibration errors and means are functions of sums over samples, so a block of replicates is one product of
+resampling counts with per-sample columns; an AUC is one sort and cumulative sums.
 
 The percentile interval of a max-min gap is no confidence interval: replicates add noise to noise, so that it lies too
 high and, for equal groups, never contains 0. The interval here is simultaneous over all pairs of groups, studentized as
@@ -89,14 +93,19 @@ def patient_codes(patients: Any, n: int) -> NDArray[np.int64]:
 
 
 def _strata(patient: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(P,) stratum of each patient: the set of groups of the patient's samples."""
-    pairs = np.unique(np.stack([patient, ids]), axis=1)
-    first = np.searchsorted(pairs[0], np.arange(pairs[0].max() + 2))
-    if len(pairs[0]) == len(first) - 1:  # the usual case: one group a patient
-        return np.unique(pairs[1], return_inverse=True)[1].astype(np.int64)
-    keys: dict[tuple[int, ...], int] = {}
-    sets = (tuple(pairs[1, a:b].tolist()) for a, b in pairwise(first))
-    return np.array([keys.setdefault(s, len(keys)) for s in sets], dtype=np.int64)
+    """(P,) stratum of each patient: the patient's group, or all the groups that patients join together."""
+    num_groups = int(ids.max()) + 1
+    known = ids >= 0
+    p, g = np.divmod(np.unique(patient[known] * num_groups + ids[known]), num_groups)
+    stratum = np.arange(num_groups)
+    found = np.full(int(patient.max()) + 1, num_groups)  # patients of unknown groups only: one more stratum
+    while True:  # each patient takes the smallest number of its groups, and each group that of its patients
+        np.minimum.at(found, p, stratum[g])
+        joined = stratum.copy()
+        np.minimum.at(joined, g, found[p])
+        if (joined == stratum).all():
+            return np.unique(found, return_inverse=True)[1].astype(np.int64)
+        stratum = joined
 
 
 def resampling_counts(

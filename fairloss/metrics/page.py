@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fairloss.metrics._extras import require
 from fairloss.metrics.plots import plot_gaps, plot_groups
-from fairloss.metrics.render import settings_line, tables
+from fairloss.metrics.render import legend, settings_line, tables
 
 if TYPE_CHECKING:
     from fairloss.metrics.report import FairnessReport
@@ -54,15 +54,17 @@ def as_html(report: FairnessReport) -> str:
             f"<h2>{html.escape(name)}</h2>",
             _table(header, rows, ["small" if s else "" for s in small]),
             _plot(
-                plot_groups(report, attribute.name), "Values and intervals; dashed: over all samples; open: too few."
+                plot_groups(report, attribute.name),
+                "Values and intervals of the groups; dashed: over all samples; open: too few to judge.",
             ),
             "<h3>Comparisons</h3>",
             _table(gap_header, gap_rows, ["clear" if c else "" for c in clear]),
             _plot(
-                plot_gaps(report, attribute.name), "A marked row, or an orange band: the interval excludes equality."
+                plot_gaps(report, attribute.name),
+                "Clear (a marked row, an orange band): the interval excludes equality.",
             ),
         ]
-    parts.append(_footer())
+    parts.append(_footer(report))
     body = "\n".join(parts)
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -71,13 +73,9 @@ def as_html(report: FairnessReport) -> str:
     )
 
 
-def _footer() -> str:
-    return (
-        "<footer><p>A gap is the largest minus the smallest group value; 0 means that the groups are alike. Gaps of small "
-        "groups are biased upwards: the bias-corrected column extrapolates the sampling noise away, and the interval "
-        "covers the true gap at the stated level even where all groups are alike. Equity-scaled AUC is the AUC over "
-        "one plus the mean absolute difference of the groups' AUCs from it.</p></footer>"
-    )
+def _footer(report: FairnessReport) -> str:
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in legend(report))
+    return f"<footer><h2>How to read this</h2><ul>{items}</ul></footer>"
 
 
 def _table(header: list[str], rows: list[list[str]], classes: list[str] | None = None) -> str:
@@ -90,9 +88,9 @@ def _table(header: list[str], rows: list[list[str]], classes: list[str] | None =
 
 
 def _cell(text: str) -> str:
-    # The interval in smaller type: the value should be read first.
-    match = re.fullmatch(r"(\S+) (\[[-0-9., ]+\])", text)
-    return f"{match[1]} <small>{match[2]}</small>" if match else html.escape(text)
+    # The interval in smaller type: the value should be read first. Nothing leaves here unescaped, labels least of all.
+    match = re.fullmatch(r"(-?[0-9.]+) (\[[-0-9., ]+\])", text)
+    return f"{html.escape(match[1])} <small>{html.escape(match[2])}</small>" if match else html.escape(text)
 
 
 def _plot(figure: Any, caption: str) -> str:

@@ -30,6 +30,11 @@ def _figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tup
     return figure, axes
 
 
+def _literal(text: object) -> str:
+    # Between two dollars matplotlib reads mathematics; labels such as "$30k-$60k" mean dollars.
+    return str(text).replace("$", r"\$")
+
+
 def plot_groups(report: FairnessReport, attribute: str | None = None, metrics: Sequence[str] | None = None) -> Any:
     """Each group's value and interval, one panel a metric; the dashed line is the value over all samples.
 
@@ -61,10 +66,10 @@ def plot_groups(report: FairnessReport, attribute: str | None = None, metrics: S
             color = _GREY if group.small else _BLUE
             axis.plot([e.low, e.high], [row, row], color=color, linewidth=2, alpha=0.6, solid_capstyle="butt")
             axis.plot(e.value, row, "o", color=color, markersize=6, markerfacecolor="white" if group.small else color)
-        axis.set_title(label(name), fontsize=10)
+        axis.set_title(_literal(label(name)), fontsize=10)
         axis.set_ylim(count - 0.4, -0.6)
         first = axis in axes[:, 0]
-        axis.set_yticks(range(count), [str(g.label) for g in found.groups] if first else [""] * count)
+        axis.set_yticks(range(count), [_literal(g.label) for g in found.groups] if first else [""] * count)
         axis.grid(axis="x", alpha=0.25)
         axis.tick_params(labelsize=8)
         axis.locator_params(axis="x", nbins=5)
@@ -104,7 +109,7 @@ def plot_gaps(report: FairnessReport, attribute: str | None = None) -> Any:
         axis.plot(e.value, row, "o", color=color, markersize=6)
         axis.plot([gap.corrected] * 2, [row - 0.28, row + 0.28], color="black", linewidth=1.5)
     axis.axvline(0, color="black", linewidth=0.8)
-    axis.set_yticks(range(len(gaps)), [g.title for g in gaps])
+    axis.set_yticks(range(len(gaps)), [_literal(g.title) for g in gaps])
     axis.set_ylim(len(gaps) - 0.4, -0.6)
     axis.set_xlim(left=-0.01)
     axis.set_xlabel("gap (dot), interval (band), bias-corrected (bar); orange: the interval excludes 0", fontsize=8)
@@ -148,14 +153,14 @@ def plot_critical_difference(result: FriedmanNemenyi, *, title: str = "") -> Any
             mean = float(result.mean_ranks[i])
             y = depth + 0.55 * line
             axis.plot([mean, mean, side], [0, y, y], color=_GREY, linewidth=0.8)
-            axis.text(side, y, f" {result.names[i]} ({mean:.2f}) ", ha="right" if side < 1 else "left", va="center",
+            axis.text(side, y, f" {_literal(result.names[i])} ({mean:.2f}) ", ha="right" if side < 1 else "left", va="center",
                       fontsize=9)  # fmt: skip
     for position, clique in enumerate(cliques):
         ranks = [float(result.mean_ranks[result.names.index(n)]) for n in clique]
         bar = 0.3 + 0.3 * position
         axis.plot([min(ranks) - 0.04, max(ranks) + 0.04], [bar, bar], color=_BLUE, linewidth=4, solid_capstyle="round")
     verdict = "" if result.significant else " (not significant)"
-    axis.set_title(f"{title}   Friedman p = {result.p_value:.2g}{verdict}".strip(), fontsize=9, loc="left")
+    axis.set_title(f"{_literal(title)}   Friedman p = {result.p_value:.2g}{verdict}".strip(), fontsize=9, loc="left")
     return figure
 
 
@@ -194,10 +199,10 @@ def plot_pareto(
     if (~front).any():
         axis.plot(d[~front], p[~front], "o", color=_GREY, markerfacecolor="white", label="dominated")
     for name, x, y in zip(names, d, p, strict=True):
-        axis.annotate(name, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8)
+        axis.annotate(_literal(name), (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8)
     axis.margins(0.2)
-    axis.set_xlabel(f"{disparity_label} (smaller is fairer)", fontsize=9)
-    axis.set_ylabel(f"{performance_label} (larger is better)", fontsize=9)
+    axis.set_xlabel(f"{_literal(disparity_label)} (smaller is fairer)", fontsize=9)
+    axis.set_ylabel(f"{_literal(performance_label)} (larger is better)", fontsize=9)
     axis.legend(frameon=False, fontsize=8)
     axis.grid(alpha=0.25)
     axis.tick_params(labelsize=8)

@@ -4,15 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fairloss.metrics._results import label
+from fairloss.metrics._results import counted, label
 
 if TYPE_CHECKING:
-    from fairloss.metrics._results import Estimate
+    from fairloss.metrics._results import AttributeReport, Estimate
     from fairloss.metrics.report import FairnessReport
 
-__all__ = ["as_dict", "as_frame", "as_markdown", "number", "settings_line", "show", "tables"]
+__all__ = ["as_dict", "as_frame", "as_markdown", "legend", "marked", "number", "settings_line", "show", "tables"]
 
 Table = tuple[str, list[str], list[list[str]]]
+
+_MEANINGS = {
+    "accuracy": "share of right decisions",
+    "auc": "chance that a positive has a higher score than a negative, 0.5 by guessing",
+    "tpr": "sensitivity, the share of the positives that are called positive",
+    "tnr": "specificity, the share of the negatives that are called negative",
+    "fpr": "1 - specificity, the share of the negatives that are called positive",
+    "fnr": "1 - sensitivity, the share of the positives that are called negative",
+    "precision": "positive predictive value, the share of the positive decisions that are right",
+    "fdr": "1 - positive predictive value, the share of the positive decisions that are wrong",
+    "f1": "harmonic mean of TPR and positive predictive value",
+    "balanced_accuracy": "mean of sensitivity and specificity",
+    "positive_rate": "share that is called positive, rightly or wrongly",
+    "prevalence": "share of the positives",
+    "ece": "expected calibration error, how far predicted probabilities lie from what is seen, on average",
+}
 
 
 def number(value: float) -> str:
@@ -96,26 +112,40 @@ def as_frame(report: FairnessReport) -> Any:
     return pandas.DataFrame(rows, columns=columns)
 
 
+def marked(attribute: AttributeReport, name: Any) -> str:
+    """The label of a group as it is shown, with a mark where the group is too small to judge; "" for None."""
+    if name is None:
+        return ""
+    small = any(g.small for g in attribute.groups if g.label == name)
+    return f"{name} (!)" if small else str(name)
+
+
 def tables(report: FairnessReport) -> list[Table]:
     """(title, header, rows) of every table, as text."""
     metrics = list(report.overall)
-    found: list[Table] = [("Overall", ["samples", *map(label, metrics)], [])]
-    found[0][2].append([str(report.settings.get("samples", "")), *[show(report.overall[m]) for m in metrics]])
+    counts = ["samples"] if _one_each(report) else ["samples", "patients"]
+    found: list[Table] = [("Overall", [*counts, *map(label, metrics)], [])]
+    sizes = [str(report.settings[c]) for c in counts]
+    found[0][2].append([*sizes, *[show(report.overall[m]) for m in metrics]])
     for a in report.attributes:
-        rows = []
-        for g in a.groups:
-            name = f"{g.label} (!)" if g.small else str(g.label)
-            positives = "" if g.positives is None else str(g.positives)
-            rows.append([name, str(g.samples), positives, *[show(g.metrics[m]) for m in metrics]])
-        title = a.name if not a.unknown else f"{a.name} ({a.unknown} of unknown group left out)"
-        found.append((title, ["group", "samples", "positives", *map(label, metrics)], rows))
+        positives = ["positives"] if any(g.positives is not None for g in a.groups) else []
+        rows = [
+            [
+                marked(a, g.label),
+                *[str(getattr(g, c)) for c in [*counts, *positives]],
+                *[show(g.metrics[m]) for m in metrics],
+            ]
+            for g in a.groups
+        ]
+        title = a.name if not a.unknown else f"{a.name} ({counted(a.unknown, 'sample')} of unknown group left out)"
+        found.append((title, ["group", *counts, *positives, *map(label, metrics)], rows))
         gap_rows = [
             [
                 gap.title,
                 show(gap.estimate),
                 "" if gap.corrected != gap.corrected else number(gap.corrected),
-                "" if gap.worst is None else str(gap.worst),
-                "" if gap.best is None else str(gap.best),
+                marked(a, gap.worst),
+                marked(a, gap.best),
             ]
             for gap in a.gaps
         ]
@@ -132,21 +162,70 @@ def tables(report: FairnessReport) -> list[Table]:
 def settings_line(report: FairnessReport) -> str:
     """What the numbers rest on, in one line."""
     s = report.settings
-    level = f"{100 * s['level']:g}"
-    rule = f"decision: {s['decision']}, threshold {s['threshold']:g}; " if "decision" in s else ""
+    if _one_each(report):
+        size, drawn = f"{s['samples']} samples, each taken as one patient", "samples"
+    else:
+        size, drawn = f"{s['samples']} samples of {s['patients']} patients", "patients"
+    rule = ""
+    if s["task"] == "multiclass":
+        rule = "The class with the largest score is the decision. "
+    elif "decision" in s:
+        side = "above" if s["decision"] == "score > threshold" else "of at least"
+        rule = f"A score {side} {s['threshold']:g} is a positive decision. "
     return (
-        f"{s['samples']} samples of {s['patients']} patients; {rule}{level}% intervals from {s['replicates']} bootstrap "
-        "replicates over patients, stratified by group."
+        f"{size}. {rule}In brackets: {100 * s['level']:g}% intervals from {s['replicates']} bootstrap replicates over "
+        f"{drawn}, stratified by group."
     )
+
+
+def legend(report: FairnessReport) -> list[str]:
+    """What the metrics and comparisons of the report mean, a sentence each."""
+    values = report.settings["task"] == "values"
+    names = {gap.name for a in report.attributes for gap in a.gaps}
+    lines = [] if values else [f"{label(m)}: {_MEANINGS[m]}." for m in report.overall if m in _MEANINGS]
+    lines.append(
+        "A gap or difference is the largest minus the smallest group value; 0 means that the groups are alike. Those of "
+        "small groups are too large on average: the bias-corrected value allows for that."
+    )
+    if "equalized_odds" in names:
+        lines.append("The equalized odds difference is the larger of the differences in TPR and in FPR.")
+    if "demographic_parity_ratio" in names:
+        lines.append("The demographic parity ratio is the smallest over the largest positive rate; 1 means alike.")
+    if "equity_scaled_auc" in names:
+        lines.append(
+            "The equity-scaled AUC is the AUC over one plus the mean absolute difference of the groups' AUCs from it."
+        )
+    least = f"fewer than {report.settings['min_group_size']} {'samples' if _one_each(report) else 'patients'}"
+    few = least if values else f"{least}, or fewer than ten positives or negatives"
+    lines.append(
+        f"(!): {few}, too few to judge. That such a group is the worst or the best may be chance, even where the "
+        "comparison is clear."
+    )
+    lines.append("Each comparison is judged by itself; among many, some are clear by chance.")
+    return lines
 
 
 def as_markdown(report: FairnessReport) -> str:
     """Markdown tables."""
-    lines = [f"# {report.settings['title']}", "", settings_line(report), ""]
+    lines = [f"# {_line(report.settings['title'])}", "", settings_line(report), ""]
     for title, header, rows in tables(report):
-        lines += [f"## {title}", "", "| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-        lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+        head = " | ".join(map(_markdown_cell, header))
+        lines += [f"## {_line(title)}", "", f"| {head} |", "|" + " --- |" * len(header)]
+        lines += ["| " + " | ".join(map(_markdown_cell, row)) + " |" for row in rows]
         lines.append("")
     if report.warnings:
-        lines += ["## Warnings", "", *[f"- {w}" for w in report.warnings], ""]
+        lines += ["## Warnings", "", *[f"- {_line(w)}" for w in report.warnings], ""]
+    lines += ["## How to read this", "", *[f"- {line}" for line in legend(report)], ""]
     return "\n".join(lines)
+
+
+def _one_each(report: FairnessReport) -> bool:
+    return bool(report.settings["samples"] == report.settings["patients"])
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())  # a label with a line break would end its heading or row
+
+
+def _markdown_cell(text: str) -> str:
+    return _line(text).replace("|", "\\|")

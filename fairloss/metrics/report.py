@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from fairloss.metrics._assemble import (
     attribute_report,
     check_resampling,
+    overall_estimates,
     read_attributes,
     read_metrics,
     read_values,
@@ -26,7 +27,7 @@ from fairloss.metrics._assemble import (
 )
 from fairloss.metrics._inputs import as_predictions, as_weight
 from fairloss.metrics._results import AttributeReport, Estimate
-from fairloss.metrics.bootstrap import Replicates, bootstrap_groups, bootstrap_means, patient_codes, percentile_interval
+from fairloss.metrics.bootstrap import Replicates, bootstrap_groups, bootstrap_means, patient_codes
 from fairloss.metrics.rates import Convention
 
 __all__ = ["FairnessReport"]
@@ -132,7 +133,7 @@ class FairnessReport:
                 options=options,
             )
 
-        overall = _overall(replicates(np.zeros(len(pred), dtype=np.int64), 1), level)
+        overall = overall_estimates(replicates(np.zeros(len(pred), dtype=np.int64), 1), pred, patient, level)
         reports = []
         for name, encoding in encodings.items():
             found = replicates(encoding.ids, encoding.num_groups)
@@ -213,7 +214,7 @@ class FairnessReport:
                 arrays, ids, size, weight=weight, patient=patient, num_replicates=num_replicates, rng=rng
             )
 
-        overall = _overall(replicates(np.zeros(n, dtype=np.int64), 1), level)
+        overall = overall_estimates(replicates(np.zeros(n, dtype=np.int64), 1), None, patient, level, kinds)
         reports = [
             attribute_report(
                 name, e, replicates(e.ids, e.num_groups), None, patient, level, min_group_size, notes, kinds
@@ -270,9 +271,3 @@ class FairnessReport:
         from fairloss.metrics.plots import plot_groups
 
         return plot_groups(self, attribute, metrics)
-
-
-def _overall(whole: Replicates, level: float) -> dict[str, Estimate]:
-    low, high = percentile_interval(whole.drawn_overall, level)
-    estimates = zip(whole.overall.tolist(), low.tolist(), high.tolist(), strict=True)
-    return {m: Estimate(*e) for m, e in zip(whole.metrics, estimates, strict=True)}

@@ -170,8 +170,8 @@ def paired_t_test(a: Any, b: Any, *, level: float = 0.95) -> PairedTTest:
         level: of the interval of the mean difference.
 
     Returns:
-        The difference, t, p, interval and effect size. Where all differences are equal t and d are infinite and p is 0
-        (NaN, NaN and 1 where all are zero).
+        The difference, t, p, interval and effect size. Where all differences are equal, but for rounding, t and d are
+        infinite and p is 0 (NaN, NaN and 1 where all are zero).
 
     Raises:
         ValueError: different lengths, fewer than two pairs, a level outside (0, 1).
@@ -190,10 +190,13 @@ def paired_t_test(a: Any, b: Any, *, level: float = 0.95) -> PairedTTest:
         raise ValueError(f"level: {level} was given; a level between 0 and 1 is needed")
     d = x - y
     n, mean, sd = len(d), float(d.mean()), float(d.std(ddof=1))
-    half = float(stats.t.isf((1 - level) / 2, n - 1)) * sd / np.sqrt(n)
-    if sd == 0:
-        extreme = float(np.sign(mean)) * float("inf") if mean else float("nan")
-        return PairedTTest(mean, extreme, 0.0 if mean else 1.0, (mean, mean), extreme, n, level)
-    t = mean / (sd / np.sqrt(n))
-    p = float(2 * stats.t.sf(abs(t), n - 1))
-    return PairedTTest(mean, float(t), p, (mean - half, mean + half), mean / sd, n, level)
+    # 0.9 - 0.8 and 0.8 - 0.7 differ in their last bits: what rounding can do is no spread, and no difference.
+    float64 = np.finfo(np.float64)
+    rounding = float(float64.tiny + 8 * float64.eps * max(np.abs(x).max(), np.abs(y).max()))
+    if sd <= rounding:
+        extreme = float(np.sign(mean)) * float("inf") if abs(mean) > rounding else float("nan")
+        return PairedTTest(mean, extreme, 1.0 if extreme != extreme else 0.0, (mean, mean), extreme, n, level)
+    error = sd / float(np.sqrt(n))
+    half = float(stats.t.isf((1 - level) / 2, n - 1)) * error
+    p = float(2 * stats.t.sf(abs(mean / error), n - 1))
+    return PairedTTest(mean, mean / error, p, (mean - half, mean + half), mean / sd, n, level)

@@ -6,8 +6,8 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fairloss.metrics._results import label
-from fairloss.metrics.render import number, settings_line, show
+from fairloss.metrics._results import counted, label
+from fairloss.metrics.render import legend, marked, number, settings_line, show
 
 if TYPE_CHECKING:
     from fairloss.metrics.compare import ModelComparison
@@ -33,37 +33,39 @@ def print_report(report: FairnessReport) -> None:
     console.print(report.settings["title"], style="bold", markup=False)
     console.print(settings_line(report), style="dim", markup=False)
     metrics = list(report.overall)
+    one_each = report.settings["samples"] == report.settings["patients"]
     # Metrics down and groups across, as many groups a table as the terminal holds.
     for attribute in report.attributes:
-        note = f"; {attribute.unknown} of unknown group left out" if attribute.unknown else ""
-        columns = [("all", report.settings["samples"], False, report.overall)]
-        columns += [(str(g.label), g.samples, g.small, g.metrics) for g in attribute.groups]
+        note = f"; {counted(attribute.unknown, 'sample')} of unknown group left out" if attribute.unknown else ""
+        columns = [("all", report.settings["samples"], report.settings["patients"], report.overall)]
+        columns += [(marked(attribute, g.label), g.samples, g.patients, g.metrics) for g in attribute.groups]
         widths = [max(len(name), 15) + 3 for name, *_ in columns]
         for part in _parts(widths, console.width - 18):
             table = _table(attribute.name + note)
             table.add_column("", no_wrap=True)
             for i in part:
-                name, samples, small, _ = columns[i]
-                table.add_column(
-                    _text(f"{name}\nn = {samples}{' (!)' if small else ''}"), justify="right", no_wrap=True
-                )
+                name, samples, people, _ = columns[i]
+                size = f"n = {samples}" if one_each else f"n = {samples}\n{counted(people, 'patient')}"
+                table.add_column(_text(f"{name}\n{size}"), justify="right", no_wrap=True)
             for m in metrics:
                 table.add_row(label(m), *[_text(show(columns[i][3][m]).replace(" [", "\n[")) for i in part])
             console.print(table)
         table = _table(f"{attribute.name}: comparisons")
-        for name, justify in [("comparison", "left"), ("value", "right"), ("corrected", "right"), ("worst", "left")]:
+        for name, justify in [
+            ("comparison", "left"),
+            ("value", "right"),
+            ("corrected", "right"),
+            ("worst / lowest", "left"),
+        ]:
             table.add_column(name, justify=justify, no_wrap=name == "value")
         for gap in attribute.gaps:
             corrected = "" if gap.corrected != gap.corrected else number(gap.corrected)
-            worst = "" if gap.worst is None else str(gap.worst)
-            cells = [gap.title, show(gap.estimate), corrected, worst]
+            cells = [gap.title, show(gap.estimate), corrected, marked(attribute, gap.worst)]
             table.add_row(*map(_text, cells), style="bold" if gap.clear else None)
         console.print(table)
-    console.print(
-        "Bold: the interval excludes equality. (!): too few to judge. corrected: without sampling bias.", style="dim"
-    )
     for warning in report.warnings:
         console.print(f"Warning: {warning}", style="yellow", markup=False)
+    console.print("Clear (bold): the interval excludes equality.", *legend(report), sep="\n", style="dim", markup=False)
 
 
 def print_comparison(found: Mapping[str, Sequence[ModelComparison]], metrics: Sequence[str], front: Any) -> None:
