@@ -76,8 +76,10 @@ class AnswerVocabulary:
     Note:
         A negation reaches to the end of its clause, over commas, "and" and "or" ("no glaucoma, drusen or atrophy"
         denies three); full stop, semicolon, bracket, "but", "except" and a comma before "with", "only" or "there" end
-        it. "No, drusen" answers a question and affirms drusen. "Likely" and "consistent with" affirm, "possible", "may
-        be", "unlikely" and "cannot be excluded" leave open. Two negations are not multiplied out. Words in between two
+        it, and what a comma separates may be affirmed by itself ("no glaucoma, drusen present"). Behind a colon, dash,
+        bracket or bar stands what is said of a name ("Drusen: not seen", "| drusen | no |"). "No, drusen" answers a
+        question and affirms drusen. "Likely" and "consistent with" affirm, "possible", "may be", "unlikely" and "cannot
+        be excluded" leave open. Two negations are not multiplied out. Words in between two
         words of a name are not skipped: give such variants as names.
 
     Example:
