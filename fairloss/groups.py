@@ -156,10 +156,12 @@ def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
 def _slots(ids: Tensor, num_groups: tuple[int, ...]) -> Tensor:
     """(N, K) ids -> (N * K,) slots; unknown ids go to one slot past the end."""
     total = sum(num_groups)
-    if len(num_groups) > 1:
-        starts = [piece.start for piece in attribute_slices(num_groups)]
-        ids = torch.where(ids < 0, ids, ids + torch.tensor(starts, device=ids.device))
-    return torch.where(ids < 0, total, ids).reshape(-1)
+    if len(num_groups) == 1:
+        column = ids.squeeze(1)
+        return column.masked_fill(column < 0, total)
+    # Column by column: a tensor of the offsets would be copied from the host, which waits for the device.
+    columns = zip(ids.unbind(1), attribute_slices(num_groups), strict=True)
+    return torch.stack([(c + piece.start).masked_fill(c < 0, total) for c, piece in columns], 1).reshape(-1)
 
 
 def _on_kernel(values: Tensor, total: int) -> bool:
