@@ -32,6 +32,7 @@ __all__ = [
     "Rows",
     "Task",
     "TokenReduction",
+    "check_fractions",
     "check_range",
     "check_task",
     "resolve_task",
@@ -156,14 +157,30 @@ def _checked_class_nll(logits: Tensor, target: Tensor, ignore_index: int) -> Ten
         ) from None
 
 
-def _check_fractions(target: Tensor, hard: bool) -> None:
-    inside = (target == 0) | (target == 1) if hard else (target >= 0) & (target <= 1)
+def check_fractions(target: Tensor, *, hard: bool = False) -> None:
+    """Raise unless float labels or probabilities lie in [0, 1], ``hard`` ones at 0 or 1.
+
+    Shown in eager mode on CPU, asserted on the device elsewhere.
+    """
+    if target.dtype == torch.bool:
+        return
+    whole = hard and target.dtype.is_floating_point  # of integers the bounds alone leave 0 and 1
     if target.device.type == "cpu" and not torch.compiler.is_compiling():
-        if not bool(inside.all()):
+        if target.numel() == 0:
+            return
+        low, high = (float(bound) for bound in torch.aminmax(target))
+        fits = low >= 0 and high <= 1  # NaN fails
+        if not fits or (whole and not bool(_inside(target, whole).all())):
             wanted = "0 or 1 (task='binary' takes fractions, too)" if hard else "in [0, 1]"
-            raise ValueError(f"target: {float(target[~inside][0]):g} was given; labels {wanted} are needed")
+            raise ValueError(
+                f"target: {float(target[~_inside(target, whole)][0]):g} was given; labels {wanted} are needed"
+            )
     else:
-        torch._assert_async(inside.all(), "target: label out of range")
+        torch._assert_async(_inside(target, whole).all(), "target: label out of range")
+
+
+def _inside(target: Tensor, whole: bool) -> Tensor:
+    return (target == 0) | (target == 1) if whole else (target >= 0) & (target <= 1)
 
 
 def check_range(input: Tensor, target: Tensor, kind: Task, *, auto: bool) -> None:
@@ -172,7 +189,7 @@ def check_range(input: Tensor, target: Tensor, kind: Task, *, auto: bool) -> Non
     Shown in eager mode on CPU, asserted on the device elsewhere.
     """
     if kind != "multiclass" or target.dtype.is_floating_point:
-        _check_fractions(target, hard=kind == "binary" and (auto or not target.dtype.is_floating_point))
+        check_fractions(target, hard=kind == "binary" and (auto or not target.dtype.is_floating_point))
         return
     classes = input.shape[-1]
     inside = (target >= 0) & (target < classes)
@@ -197,7 +214,7 @@ def rows_of(input: Tensor, target: Tensor, *, task: Task, auto: bool = False, ig
     """
     if task == "binary":
         x = input.reshape(-1).to(statistics_dtype(input.dtype))
-        _check_fractions(target, hard=auto or not target.dtype.is_floating_point)
+        check_fractions(target, hard=auto or not target.dtype.is_floating_point)
         t = target.reshape(-1).to(x.dtype)
         # -log(t p + (1 - t)(1 - p)) is the nll for 0/1; for fractions the cross-entropy is, and the likelihood is linear.
         row_nll = F.binary_cross_entropy_with_logits(x, t, reduction="none")
@@ -205,7 +222,7 @@ def rows_of(input: Tensor, target: Tensor, *, task: Task, auto: bool = False, ig
         return Rows(row_nll, t * p + (1 - t) * (1 - p), torch.ones_like(t, dtype=torch.bool))
     if target.dtype.is_floating_point:
         logp = F.log_softmax(input, dim=1, dtype=statistics_dtype(input.dtype))
-        _check_fractions(target, hard=False)
+        check_fractions(target)
         t = target.to(logp.dtype)
         # xlogy-like: a class of probability 0 and target 0 contributes 0, not 0 * -inf.
         entropy = -torch.where(t == 0, 0.0, t * logp).sum(1)
