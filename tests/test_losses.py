@@ -180,6 +180,34 @@ class TestGroupDRO:
         expected = ff.group_dro(values, groups, q=module.q, shares=torch.tensor([0.4, 0.4, 0.2]))
         torch.testing.assert_close(module(values, groups), expected)
 
+    @pytest.mark.parametrize("frozen", ["eval", "no_grad"])
+    def test_a_group_never_trained_on_has_no_weight_in_evaluation(self, frozen):
+        module = fairloss.GroupDROLoss(3, group_counts=[2, 2, 1])
+        for _ in range(5):
+            module(torch.tensor([1.0, 2.0]), torch.tensor([0, 1]))
+        values, groups, q = torch.rand(6), torch.tensor([0, 0, 1, 1, 2, -1]), module.q
+        expected = ff.group_dro(values, groups, q=q, shares=torch.tensor([0.4, 0.4, 0.2]))
+        module.train(frozen != "eval")
+        with torch.set_grad_enabled(frozen != "no_grad"):
+            torch.testing.assert_close(module(values, groups), expected)
+        assert torch.equal(module.q, q)
+        assert q[2] == 0
+
+    @pytest.mark.parametrize(
+        ("options", "match"),
+        [
+            ({"q": [0.5, 0.5]}, "q: a floating-point tensor"),
+            ({"q": torch.tensor([1, 0])}, "q: a floating-point tensor"),
+            ({"q": torch.rand(2, 1)}, r"q: shape \(G,\)"),
+            ({"q": torch.rand(2), "shares": [0.5, 0.5]}, "shares: a floating-point tensor"),
+            ({"q": torch.rand(2), "shares": torch.rand(3)}, r"shares: shape \(G,\)"),
+            ({"q": torch.rand(2, device="meta")}, "q: it is on meta"),
+        ],
+    )
+    def test_bad_weights_are_named(self, options, match):
+        with pytest.raises((TypeError, ValueError), match=match):
+            ff.group_dro(torch.rand(2), torch.tensor([0, 1]), **options)
+
     def test_unseen_groups_have_no_weight(self):
         module = fairloss.GroupDROLoss(4)
         module(torch.rand(3, requires_grad=True), torch.tensor([0, 2, 2]))
