@@ -249,10 +249,10 @@ def estimate_scale(counts: Tensor, shares: Tensor) -> Tensor:
 
 
 def reduce_attributes(values: Tensor, reduction: AttributeReduction) -> Tensor:
-    """One value an attribute, (K,), to a scalar."""
+    """One value an attribute, (K,) or (K, ...), to a scalar or (...)."""
     if reduction == "max":
-        return values.amax()
-    return values.sum() if reduction == "sum" else values.mean()
+        return values.amax(0)
+    return values.sum(0) if reduction == "sum" else values.mean(0)
 
 
 def intersect_groups(groups: Tensor, num_groups: Sequence[int]) -> tuple[Tensor, int]:
@@ -281,4 +281,4 @@ def intersect_groups(groups: Tensor, num_groups: Sequence[int]) -> tuple[Tensor,
     joint = ids[:, 0]
     for column in range(1, len(sizes)):
         joint = joint * sizes[column] + ids[:, column]
-    return torch.where((ids < 0).any(dim=1), -1, joint), math.prod(sizes)
+    return joint.masked_fill((ids < 0).any(dim=1), -1), math.prod(sizes)

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import accuracy_score
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fairloss
 from fairloss import functional as ff
@@ -351,3 +352,67 @@ def test_losses_import_no_compiler():
     code = "import sys, torch; before = 'torch._dynamo' in sys.modules; import fairloss.functional, fairloss.policy"
     code += "; assert before or 'torch._dynamo' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("smoothing", [None, 0.2], ids=["hard", "smooth"])
+@pytest.mark.parametrize(
+    ("loss", "task"),
+    [
+        (fairloss.MaxAccGapLoss, "multiclass"),
+        (fairloss.DemographicParityLoss, "multiclass"),
+        (fairloss.EqualizedOddsLoss, "multilabel"),
+    ],
+)
+@pytest.mark.parametrize(("sizes", "reduction"), [(3, "mean"), ((3, 2), "mean"), ((3, 2), "sum"), ((3, 2), "max")])
+def test_second_derivatives(loss, task, sizes, reduction, smoothing):
+    generator = torch.Generator().manual_seed(11)
+    logits = torch.randn(8, 3, generator=generator, dtype=torch.float64).requires_grad_()
+    shape = (8, 3) if task == "multilabel" else (8,)
+    target = torch.randint(0, 2, shape, generator=generator)
+    groups = torch.tensor([[0, 0], [1, 1], [2, 1], [0, 0], [1, 1], [-1, 0], [2, -1], [1, 0]])
+    module = loss(sizes, smoothing=smoothing, task=task, reduction=reduction)
+    ids = groups if isinstance(sizes, tuple) else groups[:, 0]
+    assert torch.autograd.gradgradcheck(lambda x: module(x, target, ids), (logits,))
+
+
+def test_a_memory_has_the_second_derivatives_of_its_estimate():
+    """With all values seen by the memory in equal shares S_g is the batch's mean, on which the curvature is taken."""
+    values = torch.tensor([0.1, 0.4, 0.3, 0.9], dtype=torch.float64, requires_grad=True)
+    groups = torch.tensor([0, 0, 1, 1])
+    memory = fairloss.GroupMemory(2, 4, group_counts=[1, 1]).eval()
+
+    def hessian(memory):
+        return torch.autograd.functional.hessian(
+            lambda v: ff.group_gap(v, groups, num_groups=2, smoothing=0.2, memory=memory), values
+        )
+
+    expected = hessian(None)
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(hessian(memory), expected)
+
+
+@pytest.mark.parametrize("loss", [fairloss.DemographicParityLoss(3), fairloss.EqualizedOddsLoss((3, 2), smoothing=0.1)])
+def test_parity_takes_all_classes_at_once(loss):
+    class Ops(TorchDispatchMode):
+        number = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.number += 1
+            return func(*args, **(kwargs or {}))
+
+    numbers = []
+    for classes in (3, 100):
+        logits, target = torch.randn(6, classes, requires_grad=True), torch.arange(6) % classes
+        groups = torch.tensor([[0, 0], [1, 1], [2, 1], [0, 0], [1, 1], [-1, 0]])
+        with Ops() as ops:
+            loss(logits, target, groups if len(loss.num_groups) > 1 else groups[:, 0]).backward()
+        numbers.append(ops.number)
+    assert numbers[0] == numbers[1] < 200
+
+
+def test_max_acc_gap_checks_its_options_before_any_work():
+    logits, target, groups = torch.randn(4, 2), torch.tensor([0, 1, 5, 1]), torch.tensor([0, 1, 1, 0])
+    memory = fairloss.GroupMemory(3, 2)
+    for options in ({"smoothing": 0}, {"reduction": "none"}, {"memory": memory}, {"token_reduction": "max"}):
+        with pytest.raises(ValueError, match=next(iter(options))):  # not the class out of range
+            ff.max_acc_gap(logits, target, groups, num_groups=2, **options)
