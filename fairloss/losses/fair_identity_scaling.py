@@ -152,20 +152,24 @@ def _weights(
         given = tuple(distances.shape) if isinstance(distances, Tensor) else type(distances).__name__
         raise ValueError(f"distances: shape ({size},), one a group, is needed, {given} was given")
     values, value_ids = _reference_of(x, ids, size, reference)
+    scale = right_asymptote if variant == "released" else 1.0
+    if variant == "default":
+        individual = _mean_one(x.detach().to(torch.float64) / temperature, None, cap).to(x.dtype)
+    else:
+        individual = torch.softmax((x if variant == "released" else x.detach()) / temperature, 0)
+    if c == 0:  # no distance is needed
+        return scale * individual
     line = line_statistics(values, value_ids, size)
     if distances is None:
         o = line.squared / 2 if transport == "exact" else distances_to_all(values, value_ids, size, transport, blur)
     else:
         o = distances.detach().to(torch.float64)
     if variant == "default":
-        individual = _mean_one(x.detach().to(torch.float64) / temperature, None, cap).to(x.dtype)
         scores = _signed_scores(line, o, group_temperature)
     else:
-        individual = torch.softmax((x if variant == "released" else x.detach()) / temperature, 0)
         scores = o / group_temperature
     sizes = line.sizes if reference is None else segment_sum(scores.new_ones(ids.shape[0]), ids, (size,))
     group_part = _group_part(scores, sizes, ids, variant, cap).to(x.dtype)
-    scale = right_asymptote if variant == "released" else 1.0
     return (scale * (1 - c)) * individual + (scale * c) * group_part
 
 
