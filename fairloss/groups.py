@@ -88,8 +88,11 @@ def check_groups(
     """
     k = len(num_groups)
     ids = _integer_ids(groups, k, n, like, name, f" for num_groups={num_groups}")
-    for column, size in enumerate(num_groups):
-        _check_range(ids[:, column], size, name if k == 1 else f"{name}[:, {column}]")
+    if k == 1:
+        _check_range(ids, num_groups[0], name)
+    else:
+        for column, size in enumerate(num_groups):
+            _check_range(ids[:, column], size, f"{name}[:, {column}]")
     return ids
 
 
@@ -245,7 +248,7 @@ def estimate_scale(counts: Tensor, shares: Tensor) -> Tensor:
     Its mean over the micro-batches of an epoch is the group's mean, while a mean of batch means weighs a sample by the luck
     of its batch. ``counts`` are the batch's, n their sum, ``shares`` the pi_g; 1 / n for a group without share or sample.
     """
-    return 1 / (counts.sum().clamp(min=1) * torch.where((counts > 0) & (shares > 0), shares, 1.0))
+    return 1 / (counts.sum().clamp(min=1) * shares.masked_fill((counts == 0) | (shares == 0), 1.0))
 
 
 def reduce_attributes(values: Tensor, reduction: AttributeReduction) -> Tensor:

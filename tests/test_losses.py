@@ -416,3 +416,54 @@ def test_max_acc_gap_checks_its_options_before_any_work():
     for options in ({"smoothing": 0}, {"reduction": "none"}, {"memory": memory}, {"token_reduction": "max"}):
         with pytest.raises(ValueError, match=next(iter(options))):  # not the class out of range
             ff.max_acc_gap(logits, target, groups, num_groups=2, **options)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("options", [{}, {"pos_weight": torch.tensor([2.0])}], ids=["plain", "pos_weight"])
+@pytest.mark.parametrize(("shape", "task"), [((6,), "auto"), ((6, 1), "auto"), ((6, 4), "multilabel")])
+def test_labels_are_reduced_as_torch_does(shape, task, options, weighted, reduction):
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(shape, generator=generator)
+    target = torch.randint(0, 2, shape, generator=generator).float()
+    groups = torch.tensor([0, 1, 1, -1, 0, 0])
+    weights = torch.tensor([0.5, 3.0]) if weighted else None
+    rows = torch.tensor([0.5, 3.0, 3.0, 1.0, 0.5, 0.5] if weighted else [1.0] * 6).reshape(6, *[1] * (len(shape) - 1))
+    each = rows * F.binary_cross_entropy_with_logits(logits, target, **options, reduction="none")
+    expected = each if reduction == "none" else getattr(each, reduction)()
+    found = ff.fair_cross_entropy(
+        logits, target, groups, num_groups=2, task=task, group_weights=weights, reduction=reduction, **options
+    )
+    assert found.loss.shape == expected.shape
+    torch.testing.assert_close(found.loss, expected)
+    assert torch.equal(found.gap, torch.zeros(()))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("length", [5, 0])
+def test_tokens_are_reduced_as_torch_does(length, reduction):
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(3, length, 7, generator=generator)
+    target = torch.randint(0, 7, (3, length), generator=generator)
+    target[:, :1] = -100
+    groups, rows = torch.tensor([0, -1, 1]), torch.tensor([0.5, 1.0, 3.0]).unsqueeze(1)
+    each = rows * F.cross_entropy(logits.movedim(2, 1), target, reduction="none")
+    expected = each if reduction == "none" else each.sum() / (max(1, 3 * (length - 1)) if reduction == "mean" else 1)
+    found = ff.fair_cross_entropy(
+        logits, target, groups, num_groups=2, group_weights=torch.tensor([0.5, 3.0]), reduction=reduction
+    )
+    torch.testing.assert_close(found.loss, expected)
+
+
+def test_answers_without_a_token_are_in_no_group():
+    logits, target, groups = torch.randn(2, 0, 5, requires_grad=True), torch.zeros(2, 0).long(), torch.tensor([0, 1])
+    assert not ff.sample_likelihood(logits, target).valid.any()
+    for loss in (fairloss.MaxAccGapLoss(2), fairloss.FairCrossEntropyLoss(2, 0.5)):
+        value = loss(logits, target, groups)
+        value.backward()
+        assert value.item() == 0
+
+
+def test_a_task_of_no_label_is_refused():
+    with pytest.raises(ValueError, match="target: task 'multilabel' needs .*C >= 1"):
+        ff.sample_likelihood(torch.randn(2, 0), torch.zeros(2, 0), task="multilabel")

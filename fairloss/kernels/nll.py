@@ -89,8 +89,8 @@ class _DenseNLL(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-        valid = target != ignore_index
-        picked = torch.where(valid, target, 0).unsqueeze(1)
+        ignored = target == ignore_index
+        picked = target.masked_fill(ignored, 0).unsqueeze(1)
         p = torch.softmax(logits, 1)
         likelihood = p.gather(1, picked).squeeze(1)
         # -log p is as exact as log-softmax until p nears the smallest normal number.
@@ -98,13 +98,13 @@ class _DenseNLL(torch.autograd.Function):
             out = -torch.log_softmax(logits, 1).gather(1, picked).squeeze(1)
         else:
             out = likelihood.log().neg_()
-        ctx.save_for_backward(logits, p, picked, valid)
-        return out.masked_fill_(~valid, 0.0)
+        ctx.save_for_backward(logits, p, picked, ignored)
+        return out.masked_fill_(ignored, 0.0)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        logits, p, picked, valid = ctx.saved_tensors
-        g = torch.where(valid, grad, 0.0).unsqueeze(1)
+        logits, p, picked, ignored = ctx.saved_tensors
+        g = grad.masked_fill(ignored, 0.0).unsqueeze(1)
         if torch.is_grad_enabled():  # under create_graph=True: by differentiable operations
             return torch.softmax(logits, 1) * g - torch.zeros_like(p).scatter_add(1, picked, g), None, None
         return (p * g).scatter_add_(1, picked, -g), None, None
