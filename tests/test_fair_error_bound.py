@@ -264,3 +264,9 @@ def test_one_hot_masks_are_of_zeros_and_ones(dtype):
         wrong = (mask * 255 if dtype == torch.uint8 else mask * 2).to(dtype)
         with pytest.raises(ValueError, match="target: 25?5? was given"):
             sample_dice_loss(logits, wrong)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
+def test_images_of_no_pixel_are_finite(weight):
+    logits, target = torch.zeros(2, 3, 0, requires_grad=True), torch.zeros(2, 0).long()
+    assert torch.equal(sample_dice_loss(logits, target, dice_weight=weight), torch.zeros(2))

@@ -299,6 +299,9 @@ def test_bad_input_is_named(make, args, named):
     [
         ({"input": torch.tensor([1.0, float("nan")])}, r"input: nan at position \(1,\)"),
         ({"values": torch.tensor([float("inf")])}, "values: inf"),
+        ({"values": torch.tensor(1.0)}, r"values: shape \(N,\)"),
+        ({"values": torch.rand(2, 3)}, r"values: shape \(N,\)"),
+        ({"input": torch.tensor(1.0), "groups": torch.tensor([0]), "num_groups": 2}, "input: shape"),
         ({"groups": torch.tensor([0, -2]), "num_groups": 2}, "groups: id -2"),
         ({"groups": torch.tensor([[0, 5]]), "num_groups": (2, 3)}, r"groups\[:, 1\]: id 5"),
         ({"groups": torch.tensor([0.0]), "num_groups": 2}, "groups"),

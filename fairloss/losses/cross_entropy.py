@@ -189,8 +189,8 @@ def fair_cross_entropy(
     if group_weights is not None and group_weights.shape != (single_attribute(sizes, "group weighting"),):
         raise ValueError(f"group_weights: shape {sizes} is needed, {tuple(group_weights.shape)} was given")
     check_process_group(process_group)
-    check_memory(memory, sizes)
     kind = resolve_task(input, target, task)
+    check_memory(memory, sizes, like=input)
     ids = check_groups(groups, sizes, input.shape[0], like=input)
     if kind in ("binary", "multilabel"):
         if weight is not None and kind == "binary":

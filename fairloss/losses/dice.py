@@ -147,7 +147,7 @@ def sample_dice_loss(
     per_class = dice_loss_of_sums(
         found.sums, include_background=include_background, smooth_nr=smooth_nr, smooth_dr=smooth_dr
     )
-    return w * per_class.mean(1) + (1 - w) * found.nll / found.pixels
+    return w * per_class.mean(1) + (1 - w) * found.nll / max(found.pixels, 1)
 
 
 def group_dice_loss(

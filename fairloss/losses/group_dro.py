@@ -170,6 +170,7 @@ class GroupDROLoss(StatefulModule):
     def forward(self, values: Tensor, groups: Tensor) -> Tensor:
         """Loss of a batch; see the class."""
         check_values(values)
+        _checks.same_device("values", values, "the loss", self.log_q)
         sizes = (self.num_groups,)
         ids = check_groups(groups, sizes, values.shape[0], like=values)
         v = values.to(statistics_dtype(values.dtype))

@@ -72,8 +72,8 @@ def _hard_gap(m: Tensor, absent: Tensor) -> Tensor:
     return (top - bottom).clamp(min=0) + (slope * (m - fixed)).sum(0)  # plus an exact 0 that carries the gradient
 
 
-def check_memory(memory: GroupMemory | None, num_groups: tuple[int, ...]) -> None:
-    """Raise unless ``memory`` is None or fits the one attribute."""
+def check_memory(memory: GroupMemory | None, num_groups: tuple[int, ...], like: Tensor | None = None) -> None:
+    """Raise unless ``memory`` is None or fits the one attribute, and lies on the device of the samples ``like``."""
     if memory is None:
         return
     if not isinstance(memory, GroupMemory):
@@ -81,6 +81,8 @@ def check_memory(memory: GroupMemory | None, num_groups: tuple[int, ...]) -> Non
     size = single_attribute(num_groups, "a memory")
     if memory.num_groups != size:
         raise ValueError(f"memory: it has {memory.num_groups} groups, num_groups is {size}")
+    if like is not None:
+        _checks.same_device("memory", memory.values, "the batch", like)
 
 
 def _with_memory(sums: Tensor, counts: Tensor, memory: GroupMemory) -> tuple[Tensor, Tensor]:
@@ -139,8 +141,8 @@ def group_gap(
         smoothing = _checks.number("smoothing", smoothing, above=0)
     _checks.choice("reduction", reduction, ATTRIBUTE_REDUCTIONS)
     check_process_group(process_group)
-    check_memory(memory, sizes)
     check_values(values)
+    check_memory(memory, sizes, like=values)
     ids = check_groups(groups, sizes, values.shape[0], like=values)
     return gap_of_ids(
         values.to(statistics_dtype(values.dtype)), ids, sizes, smoothing, memory, reduction, process_group
@@ -195,8 +197,8 @@ def max_acc_gap(
     _checks.choice("token_reduction", token_reduction, ("mean", "sum"))
     _checks.choice("reduction", reduction, ATTRIBUTE_REDUCTIONS)
     check_process_group(process_group)
-    check_memory(memory, sizes)
     resolve_task(input, target, task)
+    check_memory(memory, sizes, like=input)
     # All ids are checked, those of samples without a likelihood included.
     ids = check_groups(groups, sizes, input.shape[0], like=input)
     likelihood = sample_likelihood(input, target, task=task, ignore_index=ignore_index, token_reduction=token_reduction)
