@@ -209,7 +209,10 @@ def test_yes_and_no_may_be_the_options():
     ("answer", "label"),
     [("B", 1), ("b", 1), ("(B)", 1), ("B.", 1), ("Answer: B", 1), ("The correct answer is (c).", 2), ("Option A", 0),
      ("B. drusen", 1), ("B) glaucoma", -1), ("A disc haemorrhage", 2), ("D", -1), ("glaucoma", 0), ("I see drusen", 1),
-     ("Answer: drusen", 1), ("", -1), (None, -1), ("BB", -1)],
+     ("Answer: drusen", 1), ("", -1), (None, -1), ("BB", -1),
+     ("(A) or (B)", -1), ("A, B", -1), ("A/B", -1), ("A, not B", -1), ("(a) or (b)", -1), ("a, b and c", -1), ("B. A or C", -1),
+     ("Answer: A, C", -1), ("B. B is right", 1), ("B, a finding", 1), ("C. A disc haemorrhage", 2), ("C. A-scan", 2),
+     ("B, Z", 1), ("(B) I'd say", 1), ("B. Patient's drusen", 1)],
 )  # fmt: skip
 def test_letters_of_options(answer, label):
     options = AnswerVocabulary(["glaucoma", "drusen", "disc haemorrhage"])
