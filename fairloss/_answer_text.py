@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from typing import NamedTuple
 
 __all__ = ["AFFIRMED", "DENIED", "OPEN", "Reading", "phrase", "read"]
@@ -37,10 +38,11 @@ UNSURE = (
 # Kinds: "before" acts on names to its right, "after" to its left; "both" to its left where it ends its part of the clause.
 TRIGGERS: dict[tuple[str, str], str] = {
     (DENIED, "before"): "no; without; neither; none of; absence of; lack of; lacks; free of; free from; negative for; "
-    "denies; never; rather than; instead of; rules out; excludes; not consistent with; no evidence of; no sign of; no signs of",
+    "denies; never; rather than; instead of; rules out; excludes; not consistent with; no evidence of; no sign of; "
+    "no signs of; false that",
     (DENIED, "after"): "absent; negative; excluded; not seen; not present; not visible; not found; not identified; "
-    "not detected; not evident; not there",
-    (DENIED, "both"): "not; ruled out",
+    "not detected; not evident; not there; false",
+    (DENIED, "both"): "not; ruled out; no evidence; no sign; no signs",
     (DENIED, "next"): "non",
     (OPEN, "before"): "possible; possibly; maybe; perhaps; suspected; suspicious for; suspicion of; suggestion of; "
     "question of; questionable; rule out; to exclude; may be; may have; may show; might be; might have; might show; "
@@ -54,7 +56,7 @@ TRIGGERS: dict[tuple[str, str], str] = {
     "other than; besides; is not the only; are not the only",
     ("", "join"): "and; or; nor; as well as",
 }  # fmt: skip
-# After a name and a colon, dash or bracket; "no" only as the whole entry: "drusen: no, glaucoma: yes".
+# After a name and a colon, dash, bracket or bar; "no" only as the whole entry: "drusen: no, glaucoma: yes".
 VERDICTS = {
     **dict.fromkeys(("no", "none", "absent", "negative", "false", "0"), DENIED),
     **dict.fromkeys(("yes", "present", "positive", "true", "1"), AFFIRMED),
@@ -63,7 +65,7 @@ VERDICTS = {
 NEW_START = ("with", "only", "just", "there", "this", "it")  # after a comma they begin another statement
 REACH = 5  # words between a name and what is said after it: "drusen in this eye is absent"
 
-_TOKEN = re.compile(r"\d+(?:[.,]\d+)+|[^\W_]+|[.;!?\n)\]]|[:=]|[(\[]|(?<!\S)[-\u2013\u2014]+(?=\s)|\u2014|,")
+_TOKEN = re.compile(r"\d+(?:[.,]\d+)+|[^\W_]+|[.;!?\n)\]]|[:=]|[(\[|]|(?<!\S)[-\u2013\u2014]+(?=\s)|\u2014|,")
 _MARKS = {**dict.fromkeys(".;!?\n)]", "break"), ":": "colon", "=": "colon", "(": "dash", "[": "dash", ",": "comma"}
 
 
@@ -174,12 +176,14 @@ def _clause(items: list[_Item]) -> dict[int, str]:
     """Position of every name in one clause, and what is said of it."""
     items = list(items)
     status: dict[int, str] = {}
-    for i, item in enumerate(items):  # "drusen: no"
-        ends = i + 1 == len(items) or items[i + 1].kind in ("comma", "dash")
-        if i >= 2 and items[i - 1].kind in ("colon", "dash") and item.text in VERDICTS and ends:
-            for j in _chain(items, i - 2):
+    for i, item in enumerate(items):  # "drusen: no"; "drusen: none detected"; "drusen no, glaucoma yes"
+        marked = i >= 2 and items[i - 1].kind in ("colon", "dash")
+        of = i - 2 if marked else i - 1
+        whole = _ends_part(items, i) or (item.text == "none" and _only_words_follow(items, i))
+        if of >= 0 and whole and (item.text in VERDICTS if marked else item.text == "no"):
+            for j in _chain(items, of):
                 status[j] = VERDICTS[item.text]
-            if items[i - 2].kind == "name":
+            if items[of].kind == "name":
                 items[i] = _Item("skip", item.text)
     if len(items) > 1 and items[0].text == "no" and items[1].kind in ("comma", "colon"):
         items[0] = _Item("skip", "no")  # "No, ..." answers the question and denies nothing that follows
@@ -195,9 +199,28 @@ def _clause(items: list[_Item]) -> dict[int, str]:
             status[i] = _before(items, i)
     for i, item in enumerate(items):
         if item.kind == "after":
-            for j in _chain(items, _last_name(items, i)):
-                status[j] = item.says
+            last = _last_name(items, i)
+            # "drusen: not seen" denies; in "glaucoma: the disc is not visible" something else may be meant.
+            apart = any(it.kind in ("colon", "dash") for it in items[last + 1 : i - 1])
+            status.update(dict.fromkeys(_chain(items, last), OPEN if apart else item.says))
+        elif item.kind == "before" and i >= 2 and items[i - 1].kind in ("colon", "dash"):
+            if _only_words_follow(items, i):  # "drusen: no increase", "drusen: suspected"
+                status.update(dict.fromkeys(_chain(items, i - 2), OPEN))
+        elif item.text == "present" and item.kind == "word" and _ends_part(items, i):
+            last = _last_name(items, i)
+            if last > 0 and items[last - 1].kind == "comma":  # "no drusen, glaucoma present"
+                status[last] = AFFIRMED
     return status
+
+
+def _ends_part(items: list[_Item], i: int) -> bool:
+    return i + 1 == len(items) or items[i + 1].kind in ("comma", "dash")
+
+
+def _only_words_follow(items: list[_Item], i: int) -> bool:
+    """Whether the rest of the part holds neither names nor triggers."""
+    rest = takewhile(lambda item: item.kind not in ("comma", "dash"), items[i + 1 :])
+    return all(item.kind == "word" for item in rest)
 
 
 def _before(items: list[_Item], i: int) -> str:
@@ -214,9 +237,9 @@ def _before(items: list[_Item], i: int) -> str:
 
 
 def _last_name(items: list[_Item], i: int) -> int:
-    """Position of the name that a trigger at ``i`` comes after, or -1."""
+    """Position of the name that a trigger at ``i`` comes after, behind a colon or dash or not, or -1."""
     for j in range(i - 1, max(-1, i - 2 - REACH), -1):
-        if items[j].kind != "word":
+        if items[j].kind not in ("word", "colon", "dash"):
             return j if items[j].kind == "name" else -1
     return -1
 

@@ -42,6 +42,8 @@ _LETTER = re.compile(
     r"\W*(?:(?:the\s+)?(?:correct\s+)?(?:answer|option|choice)(?:\s+is)?\W*)?([A-Za-z])(?:\W|$)(.*)", re.I | re.S
 )
 
+_FURTHER = re.compile(r"(?<![\w'\u2019-])([A-Za-z])(?=\s*$|[^\w\s'\u2019-]|\s+(?:or|and)\b)")
+
 
 class ParsedAnswer(NamedTuple):
     """What one answer says.
@@ -76,8 +78,10 @@ class AnswerVocabulary:
     Note:
         A negation reaches to the end of its clause, over commas, "and" and "or" ("no glaucoma, drusen or atrophy"
         denies three); full stop, semicolon, bracket, "but", "except" and a comma before "with", "only" or "there" end
-        it. "No, drusen" answers a question and affirms drusen. "Likely" and "consistent with" affirm, "possible", "may
-        be", "unlikely" and "cannot be excluded" leave open. Two negations are not multiplied out. Words in between two
+        it, and what a comma separates may be affirmed by itself ("no glaucoma, drusen present"). Behind a colon, dash,
+        bracket or bar stands what is said of a name ("Drusen: not seen", "| drusen | no |"). "No, drusen" answers a
+        question and affirms drusen. "Likely" and "consistent with" affirm, "possible", "may be", "unlikely" and "cannot
+        be excluded" leave open. Two negations are not multiplied out. Words in between two
         words of a name are not skipped: give such variants as names.
 
     Example:
@@ -166,7 +170,8 @@ class AnswerVocabulary:
 
         Args:
             answers: N generated texts; None is an answer that is missing.
-            letters: answers may be the option's letter: "B", "(b)", "Answer: B", "B. drusen".
+            letters: answers may be the option's letter: "B", "(b)", "Answer: B", "B. drusen". Of several letters
+                ("A or B") none counts, not even where one is denied ("A, not B").
 
         Returns:
             (N,) int64 indices of ``labels``, -1 = unknown.
@@ -235,12 +240,19 @@ class AnswerVocabulary:
             row[self.labels.index(self.normal_label)] = 1
         return row
 
+    def _further_letters(self, rest: str, upper: bool) -> list[int]:
+        """Options whose letters stand by themselves behind the first one, in its case; "A disc" holds an article."""
+        found = [ord(letter.upper()) - ord("A") for letter in _FURTHER.findall(rest) if letter.isupper() == upper]
+        return [i for i in found if i < len(self)]
+
     def _one(self, answer: str | None, letters: bool) -> int:
         if letters and isinstance(answer, str) and (match := _LETTER.match(answer)):
             index, rest = ord(match[1].upper()) - ord("A"), match[2]
             # A letter with text behind it: "A disc haemorrhage" is an article, "A. drusen" an option.
             marked = answer[match.end(1) : match.end(1) + 1] != " " or not rest.strip()
             if marked and index < len(self):
+                if any(i != index for i in self._further_letters(rest, match[1].isupper())):
+                    return UNKNOWN
                 named = self.parse(rest).affirmed
                 return index if not named or named == (self.labels[index],) else UNKNOWN
         said = self.parse(answer)

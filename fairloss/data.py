@@ -8,7 +8,7 @@ Equitable Medical Diagnosis with Vision-Language Models*, sections 3.3 and 3.5, 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -79,18 +79,27 @@ class _EpochSampler(Sampler[T]):
         position = self.position if position is None else _checks.integer("position", position, minimum=0)
         return {"seed": self.seed, "epoch": epoch, "position": position, **self._fingerprint()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where ``state`` was taken: the next iteration yields the rest of its epoch.
 
         Raises:
-            ValueError: the state is of another number of samples, ranks or items; nothing is changed then.
+            TypeError, ValueError: no such state, or that of another number of samples, ranks or items; nothing is changed
+                then.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state: what state_dict returns is needed, {type(state).__name__} was given")
+        missing = [name for name in ("seed", "epoch", "position") if name not in state]
+        if missing:
+            raise ValueError(f"state: {missing[0]} is missing; what state_dict returns is needed")
         for name, own in self._fingerprint().items():
             if state.get(name) != own:
                 raise ValueError(f"state: {name} {state.get(name)} was saved, this sampler has {own}")
-        if not 0 <= state["position"] <= len(self):
-            raise ValueError(f"state: position {state['position']} was saved; 0 .. {len(self)} are accepted")
-        self.seed, self.epoch, self.position = state["seed"], state["epoch"], state["position"]
+        seed, epoch, position = (
+            _checks.integer(f"state[{name!r}]", state[name], minimum=0) for name in ("seed", "epoch", "position")
+        )
+        if position > len(self):
+            raise ValueError(f"state: position {position} was saved; 0 .. {len(self)} are accepted")
+        self.seed, self.epoch, self.position = seed, epoch, position
         self._start = self.position
 
 

@@ -88,8 +88,11 @@ def check_groups(
     """
     k = len(num_groups)
     ids = _integer_ids(groups, k, n, like, name, f" for num_groups={num_groups}")
-    for column, size in enumerate(num_groups):
-        _check_range(ids[:, column], size, name if k == 1 else f"{name}[:, {column}]")
+    if k == 1:
+        _check_range(ids, num_groups[0], name)
+    else:
+        for column, size in enumerate(num_groups):
+            _check_range(ids[:, column], size, f"{name}[:, {column}]")
     return ids
 
 
@@ -156,10 +159,12 @@ def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
 def _slots(ids: Tensor, num_groups: tuple[int, ...]) -> Tensor:
     """(N, K) ids -> (N * K,) slots; unknown ids go to one slot past the end."""
     total = sum(num_groups)
-    if len(num_groups) > 1:
-        starts = [piece.start for piece in attribute_slices(num_groups)]
-        ids = torch.where(ids < 0, ids, ids + torch.tensor(starts, device=ids.device))
-    return torch.where(ids < 0, total, ids).reshape(-1)
+    if len(num_groups) == 1:
+        column = ids.squeeze(1)
+        return column.masked_fill(column < 0, total)
+    # Column by column: a tensor of the offsets would be copied from the host, which waits for the device.
+    columns = zip(ids.unbind(1), attribute_slices(num_groups), strict=True)
+    return torch.stack([(c + piece.start).masked_fill(c < 0, total) for c, piece in columns], 1).reshape(-1)
 
 
 def _on_kernel(values: Tensor, total: int) -> bool:
@@ -243,14 +248,14 @@ def estimate_scale(counts: Tensor, shares: Tensor) -> Tensor:
     Its mean over the micro-batches of an epoch is the group's mean, while a mean of batch means weighs a sample by the luck
     of its batch. ``counts`` are the batch's, n their sum, ``shares`` the pi_g; 1 / n for a group without share or sample.
     """
-    return 1 / (counts.sum().clamp(min=1) * torch.where((counts > 0) & (shares > 0), shares, 1.0))
+    return 1 / (counts.sum().clamp(min=1) * shares.masked_fill((counts == 0) | (shares == 0), 1.0))
 
 
 def reduce_attributes(values: Tensor, reduction: AttributeReduction) -> Tensor:
-    """One value an attribute, (K,), to a scalar."""
+    """One value an attribute, (K,) or (K, ...), to a scalar or (...)."""
     if reduction == "max":
-        return values.amax()
-    return values.sum() if reduction == "sum" else values.mean()
+        return values.amax(0)
+    return values.sum(0) if reduction == "sum" else values.mean(0)
 
 
 def intersect_groups(groups: Tensor, num_groups: Sequence[int]) -> tuple[Tensor, int]:
@@ -279,4 +284,4 @@ def intersect_groups(groups: Tensor, num_groups: Sequence[int]) -> tuple[Tensor,
     joint = ids[:, 0]
     for column in range(1, len(sizes)):
         joint = joint * sizes[column] + ids[:, column]
-    return torch.where((ids < 0).any(dim=1), -1, joint), math.prod(sizes)
+    return joint.masked_fill((ids < 0).any(dim=1), -1), math.prod(sizes)

@@ -50,6 +50,9 @@ def check_inputs(
         if tensor is not None:
             if not isinstance(tensor, Tensor) or not tensor.dtype.is_floating_point:
                 raise TypeError(f"{name}: a floating-point tensor is needed")
+            if tensor.ndim == 0 or (name == "values" and tensor.ndim > 1):
+                wanted = "(N,), one value a sample," if name == "values" else "(N,) or (N, ...)"
+                raise ValueError(f"{name}: shape {wanted} is needed, {tuple(tensor.shape)} was given")
             _refuse(name, tensor, ~torch.isfinite(tensor), "is not finite")
     if target is not None:
         if input is None:

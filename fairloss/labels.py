@@ -61,7 +61,9 @@ def encode_groups(
         The ids, (N,) int64, and the label of each id.
 
     Raises:
-        ValueError: ``labels`` is not one-dimensional, ``categories`` repeats a label, or a label is not among them.
+        TypeError: ``labels`` or ``unknown`` is no sequence.
+        ValueError: one string in place of a sequence; ``labels`` is not one-dimensional; ``categories`` repeats a label, or a
+            label is not among them.
 
     Example:
         >>> codes = encode_groups(["F", "M", None, "F"])
@@ -70,6 +72,10 @@ def encode_groups(
         >>> codes.decode([1, -1])
         ['M', None]
     """
+    if isinstance(unknown, (str, bytes)):
+        raise ValueError(f"unknown: one string was given; pass a sequence of labels, [{unknown!r}]")
+    if not isinstance(unknown, Iterable):
+        raise TypeError(f"unknown: a sequence of labels is needed, {type(unknown).__name__} was given")
     values, own_order = _as_list(labels)
     missing = _hashable("unknown", unknown)
     known = [_is_known(v) and v not in missing for v in values]

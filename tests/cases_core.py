@@ -75,9 +75,13 @@ def two_attributes(batch):
     return draw
 
 
+def sizes_of(attributes):
+    return (lambda g: g) if attributes == 1 else (lambda g: (g, 2))
+
+
 def gap_case(name, batch, kind, **kwargs):
     attributes = kwargs.pop("attributes", 1)
-    sizes = (lambda g: g) if attributes == 1 else (lambda g: (g, 2))
+    sizes = sizes_of(attributes)
     oracle_kwargs = {k: kwargs[k] for k in ("smoothing", "reduction", "token_reduction") if k in kwargs}
     return Case(
         name=f"max_acc_gap-{name}",
@@ -123,7 +127,8 @@ def ce_oracle(kind, gap_weight=0.0, weighted=False, smoothing=None, **task):
     return oracle
 
 
-def ce_case(name, batch, kind, *, gap_weight=0.0, weighted=False, smoothing=None, **options):
+def ce_case(name, batch, kind, *, gap_weight=0.0, weighted=False, smoothing=None, attributes=1, **options):
+    sizes = sizes_of(attributes)
     oracle_options = {
         {"weight": "weight", "pos_weight": "pos_weight", "label_smoothing": "label_smoothing"}[k]: (
             np.asarray(v) if k != "label_smoothing" else v
@@ -136,42 +141,49 @@ def ce_case(name, batch, kind, *, gap_weight=0.0, weighted=False, smoothing=None
     def function(num_groups=3, **batch):
         weights = ff.inverse_frequency_weights(counts(num_groups)) if weighted else None
         return ff.fair_cross_entropy(
-            **batch, num_groups=num_groups, gap_weight=gap_weight, group_weights=weights, smoothing=smoothing, **options
+            **batch,
+            num_groups=sizes(num_groups),
+            gap_weight=gap_weight,
+            group_weights=weights,
+            smoothing=smoothing,
+            **options,
         ).loss
 
     return Case(
         name=f"fair_cross_entropy-{name}",
         make=lambda num_groups=3, process_group=None: fairloss.FairCrossEntropyLoss(
-            num_groups,
+            sizes(num_groups),
             gap_weight,
             counts(num_groups) if weighted else None,
             smoothing=smoothing,
             process_group=process_group,
             **options,
         ),
-        batch=batch,
+        batch=batch if attributes == 1 else two_attributes(batch),
         oracle=ce_oracle(kind, gap_weight, weighted, smoothing, **oracle_options),
         function=function,
         zero_without_two_groups=False,
-        relabel=not weighted,
+        relabel=not weighted and attributes == 1,
     )
 
 
-def parity_case(name, cls, function, oracle, batch, **options):
+def parity_case(name, cls, function, oracle, batch, *, attributes=1, **options):
+    sizes = sizes_of(attributes)
     return Case(
         name=name,
-        make=lambda num_groups=3, process_group=None: cls(num_groups, process_group=process_group, **options),
-        batch=batch,
+        make=lambda num_groups=3, process_group=None: cls(sizes(num_groups), process_group=process_group, **options),
+        batch=batch if attributes == 1 else two_attributes(batch),
         oracle=oracle,
-        function=lambda num_groups=3, **batch: function(**batch, num_groups=num_groups, **options),
+        function=lambda num_groups=3, **batch: function(**batch, num_groups=sizes(num_groups), **options),
+        relabel=attributes == 1,
     )
 
 
-def value_case(name, make, oracle, function, **kwargs):
+def value_case(name, make, oracle, function, *, attributes=1, **kwargs):
     return Case(
         name=name,
         make=make,
-        batch=values,
+        batch=values if attributes == 1 else two_attributes(values),
         oracle=oracle,
         function=function,
         differentiable=("values",),
@@ -264,11 +276,22 @@ CASES = [
     ce_case("binary", binary, "binary", gap_weight=0.3, pos_weight=[2.5], label_smoothing=0.1),
     ce_case("multilabel", multilabel, "multilabel", gap_weight=0.3, pos_weight=[1.0, 2.0, 3.0], task="multilabel"),
     ce_case("tokens", tokens, "tokens", gap_weight=0.3, weighted=True),
+    ce_case("two_attributes", multiclass, "multiclass", gap_weight=0.3, attributes=2),
     value_case(
         "loss_variance",
         lambda num_groups=3, process_group=None: fairloss.LossVarianceLoss(num_groups, process_group=process_group),
         oracles.loss_variance,
         lambda num_groups=3, **batch: ff.loss_variance(**batch, num_groups=num_groups),
+    ),
+    value_case(
+        "loss_variance-two_attributes",
+        lambda num_groups=3, process_group=None: fairloss.LossVarianceLoss(
+            (num_groups, 2), process_group=process_group
+        ),
+        oracles.loss_variance,
+        lambda num_groups=3, **batch: ff.loss_variance(**batch, num_groups=(num_groups, 2)),
+        attributes=2,
+        relabel=False,
     ),
     weighting_case("default"),
     weighting_case("batch_normalised"),
@@ -315,5 +338,25 @@ CASES = [
         ff.equalized_odds,
         lambda input, target, groups: oracles.equalized_odds(input, target, groups, "multiclass"),
         multiclass_all,
+    ),
+    parity_case(
+        "demographic_parity-two_attributes",
+        fairloss.DemographicParityLoss,
+        ff.demographic_parity,
+        oracles.demographic_parity,
+        binary,
+        attributes=2,
+    ),
+    parity_case(
+        "equalized_odds-two_attributes",
+        fairloss.EqualizedOddsLoss,
+        ff.equalized_odds,
+        lambda input, target, groups: oracles.equalized_odds(
+            input, target, groups, "multiclass", smoothing=0.1, reduction="max"
+        ),
+        multiclass_all,
+        attributes=2,
+        smoothing=0.1,
+        reduction="max",
     ),
 ]

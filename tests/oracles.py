@@ -70,9 +70,9 @@ def max_acc_gap(
     return float(reduce_attributes([gap_of(group_means(probs, c), smoothing) for c in columns], reduction))
 
 
-def loss_variance(values, groups) -> float:
-    m = list(group_means(list(values), groups).values())
-    return float(np.var(m)) if m else 0.0
+def loss_variance(values, groups, reduction="mean") -> float:
+    means = [list(group_means(list(values), c).values()) for c in groups.reshape(len(groups), -1).T]
+    return float(reduce_attributes([np.var(m) if m else 0.0 for m in means], reduction))
 
 
 def inverse_frequency_weights(counts, max_weight=10.0) -> list[float]:
@@ -121,18 +121,21 @@ def cross_entropy_mean(
     return total / norm if norm else 0.0
 
 
-def positive_rate_gaps(p, labels, groups, which) -> list[float]:
+def positive_rate_gaps(p, labels, groups, which, smoothing=None, reduction="mean") -> list[float]:
     """Gap between groups of the mean probability, one a column; ``which``: all, positives or negatives."""
     gaps = []
     for c in range(p.shape[1]):
-        sums: dict[int, list[float]] = {}
-        for i, g in enumerate(groups):
-            w = {"all": 1.0, "positives": labels[i, c], "negatives": 1 - labels[i, c]}[which]
-            if g >= 0 and w > 0:
-                s = sums.setdefault(int(g), [0.0, 0.0])
-                s[0] += w * p[i, c]
-                s[1] += w
-        gaps.append(gap_of({g: a / b for g, (a, b) in sums.items()}))
+        each = []
+        for ids in groups.reshape(len(groups), -1).T:
+            sums: dict[int, list[float]] = {}
+            for i, g in enumerate(ids):
+                w = {"all": 1.0, "positives": labels[i, c], "negatives": 1 - labels[i, c]}[which]
+                if g >= 0 and w > 0:
+                    s = sums.setdefault(int(g), [0.0, 0.0])
+                    s[0] += w * p[i, c]
+                    s[1] += w
+            each.append(gap_of({g: a / b for g, (a, b) in sums.items()}, smoothing))
+        gaps.append(float(reduce_attributes(each, reduction)))
     return gaps
 
 
@@ -150,10 +153,10 @@ def demographic_parity(input, target, groups, kind="binary", positive_class=None
     return float(np.mean(positive_rate_gaps(p, labels, groups, "all")))
 
 
-def equalized_odds(input, target, groups, kind="binary", agg="mean") -> float:
+def equalized_odds(input, target, groups, kind="binary", agg="mean", **options) -> float:
     p, labels = columns_of(input, target, kind)
-    tpr = np.array(positive_rate_gaps(p, labels, groups, "positives"))
-    fpr = np.array(positive_rate_gaps(p, labels, groups, "negatives"))
+    tpr = np.array(positive_rate_gaps(p, labels, groups, "positives", **options))
+    fpr = np.array(positive_rate_gaps(p, labels, groups, "negatives", **options))
     return float(((tpr + fpr) / 2 if agg == "mean" else np.maximum(tpr, fpr)).mean())
 
 

@@ -84,6 +84,32 @@ SAID = [
     ("glaucoma (absent), drusen (present)", {D}, {G}, ()),
     ("glaucoma=1, drusen=0", {G}, {D}, ()),
     ("Absent: glaucoma, drusen. Present: atrophy.", {A}, {G, D}, ()),
+    ("Drusen: not seen.", (), {D}, ()),
+    ("Glaucoma: ruled out", (), {G}, ()),
+    ("Glaucoma: not detected.", (), {G}, ()),
+    ("Drusen (not seen), glaucoma (present)", {G}, {D}, ()),
+    ("drusen - not visible, glaucoma - present", {G}, {D}, ()),
+    ("drusen no, glaucoma yes", {G}, {D}, ()),
+    ("glaucoma yes, drusen no", {G}, {D}, ()),
+    ("| drusen | no |", (), {D}, ()),
+    ("| drusen | no | glaucoma | yes |", {G}, {D}, ()),
+    ("| drusen | yes |\n| glaucoma | not seen |", {D}, {G}, ()),
+    ("Drusen: no evidence", (), {D}, ()),
+    ("Drusen: no evidence, glaucoma: yes", {G}, {D}, ()),
+    ("Drusen: none detected", (), {D}, ()),
+    ("Drusen: none, glaucoma: none seen, atrophy: yes", {A}, {D, G}, ()),
+    ("Drusen: no evidence of glaucoma", {D}, {G}, ()),
+    ("Drusen: no increase", (), (), {D}),
+    ("Glaucoma: suspected", (), (), {G}),
+    ("Glaucoma: the disc is not visible", (), (), {G}),
+    ("drusen is false", (), {D}, ()),
+    ("It is false that there is drusen", (), {D}, ()),
+    # a comma and an affirmation of one's own
+    ("No drusen, glaucoma present.", {G}, {D}, ()),
+    ("No drusen, glaucoma is present", {G}, {D}, ()),
+    ("possible drusen, glaucoma present", {G}, (), {D}),
+    ("no drusen or glaucoma present", (), {D, G}, ()),
+    ("no drusen, atrophy or glaucoma present", (), {D, A, G}, ()),
     # doubt
     ("possible glaucoma", (), (), {G}),
     ("Glaucoma is possible.", (), (), {G}),
@@ -116,7 +142,8 @@ def test_what_an_answer_says(answer, affirmed, denied, left_open):
 @pytest.mark.parametrize(
     "answer",
     ["No finding.", "no findings", "No abnormality.", "No significant abnormalities are seen", "normal", "Healthy eye.",
-     "None.", "None of the findings", "Everything is within normal limits", "no disease", "no abnormal findings"],
+     "None.", "None seen.", "Findings: none detected",
+     "None of the findings", "Everything is within normal limits", "no disease", "no abnormal findings"],
 )  # fmt: skip
 def test_nothing_to_find_is_a_row_of_zeros(answer):
     assert FINDINGS.multi([answer]).tolist() == [[0] * 5]
@@ -182,7 +209,10 @@ def test_yes_and_no_may_be_the_options():
     ("answer", "label"),
     [("B", 1), ("b", 1), ("(B)", 1), ("B.", 1), ("Answer: B", 1), ("The correct answer is (c).", 2), ("Option A", 0),
      ("B. drusen", 1), ("B) glaucoma", -1), ("A disc haemorrhage", 2), ("D", -1), ("glaucoma", 0), ("I see drusen", 1),
-     ("Answer: drusen", 1), ("", -1), (None, -1), ("BB", -1)],
+     ("Answer: drusen", 1), ("", -1), (None, -1), ("BB", -1),
+     ("(A) or (B)", -1), ("A, B", -1), ("A/B", -1), ("A, not B", -1), ("(a) or (b)", -1), ("a, b and c", -1), ("B. A or C", -1),
+     ("Answer: A, C", -1), ("B. B is right", 1), ("B, a finding", 1), ("C. A disc haemorrhage", 2), ("C. A-scan", 2),
+     ("B, Z", 1), ("(B) I'd say", 1), ("B. Patient's drusen", 1)],
 )  # fmt: skip
 def test_letters_of_options(answer, label):
     options = AnswerVocabulary(["glaucoma", "drusen", "disc haemorrhage"])

@@ -10,6 +10,7 @@ import pickle
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.contract import Case, all_cases, gradients, to_numpy
 
@@ -115,6 +116,26 @@ def test_an_unused_id_changes_nothing(case):
         wider, wider_grads = value_and_gradients(case, fresh(case, num_groups=4), batch)
         torch.testing.assert_close(wider, value, rtol=1e-12, atol=1e-14)
         torch.testing.assert_close(wider_grads, grads, rtol=1e-12, atol=1e-14)
+
+
+class HostCopies(TorchDispatchMode):
+    """Counts tensors made of Python numbers: on a GPU each is a copy that waits for the device and breaks CUDA graphs."""
+
+    made = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.made += func is torch.ops.aten.lift_fresh.default
+        return func(*args, **(kwargs or {}))
+
+
+@each_case
+def test_nothing_is_copied_from_the_host(case):
+    """What ``tests/gpu`` asserts on the device itself, for machines without one."""
+    module, batch = fresh(case), case.draw(13, 9)
+    module(**batch)
+    with HostCopies() as copies:
+        value_and_gradients(case, module, batch)
+    assert copies.made == 0
 
 
 def with_groups(batch, ids):

@@ -194,6 +194,31 @@ def test_states_of_another_data_set_are_refused():
     assert sampler.epoch == 0
 
 
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (None, "state: what state_dict returns"),
+        ([1], "state: what state_dict returns"),
+        ({"position": "3"}, r"state\['position'\]: an integer"),
+        ({"epoch": None}, r"state\['epoch'\]: an integer"),
+        ({"seed": -1}, r"state\['seed'\]: -1"),
+        ("epoch", "state: epoch is missing"),
+        ("num_samples", "state: num_samples None was saved"),
+    ],
+)
+def test_what_is_no_state_is_refused(change, match):
+    sampler = balanced()
+    before = state = sampler.state_dict(epoch=2, position=3)
+    sampler.load_state_dict(before)
+    if isinstance(change, str):
+        state = {name: value for name, value in before.items() if name != change}
+    else:
+        state = {**before, **change} if isinstance(change, dict) else change
+    with pytest.raises((TypeError, ValueError), match=match):
+        sampler.load_state_dict(state)
+    assert sampler.state_dict() == before
+
+
 def test_with_a_data_loader():
     data = list(range(len(attributes())))
     order = [int(i) for batch in DataLoader(data, batch_size=8, sampler=balanced()) for i in batch]

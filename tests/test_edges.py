@@ -97,7 +97,7 @@ def test_a_growing_state_takes_the_shape_that_was_saved():
 
 def test_a_position_before_the_first_is_refused():
     sampler = fairloss.BalancedGroupSampler([0, 1, 1])
-    with pytest.raises(ValueError, match="position -1"):
+    with pytest.raises(ValueError, match="position.*-1"):
         sampler.load_state_dict({**sampler.state_dict(), "position": -1})
 
 

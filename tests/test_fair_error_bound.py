@@ -232,6 +232,9 @@ def test_half_precision_logits_and_gradients():
         ({"target": torch.full((4, 5), 2)}, "target: class 2 is out of range"),
         ({"target": torch.zeros(4, 6).long()}, "target: integer ids"),
         ({"target": torch.zeros(4, 5)}, "target: integer ids"),
+        ({"target": torch.full((4, 2, 5), 255.0)}, "target: 255 was given"),
+        ({"target": torch.full((4, 2, 5), 255, dtype=torch.uint8)}, "target: 255 was given"),
+        ({"target": torch.full((4, 2, 5), torch.nan)}, "target: nan was given"),
         ({"gamma": -1.0}, "gamma: -1.0"),
         ({"max_weight": 0.5}, "max_weight: 0.5"),
         ({"dice_weight": 1.5}, "dice_weight: 1.5"),
@@ -250,3 +253,20 @@ def test_bad_arguments_are_named(change, match):
     }
     with pytest.raises((ValueError, TypeError), match=match):
         febs(**{**arguments, **change})
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32, torch.bool], ids=str)
+def test_one_hot_masks_are_of_zeros_and_ones(dtype):
+    logits, ids, _ = batch(12)
+    mask = torch.nn.functional.one_hot(ids, logits.shape[1]).movedim(-1, 1)
+    assert torch.equal(sample_dice_loss(logits, mask.to(dtype)), sample_dice_loss(logits, ids))
+    if dtype != torch.bool:
+        wrong = (mask * 255 if dtype == torch.uint8 else mask * 2).to(dtype)
+        with pytest.raises(ValueError, match="target: 25?5? was given"):
+            sample_dice_loss(logits, wrong)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
+def test_images_of_no_pixel_are_finite(weight):
+    logits, target = torch.zeros(2, 3, 0, requires_grad=True), torch.zeros(2, 0).long()
+    assert torch.equal(sample_dice_loss(logits, target, dice_weight=weight), torch.zeros(2))

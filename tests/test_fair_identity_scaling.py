@@ -247,3 +247,17 @@ def test_bad_arguments_are_named(change, match):
     arguments = {"num_groups": 2} | change
     with pytest.raises((ValueError, TypeError), match=match):
         fis(torch.zeros(4), torch.tensor([0, 1, 1, 0]), **arguments)
+
+
+@pytest.mark.parametrize("variant", ["default", "paper", "released"])
+def test_c_zero_runs_no_transport_and_checks_the_reference_all_the_same(variant, monkeypatch):
+    losses, groups = batch(9)
+    limit = fis_weights(losses, groups, num_groups=3, c=1e-12, variant=variant)
+
+    def refuse(*_):
+        raise AssertionError("a transport was run for a term times 0")
+
+    monkeypatch.setattr("fairloss.losses.fair_identity_scaling.line_statistics", refuse)
+    torch.testing.assert_close(fis_weights(losses, groups, num_groups=3, c=0, variant=variant), limit)
+    with pytest.raises(ValueError, match="reference: the memory has 2 groups"):
+        fis_weights(losses, groups, num_groups=3, c=0, variant=variant, reference=GroupMemory(2, 4))

@@ -198,3 +198,37 @@ def test_other_arguments_are_named():
         fairloss.fair_grpo_policy_loss(torch.zeros(1, 2), None, torch.ones(1), None)
     with pytest.raises(TypeError, match="values"):
         fairloss.GroupMemory(2, 3).push([1.0], torch.tensor([0]))
+
+
+LOGITS, LABELS, GROUP_IDS, LOSSES = (
+    torch.randn(4, 3),
+    torch.tensor([0, 1, 2, 0]),
+    torch.tensor([0, 1, 1, 0]),
+    torch.rand(4),
+)
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda m: fairloss.MaxAccGapLoss(2, memory=m)(LOGITS, LABELS, GROUP_IDS), "memory"),
+        (lambda m: fairloss.FairCrossEntropyLoss(2, 0.5, memory=m)(LOGITS, LABELS, GROUP_IDS), "memory"),
+        (lambda m: ff.group_gap(LOSSES, GROUP_IDS, num_groups=2, memory=m), "memory"),
+        (lambda m: fairloss.FISLoss(2)(LOSSES, GROUP_IDS, m), "reference"),
+        (
+            lambda m: fairloss.FISLoss(2)(LOSSES, GROUP_IDS, (LOSSES.to("meta"), GROUP_IDS.to("meta"))),
+            r"reference\[0\]",
+        ),
+        (lambda m: ff.fis_weights(LOSSES, GROUP_IDS, num_groups=2, distances=m.values[:, 0]), "distances"),
+        (lambda m: fairloss.GroupDROLoss(2).to("meta")(LOSSES, GROUP_IDS), "values"),
+        (
+            lambda m: fairloss.CrossGroupContrastiveLoss(queue=fairloss.EmbeddingQueue(4, 3).to("meta"))(
+                LOGITS, LABELS, GROUP_IDS
+            ),
+            "queue",
+        ),
+    ],
+)
+def test_state_on_another_device_is_named(call, named):
+    with pytest.raises(ValueError, match=f"{named}: it is on"):
+        call(fairloss.GroupMemory(2, 4).to("meta"))

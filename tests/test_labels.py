@@ -72,3 +72,11 @@ def test_bad_labels_are_named(bad):
 
 def test_empty():
     assert encode_groups([]).num_groups == 0
+
+
+def test_one_string_is_no_sequence_of_unknown_labels():
+    """Its characters would be taken for the labels: "N/A" would make "A" unknown."""
+    with pytest.raises(ValueError, match=r"unknown: one string was given; .* \['N/A'\]"):
+        encode_groups(["A", "N/A"], unknown="N/A")
+    with pytest.raises(TypeError, match="unknown: a sequence of labels is needed, int"):
+        encode_groups([1, 2], unknown=-1)

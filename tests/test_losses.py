@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import accuracy_score
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fairloss
 from fairloss import functional as ff
@@ -180,6 +181,34 @@ class TestGroupDRO:
         expected = ff.group_dro(values, groups, q=module.q, shares=torch.tensor([0.4, 0.4, 0.2]))
         torch.testing.assert_close(module(values, groups), expected)
 
+    @pytest.mark.parametrize("frozen", ["eval", "no_grad"])
+    def test_a_group_never_trained_on_has_no_weight_in_evaluation(self, frozen):
+        module = fairloss.GroupDROLoss(3, group_counts=[2, 2, 1])
+        for _ in range(5):
+            module(torch.tensor([1.0, 2.0]), torch.tensor([0, 1]))
+        values, groups, q = torch.rand(6), torch.tensor([0, 0, 1, 1, 2, -1]), module.q
+        expected = ff.group_dro(values, groups, q=q, shares=torch.tensor([0.4, 0.4, 0.2]))
+        module.train(frozen != "eval")
+        with torch.set_grad_enabled(frozen != "no_grad"):
+            torch.testing.assert_close(module(values, groups), expected)
+        assert torch.equal(module.q, q)
+        assert q[2] == 0
+
+    @pytest.mark.parametrize(
+        ("options", "match"),
+        [
+            ({"q": [0.5, 0.5]}, "q: a floating-point tensor"),
+            ({"q": torch.tensor([1, 0])}, "q: a floating-point tensor"),
+            ({"q": torch.rand(2, 1)}, r"q: shape \(G,\)"),
+            ({"q": torch.rand(2), "shares": [0.5, 0.5]}, "shares: a floating-point tensor"),
+            ({"q": torch.rand(2), "shares": torch.rand(3)}, r"shares: shape \(G,\)"),
+            ({"q": torch.rand(2, device="meta")}, "q: it is on meta"),
+        ],
+    )
+    def test_bad_weights_are_named(self, options, match):
+        with pytest.raises((TypeError, ValueError), match=match):
+            ff.group_dro(torch.rand(2), torch.tensor([0, 1]), **options)
+
     def test_unseen_groups_have_no_weight(self):
         module = fairloss.GroupDROLoss(4)
         module(torch.rand(3, requires_grad=True), torch.tensor([0, 2, 2]))
@@ -270,6 +299,9 @@ def test_bad_input_is_named(make, args, named):
     [
         ({"input": torch.tensor([1.0, float("nan")])}, r"input: nan at position \(1,\)"),
         ({"values": torch.tensor([float("inf")])}, "values: inf"),
+        ({"values": torch.tensor(1.0)}, r"values: shape \(N,\)"),
+        ({"values": torch.rand(2, 3)}, r"values: shape \(N,\)"),
+        ({"input": torch.tensor(1.0), "groups": torch.tensor([0]), "num_groups": 2}, "input: shape"),
         ({"groups": torch.tensor([0, -2]), "num_groups": 2}, "groups: id -2"),
         ({"groups": torch.tensor([[0, 5]]), "num_groups": (2, 3)}, r"groups\[:, 1\]: id 5"),
         ({"groups": torch.tensor([0.0]), "num_groups": 2}, "groups"),
@@ -323,3 +355,118 @@ def test_losses_import_no_compiler():
     code = "import sys, torch; before = 'torch._dynamo' in sys.modules; import fairloss.functional, fairloss.policy"
     code += "; assert before or 'torch._dynamo' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("smoothing", [None, 0.2], ids=["hard", "smooth"])
+@pytest.mark.parametrize(
+    ("loss", "task"),
+    [
+        (fairloss.MaxAccGapLoss, "multiclass"),
+        (fairloss.DemographicParityLoss, "multiclass"),
+        (fairloss.EqualizedOddsLoss, "multilabel"),
+    ],
+)
+@pytest.mark.parametrize(("sizes", "reduction"), [(3, "mean"), ((3, 2), "mean"), ((3, 2), "sum"), ((3, 2), "max")])
+def test_second_derivatives(loss, task, sizes, reduction, smoothing):
+    generator = torch.Generator().manual_seed(11)
+    logits = torch.randn(8, 3, generator=generator, dtype=torch.float64).requires_grad_()
+    shape = (8, 3) if task == "multilabel" else (8,)
+    target = torch.randint(0, 2, shape, generator=generator)
+    groups = torch.tensor([[0, 0], [1, 1], [2, 1], [0, 0], [1, 1], [-1, 0], [2, -1], [1, 0]])
+    module = loss(sizes, smoothing=smoothing, task=task, reduction=reduction)
+    ids = groups if isinstance(sizes, tuple) else groups[:, 0]
+    assert torch.autograd.gradgradcheck(lambda x: module(x, target, ids), (logits,))
+
+
+def test_a_memory_has_the_second_derivatives_of_its_estimate():
+    """With all values seen by the memory in equal shares S_g is the batch's mean, on which the curvature is taken."""
+    values = torch.tensor([0.1, 0.4, 0.3, 0.9], dtype=torch.float64, requires_grad=True)
+    groups = torch.tensor([0, 0, 1, 1])
+    memory = fairloss.GroupMemory(2, 4, group_counts=[1, 1]).eval()
+
+    def hessian(memory):
+        return torch.autograd.functional.hessian(
+            lambda v: ff.group_gap(v, groups, num_groups=2, smoothing=0.2, memory=memory), values
+        )
+
+    expected = hessian(None)
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(hessian(memory), expected)
+
+
+@pytest.mark.parametrize("loss", [fairloss.DemographicParityLoss(3), fairloss.EqualizedOddsLoss((3, 2), smoothing=0.1)])
+def test_parity_takes_all_classes_at_once(loss):
+    class Ops(TorchDispatchMode):
+        number = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.number += 1
+            return func(*args, **(kwargs or {}))
+
+    numbers = []
+    for classes in (3, 100):
+        logits, target = torch.randn(6, classes, requires_grad=True), torch.arange(6) % classes
+        groups = torch.tensor([[0, 0], [1, 1], [2, 1], [0, 0], [1, 1], [-1, 0]])
+        with Ops() as ops:
+            loss(logits, target, groups if len(loss.num_groups) > 1 else groups[:, 0]).backward()
+        numbers.append(ops.number)
+    assert numbers[0] == numbers[1] < 200
+
+
+def test_max_acc_gap_checks_its_options_before_any_work():
+    logits, target, groups = torch.randn(4, 2), torch.tensor([0, 1, 5, 1]), torch.tensor([0, 1, 1, 0])
+    memory = fairloss.GroupMemory(3, 2)
+    for options in ({"smoothing": 0}, {"reduction": "none"}, {"memory": memory}, {"token_reduction": "max"}):
+        with pytest.raises(ValueError, match=next(iter(options))):  # not the class out of range
+            ff.max_acc_gap(logits, target, groups, num_groups=2, **options)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("options", [{}, {"pos_weight": torch.tensor([2.0])}], ids=["plain", "pos_weight"])
+@pytest.mark.parametrize(("shape", "task"), [((6,), "auto"), ((6, 1), "auto"), ((6, 4), "multilabel")])
+def test_labels_are_reduced_as_torch_does(shape, task, options, weighted, reduction):
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(shape, generator=generator)
+    target = torch.randint(0, 2, shape, generator=generator).float()
+    groups = torch.tensor([0, 1, 1, -1, 0, 0])
+    weights = torch.tensor([0.5, 3.0]) if weighted else None
+    rows = torch.tensor([0.5, 3.0, 3.0, 1.0, 0.5, 0.5] if weighted else [1.0] * 6).reshape(6, *[1] * (len(shape) - 1))
+    each = rows * F.binary_cross_entropy_with_logits(logits, target, **options, reduction="none")
+    expected = each if reduction == "none" else getattr(each, reduction)()
+    found = ff.fair_cross_entropy(
+        logits, target, groups, num_groups=2, task=task, group_weights=weights, reduction=reduction, **options
+    )
+    assert found.loss.shape == expected.shape
+    torch.testing.assert_close(found.loss, expected)
+    assert torch.equal(found.gap, torch.zeros(()))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("length", [5, 0])
+def test_tokens_are_reduced_as_torch_does(length, reduction):
+    generator = torch.Generator().manual_seed(2)
+    logits = torch.randn(3, length, 7, generator=generator)
+    target = torch.randint(0, 7, (3, length), generator=generator)
+    target[:, :1] = -100
+    groups, rows = torch.tensor([0, -1, 1]), torch.tensor([0.5, 1.0, 3.0]).unsqueeze(1)
+    each = rows * F.cross_entropy(logits.movedim(2, 1), target, reduction="none")
+    expected = each if reduction == "none" else each.sum() / (max(1, 3 * (length - 1)) if reduction == "mean" else 1)
+    found = ff.fair_cross_entropy(
+        logits, target, groups, num_groups=2, group_weights=torch.tensor([0.5, 3.0]), reduction=reduction
+    )
+    torch.testing.assert_close(found.loss, expected)
+
+
+def test_answers_without_a_token_are_in_no_group():
+    logits, target, groups = torch.randn(2, 0, 5, requires_grad=True), torch.zeros(2, 0).long(), torch.tensor([0, 1])
+    assert not ff.sample_likelihood(logits, target).valid.any()
+    for loss in (fairloss.MaxAccGapLoss(2), fairloss.FairCrossEntropyLoss(2, 0.5)):
+        value = loss(logits, target, groups)
+        value.backward()
+        assert value.item() == 0
+
+
+def test_a_task_of_no_label_is_refused():
+    with pytest.raises(ValueError, match="target: task 'multilabel' needs .*C >= 1"):
+        ff.sample_likelihood(torch.randn(2, 0), torch.zeros(2, 0), task="multilabel")

@@ -56,6 +56,17 @@ def test_the_criterion_can_be_differentiated_twice(dense_from, monkeypatch):
     assert torch.autograd.gradgradcheck(lambda x: loss(x, target, groups), logits)
 
 
+@pytest.mark.parametrize("dense_from", [0, 1 << 18])
+def test_the_criterion_under_torch_func(dense_from, monkeypatch):
+    monkeypatch.setattr("fairloss.kernels.nll._DENSE_FROM", dense_from)
+    logits = torch.randn(6, 4, dtype=torch.float64)
+    target, groups = torch.tensor([0, 1, 2, 3, -100, 1]), torch.tensor([0, 0, 1, 1, 2, -1])
+    loss = fairloss.FairCrossEntropyLoss(3, 0.5, [4, 2, 1])
+    x = logits.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(loss(x, target, groups), x)
+    torch.testing.assert_close(torch.func.grad(lambda z: loss(z, target, groups))(logits), expected)
+
+
 # torch 2.14's check looks at .grad of the aliases that it makes of its arguments (pytorch/pytorch#30531).
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_streamed_nll_passes_torchs_operator_check():

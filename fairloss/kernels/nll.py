@@ -88,9 +88,9 @@ class _DenseNLL(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-        valid = target != ignore_index
-        picked = torch.where(valid, target, 0).unsqueeze(1)
+    def forward(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+        ignored = target == ignore_index
+        picked = target.masked_fill(ignored, 0).unsqueeze(1)
         p = torch.softmax(logits, 1)
         likelihood = p.gather(1, picked).squeeze(1)
         # -log p is as exact as log-softmax until p nears the smallest normal number.
@@ -98,13 +98,22 @@ class _DenseNLL(torch.autograd.Function):
             out = -torch.log_softmax(logits, 1).gather(1, picked).squeeze(1)
         else:
             out = likelihood.log().neg_()
-        ctx.save_for_backward(logits, p, picked, valid)
-        return out.masked_fill_(~valid, 0.0)
+        return out.masked_fill_(ignored, 0.0), p
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        logits, p, picked, valid = ctx.saved_tensors
-        g = torch.where(valid, grad, 0.0).unsqueeze(1)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: tuple[Tensor, Tensor]) -> None:
+        """Apart from the forward, as torch.func needs it; the softmax is an output for this alone."""
+        logits, target, ctx.ignore_index = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)  # no zeros in place of its gradient
+        ctx.save_for_backward(logits, target, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+        logits, target, p = ctx.saved_tensors
+        ignored = target == ctx.ignore_index
+        picked = target.masked_fill(ignored, 0).unsqueeze(1)
+        g = grad.masked_fill(ignored, 0.0).unsqueeze(1)
         if torch.is_grad_enabled():  # under create_graph=True: by differentiable operations
             return torch.softmax(logits, 1) * g - torch.zeros_like(p).scatter_add(1, picked, g), None, None
         return (p * g).scatter_add_(1, picked, -g), None, None
@@ -114,5 +123,5 @@ def dense_nll(logits: Tensor, target: Tensor, ignore_index: int = -100) -> Tenso
     """-log softmax(x_i)_{t_i}, 0 where ignored: (M, C) float32 or float64 logits and (M,) targets -> (M,)."""
     eager_cpu = logits.device.type == "cpu" and not torch.compiler.is_compiling()
     if eager_cpu and logits.numel() >= _DENSE_FROM and logits.requires_grad and torch.is_grad_enabled():
-        return _DenseNLL.apply(logits, target, ignore_index)  # type: ignore[no-any-return]
+        return _DenseNLL.apply(logits, target, ignore_index)[0]  # type: ignore[no-any-return]
     return F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")

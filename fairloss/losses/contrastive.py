@@ -79,6 +79,8 @@ def _contrastive_parts(
         raise ValueError(f"embeddings: {embeddings.shape[1]} columns were given, the queue holds {queue.dim}")
     if queue is not None and queue.num_attributes != ids.shape[1]:
         raise ValueError(f"groups: {ids.shape[1]} attributes were given, the queue holds {queue.num_attributes}")
+    if queue is not None:
+        _checks.same_device("queue", queue.embeddings, "the batch", embeddings)
 
     # Rows are scaled to norm 1 inside the op; gradients of several ranks are summed in float32 at least.
     batch_keys = embeddings

@@ -20,12 +20,11 @@ from fairloss import _checks
 from fairloss.distributed import ProcessGroup, all_reduce_sums, check_process_group
 from fairloss.groups import check_groups, check_num_groups, group_counts_tensor, lookup, single_attribute
 from fairloss.losses.likelihood import (
-    Likelihood,
     Rows,
     Task,
     TokenReduction,
     check_task,
-    likelihood_of_tokens,
+    likelihood_of,
     resolve_task,
     rows_of,
 )
@@ -48,12 +47,11 @@ class CrossEntropyParts(NamedTuple):
 
 
 class _Terms(NamedTuple):
-    """Per-row task losses, (M,); what the mean divides by, (M,); the samples' likelihoods; rows a sample."""
+    """Per-row task losses, (M,); what the mean divides by the sum of, (M,); the plain rows."""
 
     losses: Tensor
     norm: Tensor
-    likelihood: Likelihood
-    rows_per_sample: int
+    rows: Rows
 
 
 def _check_tables(**tables: Tensor | None) -> None:
@@ -67,7 +65,7 @@ def _smoothed(rows: Rows, logits: Tensor, weight: Tensor | None, label_smoothing
     """(1 - e) nll + (e / C) sum_c -w_c logp_c, the second term from the logits: -logp_c = lse - x_c."""
     logp = F.log_softmax(logits, 1, dtype=rows.nll.dtype)
     spread = -(logp if weight is None else logp * weight).sum(1) / logits.shape[1]
-    return label_smoothing * torch.where(rows.valid, spread, 0.0)
+    return label_smoothing * spread.masked_fill(~rows.valid, 0.0)
 
 
 def _classes(
@@ -77,18 +75,16 @@ def _classes(
     weight: Tensor | None,
     label_smoothing: float,
     ignore_index: int,
-    token_reduction: TokenReduction,
+    with_prob: bool,
 ) -> _Terms:
     """Multiclass and tokens, with the meanings of torch's ``cross_entropy``."""
-    rows = rows_of(input, target, task=kind, ignore_index=ignore_index)
-    length = target.shape[1] if kind == "tokens" else 1
+    rows = rows_of(input, target, task=kind, ignore_index=ignore_index, with_prob=with_prob)
     if weight is not None and weight.shape != input.shape[-1:]:
         raise ValueError(
             f"weight: one weight a class, ({input.shape[-1]},), is needed, {tuple(weight.shape)} was given"
         )
     w = None if weight is None else weight.to(rows.nll)
-    norm = rows.valid.to(rows.nll.dtype)
-    losses = rows.nll
+    losses, norm = rows.nll, rows.valid
     if target.dtype.is_floating_point:
         if w is not None or label_smoothing:
             t = target.to(losses.dtype) * (1 - label_smoothing) + label_smoothing / input.shape[1]
@@ -96,16 +92,12 @@ def _classes(
             logp = F.log_softmax(input, 1, dtype=losses.dtype)
             losses = -torch.where(t == 0, 0.0, t * logp).sum(1)
     else:
-        labels = torch.where(rows.valid, target.reshape(-1).to(torch.int64), 0)
         if w is not None:
-            norm = norm * w[labels]
-            losses = losses * w[labels]
+            of_label = w[target.flatten().to(torch.int64).masked_fill(~rows.valid, 0)]
+            losses, norm = losses * of_label, norm * of_label
         if label_smoothing:
-            logits = input.reshape(-1, input.shape[-1])
-            losses = (1 - label_smoothing) * losses + _smoothed(rows, logits, w, label_smoothing)
-    if kind == "tokens":
-        return _Terms(losses, norm, likelihood_of_tokens(rows, length, token_reduction), length)
-    return _Terms(losses, norm, Likelihood(rows.prob, rows.valid), 1)
+            losses = (1 - label_smoothing) * losses + _smoothed(rows, input.flatten(0, -2), w, label_smoothing)
+    return _Terms(losses, norm, rows)
 
 
 def _labels(
@@ -116,27 +108,25 @@ def _labels(
     weight: Tensor | None,
     pos_weight: Tensor | None,
     label_smoothing: float,
+    with_prob: bool,
 ) -> _Terms:
-    """Binary and multilabel, with the meanings of torch's ``binary_cross_entropy_with_logits``; mean over labels."""
+    """Binary and multilabel, with the meanings of torch's ``binary_cross_entropy_with_logits``: a row is a label."""
     columns = input.shape[1] if kind == "multilabel" else 1
-    flat, flat_target = input.reshape(-1), target.reshape(-1)
-    rows = rows_of(flat, flat_target, task="binary", auto=auto)
+    rows = rows_of(input, target, task=kind, auto=auto, with_prob=with_prob)
     for name, table in (("weight", weight), ("pos_weight", pos_weight)):
         if table is not None and table.shape not in ((), (1,), (columns,)):
             raise ValueError(f"{name}: one weight a label, ({columns},), is needed, {tuple(table.shape)} was given")
     losses = rows.nll
     if weight is not None or pos_weight is not None or label_smoothing:
-        t = flat_target.to(losses.dtype) * (1 - label_smoothing) + label_smoothing / 2
+        t = target.to(losses.dtype) * (1 - label_smoothing) + label_smoothing / 2
         losses = F.binary_cross_entropy_with_logits(
-            flat.to(losses.dtype).reshape(-1, columns),
+            input.to(losses.dtype).reshape(-1, columns),
             t.reshape(-1, columns),
             weight=None if weight is None else weight.to(losses),
             pos_weight=None if pos_weight is None else pos_weight.to(losses),
             reduction="none",
-        )
-    losses = losses.reshape(-1, columns).mean(1)
-    prob = rows.prob.reshape(-1, columns).mean(1)
-    return _Terms(losses, torch.ones_like(losses), Likelihood(prob, torch.ones_like(prob, dtype=torch.bool)), 1)
+        ).flatten()
+    return _Terms(losses, rows.valid, rows)
 
 
 def fair_cross_entropy(
@@ -199,31 +189,34 @@ def fair_cross_entropy(
     if group_weights is not None and group_weights.shape != (single_attribute(sizes, "group weighting"),):
         raise ValueError(f"group_weights: shape {sizes} is needed, {tuple(group_weights.shape)} was given")
     check_process_group(process_group)
-    check_memory(memory, sizes)
     kind = resolve_task(input, target, task)
+    check_memory(memory, sizes, like=input)
     ids = check_groups(groups, sizes, input.shape[0], like=input)
     if kind in ("binary", "multilabel"):
         if weight is not None and kind == "binary":
             raise ValueError("weight: class weights do not apply to a binary target; use pos_weight")
-        terms = _labels(input, target, kind, task == "auto", weight, pos_weight, label_smoothing)
+        terms = _labels(input, target, kind, task == "auto", weight, pos_weight, label_smoothing, gap_weight > 0)
     else:
         if pos_weight is not None:
             raise ValueError(f"pos_weight: it applies to binary and multilabel targets, the task is {kind!r}")
-        terms = _classes(input, target, kind, weight, label_smoothing, ignore_index, token_reduction)
+        terms = _classes(input, target, kind, weight, label_smoothing, ignore_index, gap_weight > 0)
     losses = terms.losses
+    if kind in ("tokens", "multilabel"):
+        losses = losses.reshape(target.shape)
     if group_weights is not None:
         v = lookup(group_weights.to(losses), ids[:, 0], unknown=1.0)
-        losses = losses * (v.repeat_interleave(terms.rows_per_sample) if terms.rows_per_sample > 1 else v)
+        losses = losses * (v.unsqueeze(1) if losses.ndim > 1 else v)
     if reduction == "none":
-        each = losses.reshape(target.shape) if kind == "tokens" else losses
-        return CrossEntropyParts(each, each, losses.sum() * 0.0)
-    total, norm = all_reduce_sums([losses.sum(), terms.norm.sum()], process_group)
+        each = losses.reshape(input.shape) if kind == "binary" else losses
+        return CrossEntropyParts(each, each, losses.new_zeros(()))
+    total, norm = all_reduce_sums([losses.sum(), terms.norm.sum(dtype=losses.dtype)], process_group)
     # Nothing to learn from (an empty batch, all targets ignored): 0, connected to the graph.
     mean = total / norm.clamp(min=torch.finfo(norm.dtype).tiny) if reduction == "mean" else total
     if gap_weight == 0:
         return CrossEntropyParts(mean, mean, torch.zeros_like(mean))
-    known = known_groups(ids, terms.likelihood.valid)
-    gap = gap_of_ids(terms.likelihood.prob, known, sizes, smoothing, memory, "mean", process_group)
+    likelihood = likelihood_of(terms.rows, kind, target.shape, token_reduction)
+    known = known_groups(ids, likelihood.valid)
+    gap = gap_of_ids(likelihood.prob, known, sizes, smoothing, memory, "mean", process_group)
     return CrossEntropyParts(mean + gap_weight * gap, mean, gap)
 
 
@@ -231,7 +224,8 @@ class FairCrossEntropyLoss(ConstantsModule):
     """Cross-entropy that answers for groups: a drop-in for ``nn.CrossEntropyLoss`` and ``nn.BCEWithLogitsLoss``.
 
     loss = mean_i v_{g_i} l_i + gap_weight * (max_g acc_g - min_g acc_g), with l the cross-entropy in torch's meaning,
-    v_g = w_g / wbar, w_g = min(N / N_g, max_weight), and acc_g the mean probability of the true label in group g.
+    v_g = w_g / wbar, w_g = min(N / N_g, max_weight), and acc_g the mean probability of the true label in group g. The
+    mean of a multilabel or token task runs over all labels or tokens, as in torch, each with its sample's weight.
 
     | ``gap_weight`` | ``group_counts`` | the paper's name |
     |----------------|------------------|------------------|
@@ -249,7 +243,8 @@ class FairCrossEntropyLoss(ConstantsModule):
         pos_weight: weight of the positives, binary and multilabel.
         label_smoothing: in [0, 1]; the accuracies always use the plain likelihood.
         ignore_index: integer targets that count for nothing, in either term.
-        reduction: of the task term: ``"mean"``, ``"sum"``, or ``"none"`` (then ``gap_weight`` must be 0).
+        reduction: of the task term, as in torch: ``"mean"`` over samples, labels or tokens, their ``"sum"``, or ``"none"``:
+            each of them (then ``gap_weight`` must be 0).
         memory: a :class:`fairloss.GroupMemory`, so that small batches are ranked on more than themselves.
         smoothing: t > 0 of the soft gap; ``None``: the hard one.
         task: ``"auto"``, ``"binary"``, ``"multiclass"``, ``"multilabel"`` or ``"tokens"``; see
@@ -261,7 +256,8 @@ class FairCrossEntropyLoss(ConstantsModule):
         - input: logits (N,), (N, 1), (N, C) or (N, T, V), float16 to float64 (computed in float32 at least)
         - target: (N,), (N, C) or (N, T)
         - groups: (N,) or (N, K) integer or bool ids, -1 = unknown
-        - output: scalar, float32 (float64 for float64 logits); with ``return_parts=True`` a :class:`CrossEntropyParts`
+        - output: scalar, float32 (float64 for float64 logits); with ``reduction="none"`` (N,), or the shape of the input
+          (binary, multilabel) or of the target (tokens); with ``return_parts=True`` a :class:`CrossEntropyParts`
 
     Raises:
         TypeError, ValueError: naming the argument, before any work or change of state.

@@ -17,6 +17,7 @@ from fairloss import _checks
 from fairloss.distributed import ProcessGroup, all_reduce_sums, check_process_group
 from fairloss.groups import check_groups, segment_sum, single_attribute
 from fairloss.kernels.dice_sums import dice_sums
+from fairloss.losses.likelihood import check_fractions
 
 __all__ = [
     "Overlap",
@@ -68,6 +69,7 @@ def overlap(logits: Tensor, target: Tensor, *, num_classes: int | None = None, w
     size, classes, spatial = logits.shape[0], logits.shape[1], logits.shape[2:]
     x = logits.flatten(2)
     if target.shape == logits.shape:
+        check_fractions(target)  # a mask of 0 and 255 would train on nonsense
         t = target.flatten(2)
         t = t if t.dtype.is_floating_point else t.to(torch.float32)
     elif target.shape in ((size, *spatial), (size, 1, *spatial)) and not target.dtype.is_floating_point:
@@ -145,7 +147,7 @@ def sample_dice_loss(
     per_class = dice_loss_of_sums(
         found.sums, include_background=include_background, smooth_nr=smooth_nr, smooth_dr=smooth_dr
     )
-    return w * per_class.mean(1) + (1 - w) * found.nll / found.pixels
+    return w * per_class.mean(1) + (1 - w) * found.nll / max(found.pixels, 1)
 
 
 def group_dice_loss(

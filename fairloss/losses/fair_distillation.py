@@ -26,6 +26,7 @@ from fairloss.groups import check_groups, single_attribute, statistics_dtype
 from fairloss.heads import route_by_group
 from fairloss.losses.dice import check_ids
 from fairloss.losses.fair_identity_scaling import fis
+from fairloss.losses.likelihood import check_fractions
 
 __all__ = ["Direction", "FairDistillationLoss", "TaskLoss", "fair_distillation"]
 
@@ -113,6 +114,8 @@ def _check_logits(student: Tensor, teacher: Tensor, target: Tensor, num_groups: 
             f"target: class ids (N, *spatial), or probabilities of the student's shape, are needed for student_logits "
             f"{tuple(student.shape)}; {tuple(target.shape)} ({target.dtype}) was given"
         )
+    if target.dtype.is_floating_point:
+        check_fractions(target)
 
 
 def fair_distillation(

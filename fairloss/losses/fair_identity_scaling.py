@@ -151,21 +151,27 @@ def _weights(
     if distances is not None and (not isinstance(distances, Tensor) or distances.shape != (size,)):
         given = tuple(distances.shape) if isinstance(distances, Tensor) else type(distances).__name__
         raise ValueError(f"distances: shape ({size},), one a group, is needed, {given} was given")
+    if distances is not None:
+        _checks.same_device("distances", distances, "losses", x)
     values, value_ids = _reference_of(x, ids, size, reference)
+    scale = right_asymptote if variant == "released" else 1.0
+    if variant == "default":
+        individual = _mean_one(x.detach().to(torch.float64) / temperature, None, cap).to(x.dtype)
+    else:
+        individual = torch.softmax((x if variant == "released" else x.detach()) / temperature, 0)
+    if c == 0:  # no distance is needed
+        return scale * individual
     line = line_statistics(values, value_ids, size)
     if distances is None:
         o = line.squared / 2 if transport == "exact" else distances_to_all(values, value_ids, size, transport, blur)
     else:
         o = distances.detach().to(torch.float64)
     if variant == "default":
-        individual = _mean_one(x.detach().to(torch.float64) / temperature, None, cap).to(x.dtype)
         scores = _signed_scores(line, o, group_temperature)
     else:
-        individual = torch.softmax((x if variant == "released" else x.detach()) / temperature, 0)
         scores = o / group_temperature
     sizes = line.sizes if reference is None else segment_sum(scores.new_ones(ids.shape[0]), ids, (size,))
     group_part = _group_part(scores, sizes, ids, variant, cap).to(x.dtype)
-    scale = right_asymptote if variant == "released" else 1.0
     return (scale * (1 - c)) * individual + (scale * c) * group_part
 
 
@@ -176,6 +182,7 @@ def _reference_of(x: Tensor, ids: Tensor, num_groups: int, reference: Reference 
     if isinstance(reference, GroupMemory):
         if reference.num_groups != num_groups:
             raise ValueError(f"reference: the memory has {reference.num_groups} groups, num_groups is {num_groups}")
+        _checks.same_device("reference", reference.values, "losses", x)
         slot = torch.arange(reference.capacity, device=ids.device)
         group = torch.arange(num_groups, device=ids.device).unsqueeze(1)
         held = torch.where(slot < reference.seen.unsqueeze(1), group, -1)
@@ -187,6 +194,7 @@ def _reference_of(x: Tensor, ids: Tensor, num_groups: int, reference: Reference 
         )
     values, groups = reference
     check_values(values, "reference[0]")
+    _checks.same_device("reference[0]", values, "losses", x)
     return values.detach(), check_groups(groups, (num_groups,), values.shape[0], like=values, name="reference[1]")
 
 

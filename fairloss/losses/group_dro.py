@@ -69,8 +69,14 @@ def group_dro(
     check_values(values)
     check_process_group(process_group)
     for name, table in (("q", q), ("shares", shares)):
-        if table is not None and (table.ndim != 1 or table.shape != q.shape):
+        if name == "shares" and table is None:
+            continue
+        if not isinstance(table, Tensor) or not table.dtype.is_floating_point:
+            given = table.dtype if isinstance(table, Tensor) else type(table).__name__
+            raise TypeError(f"{name}: a floating-point tensor is needed, {given} was given")
+        if table.ndim != 1 or table.shape != q.shape:
             raise ValueError(f"{name}: shape (G,) is needed, {tuple(table.shape)} was given")
+        _checks.same_device(name, table, "values", values)
     sizes = (q.shape[0],)
     ids = check_groups(groups, sizes, values.shape[0], like=values)
     v = values.to(statistics_dtype(values.dtype))
@@ -106,7 +112,8 @@ class GroupDROLoss(StatefulModule):
         TypeError, ValueError: naming the argument, before any change of state.
 
     Note:
-        The state moves in training mode with gradients enabled, once a call; in eval mode the value uses q as it stands.
+        The state moves in training mode with gradients enabled, once a call; in eval mode the value uses q as it stands, in
+        which a group never trained on has no weight (before the first training step none has).
         Unknown samples take no part: add their task loss if they should count. An absent group contributes 0. The group
         that does worse never ends with the smaller weight. The value is on the scale of a mean loss.
 
@@ -163,6 +170,7 @@ class GroupDROLoss(StatefulModule):
     def forward(self, values: Tensor, groups: Tensor) -> Tensor:
         """Loss of a batch; see the class."""
         check_values(values)
+        _checks.same_device("values", values, "the loss", self.log_q)
         sizes = (self.num_groups,)
         ids = check_groups(groups, sizes, values.shape[0], like=values)
         v = values.to(statistics_dtype(values.dtype))
@@ -174,7 +182,7 @@ class GroupDROLoss(StatefulModule):
         losses = _estimates(sums, counts, shares)
         if self.training and torch.is_grad_enabled():
             self._step(losses.detach().to(torch.float64), seen)
-        return (self._weights(seen).to(v) * losses).sum()
+        return (self._weights(self.seen).to(v) * losses).sum()
 
     def _step(self, losses: Tensor, seen: Tensor) -> None:
         with torch.no_grad():

@@ -32,6 +32,7 @@ __all__ = [
     "Rows",
     "Task",
     "TokenReduction",
+    "check_fractions",
     "check_range",
     "check_task",
     "resolve_task",
@@ -59,17 +60,17 @@ class Likelihood(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """The cross-entropies a task consists of: one row a sample, or one a token.
+    """The cross-entropies a task consists of: one row a sample, a label or a token.
 
     Attributes:
         nll: (M,) plain negative log-likelihoods, 0 where ignored. With float targets their cross-entropy.
-        prob: (M,) likelihood of the given label.
         valid: (M,) bool, False where the target is ignored.
+        prob: (M,) likelihood of the given label; None where it is exp(-nll) or was not asked for.
     """
 
     nll: Tensor
-    prob: Tensor
     valid: Tensor
+    prob: Tensor | None = None
 
 
 def check_task(task: str) -> Task:
@@ -103,8 +104,8 @@ def resolve_task(input: Tensor, target: Tensor, task: Task) -> Task:
         fits = input.ndim == 2 and target.shape == (input.shape if soft else input.shape[:1])
         wanted = "input (N, C) and target (N,) of integers or (N, C) of probabilities"
     elif task == "multilabel":
-        fits = input.ndim == 2 and target.shape == input.shape
-        wanted = "input (N, C) and target (N, C)"
+        fits = input.ndim == 2 and target.shape == input.shape and input.shape[1] > 0
+        wanted = "input (N, C) and target (N, C), C >= 1"
     else:
         fits = input.ndim == 3 and target.shape == input.shape[:2] and not target.dtype.is_floating_point
         wanted = "input (N, T, V), class last, and target (N, T) of integers"
@@ -136,9 +137,10 @@ def _unambiguous(input: Tensor, target: Tensor) -> Task:
 def _class_nll(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     """(..., C) logits and (...) integers, M of them -> (M,) nll, 0 where ignored."""
     if logits.shape[-1] < _STREAM_FROM and logits.dtype in (torch.float32, torch.float64):
-        return dense_nll(logits.reshape(-1, logits.shape[-1]), target.reshape(-1), ignore_index)
-    valid = target != ignore_index
-    return torch.where(valid, streamed_nll(logits, torch.where(valid, target, 0)), 0.0).reshape(-1)
+        return dense_nll(logits.flatten(0, -2), target.flatten(), ignore_index)
+    ignored = target == ignore_index
+    each: Tensor = streamed_nll(logits, target.masked_fill(ignored, 0))
+    return each.masked_fill(ignored, 0.0).flatten()
 
 
 def _checked_class_nll(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
@@ -156,14 +158,30 @@ def _checked_class_nll(logits: Tensor, target: Tensor, ignore_index: int) -> Ten
         ) from None
 
 
-def _check_fractions(target: Tensor, hard: bool) -> None:
-    inside = (target == 0) | (target == 1) if hard else (target >= 0) & (target <= 1)
+def check_fractions(target: Tensor, *, hard: bool = False) -> None:
+    """Raise unless float labels or probabilities lie in [0, 1], ``hard`` ones at 0 or 1.
+
+    Shown in eager mode on CPU, asserted on the device elsewhere.
+    """
+    if target.dtype == torch.bool:
+        return
+    whole = hard and target.dtype.is_floating_point  # of integers the bounds alone leave 0 and 1
     if target.device.type == "cpu" and not torch.compiler.is_compiling():
-        if not bool(inside.all()):
+        if target.numel() == 0:
+            return
+        low, high = (float(bound) for bound in torch.aminmax(target))
+        fits = low >= 0 and high <= 1  # NaN fails
+        if not fits or (whole and not bool(_inside(target, whole).all())):
             wanted = "0 or 1 (task='binary' takes fractions, too)" if hard else "in [0, 1]"
-            raise ValueError(f"target: {float(target[~inside][0]):g} was given; labels {wanted} are needed")
+            raise ValueError(
+                f"target: {float(target[~_inside(target, whole)][0]):g} was given; labels {wanted} are needed"
+            )
     else:
-        torch._assert_async(inside.all(), "target: label out of range")
+        torch._assert_async(_inside(target, whole).all(), "target: label out of range")
+
+
+def _inside(target: Tensor, whole: bool) -> Tensor:
+    return (target == 0) | (target == 1) if whole else (target >= 0) & (target <= 1)
 
 
 def check_range(input: Tensor, target: Tensor, kind: Task, *, auto: bool) -> None:
@@ -172,7 +190,7 @@ def check_range(input: Tensor, target: Tensor, kind: Task, *, auto: bool) -> Non
     Shown in eager mode on CPU, asserted on the device elsewhere.
     """
     if kind != "multiclass" or target.dtype.is_floating_point:
-        _check_fractions(target, hard=kind == "binary" and (auto or not target.dtype.is_floating_point))
+        check_fractions(target, hard=kind == "binary" and (auto or not target.dtype.is_floating_point))
         return
     classes = input.shape[-1]
     inside = (target >= 0) & (target < classes)
@@ -185,8 +203,16 @@ def check_range(input: Tensor, target: Tensor, kind: Task, *, auto: bool) -> Non
         torch._assert_async(inside.all(), "target: class out of range")
 
 
-def rows_of(input: Tensor, target: Tensor, *, task: Task, auto: bool = False, ignore_index: int = -100) -> Rows:
-    """Rows of a resolved task, multilabel excepted: (N,) for binary and multiclass, (N * T,) for tokens.
+def rows_of(
+    input: Tensor,
+    target: Tensor,
+    *,
+    task: Task,
+    auto: bool = False,
+    ignore_index: int = -100,
+    with_prob: bool = True,
+) -> Rows:
+    """Rows of a resolved task: (N,) for binary and multiclass, (N * C,) for multilabel, (N * T,) for tokens.
 
     Args:
         input: the logits.
@@ -194,26 +220,29 @@ def rows_of(input: Tensor, target: Tensor, *, task: Task, auto: bool = False, ig
         task: what :func:`resolve_task` returned.
         auto: whether the caller asked for ``"auto"``, under which binary targets must be 0 or 1.
         ignore_index: integer targets of multiclass and tokens that count for nothing.
+        with_prob: whether the likelihoods are wanted, too.
     """
-    if task == "binary":
-        x = input.reshape(-1).to(statistics_dtype(input.dtype))
-        _check_fractions(target, hard=auto or not target.dtype.is_floating_point)
-        t = target.reshape(-1).to(x.dtype)
+    if task in ("binary", "multilabel"):
+        x = input.flatten().to(statistics_dtype(input.dtype))
+        check_fractions(target, hard=auto or not target.dtype.is_floating_point)
+        t = target.flatten().to(x.dtype)
         # -log(t p + (1 - t)(1 - p)) is the nll for 0/1; for fractions the cross-entropy is, and the likelihood is linear.
         row_nll = F.binary_cross_entropy_with_logits(x, t, reduction="none")
+        valid = torch.ones_like(t, dtype=torch.bool)
+        if not with_prob:
+            return Rows(row_nll, valid)
         p = torch.sigmoid(x)
-        return Rows(row_nll, t * p + (1 - t) * (1 - p), torch.ones_like(t, dtype=torch.bool))
+        return Rows(row_nll, valid, torch.lerp(1 - p, p, t))
     if target.dtype.is_floating_point:
         logp = F.log_softmax(input, dim=1, dtype=statistics_dtype(input.dtype))
-        _check_fractions(target, hard=False)
+        check_fractions(target)
         t = target.to(logp.dtype)
         # xlogy-like: a class of probability 0 and target 0 contributes 0, not 0 * -inf.
         entropy = -torch.where(t == 0, 0.0, t * logp).sum(1)
-        return Rows(entropy, (t * logp.exp()).sum(1), torch.ones_like(entropy, dtype=torch.bool))
+        valid = torch.ones_like(entropy, dtype=torch.bool)
+        return Rows(entropy, valid, (t * logp.exp()).sum(1) if with_prob else None)
     labels = target.to(torch.int64)
-    row_nll = _checked_class_nll(input, labels, ignore_index)
-    valid = labels.reshape(-1) != ignore_index
-    return Rows(row_nll, torch.exp(-row_nll), valid)
+    return Rows(_checked_class_nll(input, labels, ignore_index), labels.flatten() != ignore_index)
 
 
 def sample_likelihood(
@@ -246,21 +275,19 @@ def sample_likelihood(
     """
     _checks.choice("token_reduction", token_reduction, ("mean", "sum"))
     kind = resolve_task(input, target, task)
-    if kind == "multilabel":
-        n, labels = input.shape
-        rows = rows_of(input.reshape(-1), target.reshape(-1), task="binary")
-        prob = rows.prob.reshape(n, labels).mean(1)
-        return Likelihood(prob, torch.ones_like(prob, dtype=torch.bool))
     rows = rows_of(input, target, task=kind, auto=task == "auto", ignore_index=ignore_index)
-    if kind != "tokens":
-        return Likelihood(rows.prob, rows.valid)
-    return likelihood_of_tokens(rows, target.shape[1], token_reduction)
+    return likelihood_of(rows, kind, target.shape, token_reduction)
 
 
-def likelihood_of_tokens(rows: Rows, length: int, token_reduction: TokenReduction) -> Likelihood:
-    """Token rows, (N * T,), to samples, (N,)."""
-    total = rows.nll.reshape(-1, length).sum(1)
-    count = rows.valid.reshape(-1, length).sum(1)
-    if token_reduction == "mean":
-        total = total / count.clamp(min=1)
-    return Likelihood(torch.exp(-total), count > 0)
+def likelihood_of(rows: Rows, kind: Task, shape: torch.Size, token_reduction: TokenReduction) -> Likelihood:
+    """The rows of a resolved task with a target of ``shape`` to samples, (N,)."""
+    if kind == "tokens":
+        total, count = rows.nll.reshape(shape).sum(1), rows.valid.reshape(shape).sum(1)
+        if token_reduction == "mean":
+            total = total / count.clamp(min=1)
+        return Likelihood(torch.exp(-total), count > 0)
+    prob = torch.exp(-rows.nll) if rows.prob is None else rows.prob
+    if kind == "multilabel":
+        prob = prob.reshape(shape).mean(1)
+        return Likelihood(prob, torch.ones_like(prob, dtype=torch.bool))
+    return Likelihood(prob, rows.valid)

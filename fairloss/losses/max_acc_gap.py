@@ -17,7 +17,6 @@ from fairloss.distributed import ProcessGroup, check_process_group
 from fairloss.groups import (
     ATTRIBUTE_REDUCTIONS,
     AttributeReduction,
-    attribute_slices,
     check_groups,
     check_num_groups,
     estimate_scale,
@@ -33,54 +32,48 @@ __all__ = ["MaxAccGapLoss", "check_memory", "gap_over_groups", "group_gap", "max
 
 
 def gap_over_groups(
-    sums: Tensor,
-    scale: Tensor,
     means: Tensor,
-    present: Tensor,
+    absent: Tensor,
     num_groups: tuple[int, ...],
     *,
     smoothing: float | None = None,
     reduction: AttributeReduction = "mean",
 ) -> Tensor:
-    """Largest minus smallest of the present groups' means, a value an attribute, reduced over attributes.
+    """Largest minus smallest of the present groups' means: one gap an attribute, reduced over attributes.
 
-    The value is that of ``means``, (G,), over ``present``, (G,). The gradient is (d gap / d mean_g) scale_g for ``sums``,
-    (G,): scale 1 / n_g makes it the gradient of the batch's means, another scale that of another estimate. Spelling it out
-    keeps the graph at one product however the gap is found. Fewer than two present groups of an attribute: 0 and 0.
+    (G,) means give a scalar, (G, C) means the gaps of C columns at once; ``absent`` is broadcast to them. Fewer than two
+    present groups of an attribute: 0, and the gradient is 0.
     """
-    parts = [_gap_and_slope(means.detach()[piece], present[piece], smoothing) for piece in attribute_slices(num_groups)]
-    gap, slope = parts[0]
-    if len(parts) > 1:
-        gaps = torch.stack([gap for gap, _ in parts])
-        gap = reduce_attributes(gaps, reduction)
-        weights = (gaps == gap).to(gaps.dtype) if reduction == "max" else torch.ones_like(gaps)
-        weights = weights if reduction == "sum" else weights / weights.sum()
-        slope = torch.cat([weights[k] * slope for k, (_, slope) in enumerate(parts)])
-    # Plus an exact 0 that carries the gradient.
-    return gap + (slope * scale * (sums - sums.detach())).sum()
+    if len(num_groups) == 1:
+        return _gap(means, absent, smoothing)
+    pieces = zip(means.split(num_groups), absent.split(num_groups), strict=True)
+    return reduce_attributes(torch.stack([_gap(m, away, smoothing) for m, away in pieces]), reduction)
 
 
-def _gap_and_slope(m: Tensor, here: Tensor, smoothing: float | None) -> tuple[Tensor, Tensor]:
-    """One attribute's gap and its derivative for each mean, (G,); 0 where no group is present."""
-    absent = ~here
+def _gap(m: Tensor, absent: Tensor, smoothing: float | None) -> Tensor:
+    """One attribute's gap, (G, ...) -> (...)."""
     if smoothing is None:
-        high, low = m.masked_fill(absent, -torch.inf), m.masked_fill(absent, torch.inf)
-        top, bottom = high.amax(), low.amin()
-        # Groups that tie share the slope. Where no group is present the infinities tie: a slope that meets no sample.
-        best, worst = (high == top).to(m.dtype), (low == bottom).to(m.dtype)
-        return (top - bottom).clamp(min=0), best / best.sum() - worst / worst.sum()
-    some = here.any()
+        return _hard_gap(m, absent)
     # A softmax over nothing is NaN: where no group is present all stand in with their zeros.
-    absent = absent & some
+    absent = absent & ~absent.all(0)
     upper = torch.softmax((m / smoothing).masked_fill(absent, -torch.inf), 0)
     lower = torch.softmax((-m / smoothing).masked_fill(absent, -torch.inf), 0)
-    top, bottom = (upper * m).sum(), (lower * m).sum()
-    slope = upper * (1 + (m - top) / smoothing) - lower * (1 - (m - bottom) / smoothing)
-    return top - bottom, torch.where(some, slope, 0.0)
+    return (upper * m).sum(0) - (lower * m).sum(0)
 
 
-def check_memory(memory: GroupMemory | None, num_groups: tuple[int, ...]) -> None:
-    """Raise unless ``memory`` is None or fits the one attribute."""
+def _hard_gap(m: Tensor, absent: Tensor) -> Tensor:
+    """The same; groups that tie share the gradient. Its slope is spelled out, which takes a third of autograd's steps."""
+    fixed = m.detach()
+    high, low = fixed.masked_fill(absent, -torch.inf), fixed.masked_fill(absent, torch.inf)
+    top, bottom = high.amax(0), low.amin(0)
+    # Where no group is present the infinities tie: a slope that meets no sample.
+    best, worst = (high == top).to(m.dtype), (low == bottom).to(m.dtype)
+    slope = best / best.sum(0) - worst / worst.sum(0)
+    return (top - bottom).clamp(min=0) + (slope * (m - fixed)).sum(0)  # plus an exact 0 that carries the gradient
+
+
+def check_memory(memory: GroupMemory | None, num_groups: tuple[int, ...], like: Tensor | None = None) -> None:
+    """Raise unless ``memory`` is None or fits the one attribute, and lies on the device of the samples ``like``."""
     if memory is None:
         return
     if not isinstance(memory, GroupMemory):
@@ -88,14 +81,17 @@ def check_memory(memory: GroupMemory | None, num_groups: tuple[int, ...]) -> Non
     size = single_attribute(num_groups, "a memory")
     if memory.num_groups != size:
         raise ValueError(f"memory: it has {memory.num_groups} groups, num_groups is {size}")
+    if like is not None:
+        _checks.same_device("memory", memory.values, "the batch", like)
 
 
-def _with_memory(sums: Tensor, counts: Tensor, memory: GroupMemory) -> tuple[Tensor, Tensor, Tensor]:
-    """Means and presence over memory and batch, and the scale that makes S_g of the batch's sums."""
+def _with_memory(sums: Tensor, counts: Tensor, memory: GroupMemory) -> tuple[Tensor, Tensor]:
+    """Means and absence over memory and batch; their gradient is that of S_g, an estimate from the batch's sums."""
     held_sums, held_counts = memory.totals()
     union = counts + held_counts
-    means = (sums.detach() + held_sums) / union.clamp(min=1)
-    return means, union > 0, estimate_scale(counts, memory.shares(counts))
+    scale = estimate_scale(counts, memory.shares(counts))
+    # Plus an exact 0 that carries the gradient.
+    return (sums.detach() + held_sums) / union.clamp(min=1) + scale * (sums - sums.detach()), union == 0
 
 
 def group_gap(
@@ -133,6 +129,7 @@ def group_gap(
     Note:
         Absent groups take no part; with fewer than two present (memory included) the gap is 0 and ``backward()`` works.
         Gradient flows through the means of the largest and smallest groups, ties sharing it, or with smoothing through all.
+        Second derivatives are there, too; with a memory they are those of its estimate.
 
     Example:
         >>> values = torch.tensor([1.0, 0.0, 1.0, 1.0])
@@ -144,8 +141,8 @@ def group_gap(
         smoothing = _checks.number("smoothing", smoothing, above=0)
     _checks.choice("reduction", reduction, ATTRIBUTE_REDUCTIONS)
     check_process_group(process_group)
-    check_memory(memory, sizes)
     check_values(values)
+    check_memory(memory, sizes, like=values)
     ids = check_groups(groups, sizes, values.shape[0], like=values)
     return gap_of_ids(
         values.to(statistics_dtype(values.dtype)), ids, sizes, smoothing, memory, reduction, process_group
@@ -164,11 +161,10 @@ def gap_of_ids(
     """:func:`group_gap` of arguments already checked: (N,) wide values and (N, K) ids."""
     sums, counts = global_sums(v, ids, sizes, process_group)
     if memory is None:
-        scale = 1 / counts.clamp(min=1)
-        means, present = sums * scale, counts > 0
+        means, absent = sums / counts.clamp(min=1), counts == 0
     else:
-        means, present, scale = _with_memory(sums, counts, memory)
-    gap = gap_over_groups(sums, scale, means, present, sizes, smoothing=smoothing, reduction=reduction)
+        means, absent = _with_memory(sums, counts, memory)
+    gap = gap_over_groups(means, absent, sizes, smoothing=smoothing, reduction=reduction)
     if memory is not None and memory.training and torch.is_grad_enabled():
         memory.push(v, ids[:, 0], process_group=process_group)
     return gap
@@ -196,25 +192,23 @@ def max_acc_gap(
         tensor(0.3808)
     """
     sizes = check_num_groups(num_groups)
+    if smoothing is not None:
+        smoothing = _checks.number("smoothing", smoothing, above=0)
     _checks.choice("token_reduction", token_reduction, ("mean", "sum"))
+    _checks.choice("reduction", reduction, ATTRIBUTE_REDUCTIONS)
+    check_process_group(process_group)
     resolve_task(input, target, task)
+    check_memory(memory, sizes, like=input)
     # All ids are checked, those of samples without a likelihood included.
     ids = check_groups(groups, sizes, input.shape[0], like=input)
     likelihood = sample_likelihood(input, target, task=task, ignore_index=ignore_index, token_reduction=token_reduction)
-    return group_gap(
-        likelihood.prob,
-        known_groups(ids, likelihood.valid),
-        num_groups=num_groups,
-        smoothing=smoothing,
-        memory=memory,
-        reduction=reduction,
-        process_group=process_group,
-    )
+    known = known_groups(ids, likelihood.valid)
+    return gap_of_ids(likelihood.prob, known, sizes, smoothing, memory, reduction, process_group)
 
 
 def known_groups(groups: Tensor, valid: Tensor) -> Tensor:
     """Checked (N, K) ids with -1 where a sample has no likelihood."""
-    return torch.where(valid.unsqueeze(1), groups, -1)
+    return groups.masked_fill(~valid.unsqueeze(1), -1)
 
 
 class MaxAccGapLoss(nn.Module):

@@ -21,6 +21,7 @@ from fairloss.groups import (
     check_groups,
     check_num_groups,
     segment_sum,
+    segment_totals,
     statistics_dtype,
 )
 from fairloss.losses.likelihood import Task, check_range, check_task, resolve_task
@@ -61,22 +62,12 @@ def _positive_probabilities(
 
 
 def _rate_gaps(
-    p: Tensor,
-    weight: Tensor,
-    ids: Tensor,
-    num_groups: tuple[int, ...],
-    smoothing: float | None,
-    reduction: AttributeReduction,
-    process_group: ProcessGroup | None,
+    sums: Tensor, weights: Tensor, num_groups: tuple[int, ...], smoothing: float | None, reduction: AttributeReduction
 ) -> Tensor:
-    """(C',) gaps between groups of sum w p / sum w; groups of weight 0 take no part. p, w: (N, C')."""
-    sums, weights = all_reduce_sums(
-        [segment_sum(p * weight, ids, num_groups), segment_sum(weight, ids, num_groups)], process_group
-    )
-    present = weights > 0
-    scale = 1 / torch.where(present, weights, 1.0)
-    columns = [(sums[:, c], scale[:, c], sums[:, c] * scale[:, c], present[:, c]) for c in range(p.shape[1])]
-    return torch.stack([gap_over_groups(*c, num_groups, smoothing=smoothing, reduction=reduction) for c in columns])
+    """(C',) gaps between groups of the rates sums / weights, (G, C'); groups of weight 0 take no part."""
+    absent = weights == 0
+    means = sums / weights.masked_fill(absent, 1.0)
+    return gap_over_groups(means, absent, num_groups, smoothing=smoothing, reduction=reduction)
 
 
 def demographic_parity(
@@ -101,7 +92,8 @@ def demographic_parity(
     sizes = _check_scalars(num_groups, positive_class, smoothing, reduction, process_group)
     p, _ = _positive_probabilities(input, target, task, positive_class, by_label=False)
     ids = check_groups(groups, sizes, p.shape[0], like=p)
-    return _rate_gaps(p, torch.ones_like(p), ids, sizes, smoothing, reduction, process_group).mean()
+    sums, counts = all_reduce_sums(segment_totals(p, ids, sizes), process_group)
+    return _rate_gaps(sums, counts.detach().unsqueeze(1), sizes, smoothing, reduction).mean()
 
 
 def equalized_odds(
@@ -128,10 +120,12 @@ def equalized_odds(
     _checks.choice("agg", agg, ("mean", "worst_case"))
     p, labels = _positive_probabilities(input, target, task, positive_class, by_label=True)
     ids = check_groups(groups, sizes, p.shape[0], like=p)
-    # Both rates at once: columns of the positives, then of the negatives.
-    gaps = _rate_gaps(
-        torch.cat([p, p], 1), torch.cat([labels, 1 - labels], 1), ids, sizes, smoothing, reduction, process_group
-    ).reshape(2, -1)
+    # Both rates at once: columns of the positives, then of the negatives, and their weights beside them.
+    positives = p * labels
+    columns = torch.cat([positives, p - positives, labels, 1 - labels], 1)
+    (sums,) = all_reduce_sums([segment_sum(columns, ids, sizes)], process_group)
+    rates, weights = sums.chunk(2, 1)
+    gaps = _rate_gaps(rates, weights.detach(), sizes, smoothing, reduction).reshape(2, -1)
     return (gaps.mean(0) if agg == "mean" else gaps.amax(0)).mean()
 
 
