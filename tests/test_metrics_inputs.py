@@ -174,13 +174,35 @@ def test_intersections_and_encodings():
     values = fm.group_metric("accuracy", Y, S, {"sex": sex, "age": age}).to_dict()
     assert values == {"F & old": 1.0, "F & young": 0.0, "M & old": 0.0}
     codes = encode_groups(G, categories=["F", "M", "X"])
-    with pytest.warns(fm.UndefinedGroupWarning, match="X"):
-        result = fm.group_metric("accuracy", Y, S, codes)
+    result = fm.group_metric("accuracy", Y, S, codes)
     assert result.labels == ("F", "M", "X")
     assert result.counts.tolist() == [2, 2, 0]
     crossed = fm.cross_groups({"sex": encode_groups(sex), "age": age})
     assert crossed.labels == ("F & old", "F & young", "M & old")
     assert crossed.ids.tolist() == [0, 2, 1, -1]
+
+
+def test_a_category_that_nobody_has_is_no_undefined_group():
+    pandas = pytest.importorskip("pandas")
+    codes = pandas.Categorical(G, categories=["F", "M", "X"])
+    for groups in (codes, pandas.Series(codes), encode_groups(G, categories=["F", "M", "X"])):
+        for undefined in ("omit", "raise"):  # warnings are errors here
+            for found in (
+                fm.group_metric("accuracy", Y, S, groups, undefined=undefined),
+                fm.group_metric(lambda y, s: float(np.mean(s)), Y, S, groups, undefined=undefined),
+                fm.group_mean(S, groups, undefined=undefined),
+            ):
+                assert np.isnan(found.values).tolist() == [False, False, True]
+                assert found.undefined == ("X",)
+            for gap in (fm.max_accuracy_gap, fm.equalized_odds_difference, fm.auc_gap, fm.calibration_gap):
+                assert gap(Y, S, groups, undefined=undefined) == gap(Y, S, G)
+    # A group that somebody is in stays undefined: without a value, without weight.
+    with pytest.warns(fm.UndefinedGroupWarning, match="in group.s. M: left out"):
+        fm.group_mean([0.9, 0.5, float("nan"), float("nan")], codes)
+    with pytest.warns(fm.UndefinedGroupWarning, match="in group.s. M: left out"):
+        fm.group_metric("accuracy", Y, S, codes, sample_weight=[1, 1, 0, 0])
+    with pytest.raises(ValueError, match="tpr is undefined in group.s. M$"):
+        fm.equal_opportunity_difference([1, 0, 0, 0], S, codes, undefined="raise")
 
 
 def test_a_function_as_metric():

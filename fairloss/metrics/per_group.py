@@ -70,7 +70,7 @@ class GroupMetric:
 
     @property
     def undefined(self) -> tuple[Any, ...]:
-        """Labels of the groups without a value."""
+        """Labels of the groups without a value, those without a sample among them."""
         return tuple(label for label, v in zip(self.labels, self.values, strict=True) if np.isnan(v))
 
     def gap(self) -> float:
@@ -156,8 +156,8 @@ def group_metric(
     options = {"convention": convention, "bins": bins, "strategy": strategy}
     values = mean_over_classes(class_values(metric, pred, encoding.ids, encoding.num_groups, weight, **options))
     overall = mean_over_classes(class_values(metric, pred, np.zeros_like(encoding.ids), 1, weight, **options))
-    result = _result(metric, encoding, values, float(overall[0]), METRICS[metric], None if y_true is None else pred)
-    return _judge(result, undefined)
+    report_undefined(metric, encoding, np.isnan(values), undefined)
+    return _result(metric, encoding, values, float(overall[0]), METRICS[metric], None if y_true is None else pred)
 
 
 def group_mean(
@@ -202,7 +202,9 @@ def group_mean(
     means = ratio(sums, group_sums(ids, weight[inside], encoding.num_groups))
     counts = np.bincount(ids, minlength=encoding.num_groups)
     overall = float((w * x).sum() / w.sum()) if w.sum() > 0 else float("nan")
-    return _judge(GroupMetric(name, encoding.labels, means, counts, overall, higher_is_better), undefined)
+    result = GroupMetric(name, encoding.labels, means, counts, overall, higher_is_better)
+    report_undefined(name, encoding, np.isnan(means), undefined)
+    return result
 
 
 def group_sums(ids: NDArray[np.int64], values: Floats, num_groups: int) -> Floats:
@@ -278,7 +280,8 @@ def _from_callable(
 
     values = np.array([value(encoding.ids == g) for g in range(encoding.num_groups)], dtype=np.float64)
     name = getattr(metric, "__name__", "metric")
-    return _judge(_result(name, encoding, values, value(np.ones(len(true), dtype=bool)), True, None), undefined)
+    report_undefined(name, encoding, np.isnan(values), undefined, depth=4)
+    return _result(name, encoding, values, value(np.ones(len(true), dtype=bool)), True, None)
 
 
 def _result(
@@ -297,15 +300,17 @@ def _check_undefined(undefined: str) -> None:
         raise ValueError(f"undefined: {undefined!r} was given; accepted are omit, raise")
 
 
-def _judge(result: GroupMetric, undefined: Undefined) -> GroupMetric:
-    if result.undefined:
-        report_undefined(result.name, result.undefined, undefined)
-    return result
-
-
-def report_undefined(name: str, labels: tuple[Any, ...], undefined: Undefined) -> None:
-    """One warning, or an error, that names the groups."""
-    text = f"{name} is undefined in group(s) {', '.join(map(str, labels))}"
+def report_undefined(
+    name: str, encoding: GroupEncoding, missing: NDArray[np.bool_], undefined: Undefined, *, depth: int = 3
+) -> None:
+    """One warning, or an error, that names the ``missing`` groups (G,); a category that nobody has is no group here."""
+    if not missing.any():
+        return
+    used = np.bincount(encoding.ids + 1, minlength=encoding.num_groups + 1)[1:] > 0
+    labels = [str(label) for label, bad in zip(encoding.labels, missing & used, strict=True) if bad]
+    if not labels:
+        return
+    text = f"{name} is undefined in group(s) {', '.join(labels)}"
     if undefined == "raise":
         raise ValueError(text)
-    warnings.warn(f"{text}: left out", UndefinedGroupWarning, stacklevel=4)
+    warnings.warn(f"{text}: left out", UndefinedGroupWarning, stacklevel=depth)
