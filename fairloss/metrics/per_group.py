@@ -116,7 +116,9 @@ def group_metric(
         metric: a name among ``accuracy, tpr, tnr, fpr, fnr, precision, fdr, f1, balanced_accuracy, positive_rate,
             prevalence, auc, ece, mean_abs_calibration_error, bce, brier``, or a function of (y_true, y_pred) and, where
             weights are given, ``sample_weight=``, as in scikit-learn.
-        y_true: (N,) labels 0 and 1 (binary); (N,) classes (multi-class); (N, L) of 0 and 1 (multi-label).
+        y_true: (N,) labels 0 and 1 (binary); (N,) classes (multi-class); (N, L) of 0 and 1 (multi-label). None with
+            ``"positive_rate"``, in which they play no part: ``y_pred`` is then read as it would be beside labels, and
+            ``task`` is needed for whole numbers other than 0 and 1 and for several columns.
         y_pred: (N,) scores or 0/1 decisions (binary); (N, C) scores, whose largest decides, or (N,) classes, where an
             answer outside the classes is wrong and a prediction of none of them (multi-class); (N, L) (multi-label).
         groups: (N,) labels of any kind, a :class:`fairloss.labels.GroupEncoding`, or a mapping of names to attributes,
