@@ -27,8 +27,8 @@ from fairloss.metrics._inputs import (
     as_weight,
     to_array,
 )
-from fairloss.metrics.calibration import bin_edges, binned_error, nll, top_label
-from fairloss.metrics.ranking import weighted_auc
+from fairloss.metrics.calibration import bin_edges, binned_error, binned_errors, nll, top_label
+from fairloss.metrics.ranking import auc_by_group
 from fairloss.metrics.rates import RATES, Convention, confusion_counts, mean_over_classes, rates, ratio
 
 __all__ = ["METRICS", "GroupMetric", "UndefinedGroupWarning", "group_mean", "group_metric"]
@@ -237,26 +237,21 @@ def class_values(
     if pred.score is None:
         raise ValueError(f"y_pred: classes were given; {metric} needs scores")
     if metric == "auc":
-        values = np.full((num_groups, pred.target.shape[1]), np.nan)
-        for g in range(num_groups):
-            at = ids == g
-            for k in range(values.shape[1]):
-                values[g, k] = weighted_auc(pred.score[at, k], pred.target[at, k], weight[None, at])[0]
-        return values
+        return auc_by_group(pred.score, pred.target, ids, num_groups, weight)
     p, o = top_label(pred, metric)
-    edges = None if metric != "ece" or strategy == "range" else bin_edges(p, weight, bins, strategy)
+    if metric != "ece":
+        known = ids >= 0
+        errors = group_sums(ids[known], (weight * sample_errors(metric, p, o))[known], num_groups)
+        return ratio(errors, group_sums(ids[known], weight[known], num_groups))[:, None]
+    if strategy != "range":
+        return binned_errors(p, o, ids, num_groups, weight, bins, strategy)[:, None]
     values = np.full((num_groups, 1), np.nan)
     for g in range(num_groups):
         at = (ids == g) & (weight > 0)
         if at.any():
-            values[g, 0] = _scored(metric, p[at], o[at], weight[at], edges, bins)
+            edges = bin_edges(p[at], weight[at], bins, "range")
+            values[g, 0] = binned_error(p[at], o[at], weight[at], edges)
     return values
-
-
-def _scored(metric: str, p: Floats, o: Floats, weight: Floats, edges: Floats | None, bins: Any) -> float:
-    if metric == "ece":
-        return binned_error(p, o, weight, bin_edges(p, weight, bins, "range") if edges is None else edges)
-    return float(np.average(sample_errors(metric, p, o), weights=weight))
 
 
 def sample_errors(metric: str, p: Floats, o: Floats) -> Floats:
@@ -289,11 +284,11 @@ def _from_callable(
 def _result(
     name: str, encoding: GroupEncoding, values: Floats, overall: float, higher: bool, pred: Predictions | None
 ) -> GroupMetric:
-    known = encoding.ids >= 0
-    counts = np.bincount(encoding.ids[known], minlength=encoding.num_groups)
+    rows, size = encoding.ids + 1, encoding.num_groups + 1  # row 0 holds the unknown
+    counts = np.bincount(rows, minlength=size)[1:]
     positives = np.zeros(0, dtype=np.int64)
     if pred is not None and pred.task == "binary":
-        positives = np.bincount(encoding.ids[known & pred.target[:, 0]], minlength=encoding.num_groups)
+        positives = np.bincount(rows, weights=pred.target[:, 0], minlength=size)[1:].astype(np.int64)
     return GroupMetric(name, encoding.labels, values, counts, overall, higher, positives)
 
 
