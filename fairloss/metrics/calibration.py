@@ -222,12 +222,12 @@ def bin_edges(p: Floats, weight: Floats, bins: int | Sequence[float], strategy: 
 
 def uniform_index(p: Floats, bins: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     """(N,) bin of each score in [0, 1] among bins of equal width: :func:`bin_index`, by arithmetic."""
-    edges = np.linspace(0, 1, bins + 1)
-    edges[0], edges[-1] = -np.inf, np.inf
     index = np.minimum((p * bins).astype(np.int64), bins - 1)
-    # At an edge the product may round to the other side, by one bin at most.
-    index -= p <= edges[index]
-    index += p > edges[index + 1]
+    # A score at an edge belongs below it. The product of one above an edge is never rounded below it (tested at each
+    # edge's neighbours), so that nothing needs to go up.
+    lower = np.linspace(0, 1, bins + 1)[:-1]
+    lower[0] = -np.inf
+    index -= p <= lower[index]
     return index
 
 
