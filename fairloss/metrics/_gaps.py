@@ -76,9 +76,9 @@ def rate_values(metrics: tuple[str, ...], y_true: Any, y_pred: Any, groups: Any,
     for metric in metrics:
         values = class_values(metric, pred, encoding.ids, encoding.num_groups, weight, convention=o.convention)
         # FairGRPO's convention drops absent classes on purpose: only a group without any class has no value.
-        missing = np.isnan(values).all(axis=1) if o.convention == "fairgrpo" else np.isnan(values).any(axis=1)
-        if missing.any():
-            report_undefined(metric, tuple(np.array(encoding.labels, dtype=object)[missing]), o.undefined)
+        whole = np.all if o.convention == "fairgrpo" else np.any
+        missing = np.asarray(whole(np.isnan(values), axis=1))
+        report_undefined(metric, encoding, missing, o.undefined, depth=4)
         found.append(values)
     return found
 

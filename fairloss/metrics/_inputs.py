@@ -228,7 +228,7 @@ def as_predictions(
 ) -> Predictions:
     """Read labels and predictions; see :func:`fairloss.metrics.group_metric` for what is accepted.
 
-    ``y_true`` may be None where the labels do not matter to the metric.
+    ``y_true`` may be None where ``labels_matter`` is false.
     """
     if task not in TASKS:
         raise ValueError(f"task: {task!r} was given; accepted are {', '.join(TASKS)}")
@@ -238,7 +238,10 @@ def as_predictions(
         raise ValueError("y_pred: one value was given; a prediction a sample is needed")
     if pred.dtype.kind == "f" and pred.dtype.itemsize < 8:
         threshold = float(np.float32(threshold))  # a float32 score written 0.7 is not below a threshold written 0.7
-    true = np.zeros(pred.shape) if y_true is None and not labels_matter else _unboxed(to_array(y_true, "y_true"))
+    if y_true is None and not labels_matter:
+        true = _any_labels(pred, task, labels)
+    else:
+        true = _unboxed(to_array(y_true, "y_true"))
     if true.ndim == 0 or len(true) != len(pred):
         raise ValueError(f"y_true and y_pred: {true.shape} and {pred.shape} were given; one row a sample is needed")
     if len(true) == 0:
@@ -287,6 +290,38 @@ def _infer_task(true: NDArray[Any], pred: NDArray[Any]) -> str:
             "predicted classes)"
         )
     return "multiclass"
+
+
+def _any_labels(pred: NDArray[Any], task: str, labels: Sequence[Any] | None) -> NDArray[Any]:
+    """Labels in place of those that were not given, with which ``pred`` is read as it would be beside its own.
+
+    Raises:
+        TypeError: several columns, which labels alone tell from one another.
+        ValueError: whole numbers that may be classes or scores.
+    """
+    columns = pred.shape[1] if pred.ndim == 2 else 1
+    if task == "auto" and columns > 1:
+        raise TypeError(
+            "y_true: None was given with predictions of several columns; the labels are needed, or task='multiclass' or "
+            "'multilabel'"
+        )
+    numbers = pred.dtype.kind in "biuf"
+    if task == "auto" and numbers and len(pred) and not _is_zero_one(pred):
+        values = pred.astype(np.float64).ravel()
+        if np.isfinite(values).all() and (values == np.floor(values)).all():
+            other = next(v for v in pred.ravel().tolist() if v not in (0, 1))
+            raise ValueError(
+                f"y_pred: {other!r} was given without y_true, and may be a class or a score; pass task='multiclass' for "
+                "classes, task='binary' for scores"
+            )
+    if task in ("binary", "multilabel") or (task == "auto" and numbers):
+        return np.zeros(pred.shape)
+    classes = labels if labels is not None else range(columns) if columns > 1 else encode_groups(pred.ravel()).labels
+    if not len(classes):
+        raise ValueError("y_pred: no class was given")
+    true = np.empty(len(pred), dtype=object)
+    true[:] = [classes[0]] * len(pred)
+    return true
 
 
 def _is_zero_one(values: NDArray[Any]) -> bool:

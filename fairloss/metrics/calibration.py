@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fairloss.metrics._inputs import Floats, Predictions, as_predictions, as_weight
+from fairloss.metrics.rates import ratio
 
 __all__ = [
     "best_f1_threshold",
@@ -218,9 +220,39 @@ def bin_edges(p: Floats, weight: Floats, bins: int | Sequence[float], strategy: 
     return np.asarray(p[order][np.minimum(position, len(p) - 1)])
 
 
+def uniform_index(p: Floats, bins: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """(N,) bin of each score in [0, 1] among bins of equal width: :func:`bin_index`, by arithmetic."""
+    index = np.minimum((p * bins).astype(np.int64), bins - 1)
+    # A score at an edge belongs below it. The product of one above an edge is never rounded below it (tested at each
+    # edge's neighbours), so that nothing needs to go up.
+    lower = np.linspace(0, 1, bins + 1)[:-1]
+    lower[0] = -np.inf
+    index -= p <= lower[index]
+    return index
+
+
 def bin_index(p: Floats, edges: Floats) -> np.ndarray[Any, np.dtype[np.int64]]:
     """(N,) bin of each score."""
     return np.searchsorted(edges, p, side="left").astype(np.int64)
+
+
+def binned_errors(
+    p: Floats,
+    o: Floats,
+    ids: NDArray[np.int64],
+    num_groups: int,
+    weight: Floats,
+    bins: int | Sequence[float],
+    strategy: Strategy,
+) -> Floats:
+    """(G,) :func:`binned_error` of each group in common bins; samples with id -1 move quantiles, and no more."""
+    edges = bin_edges(p, weight, bins, strategy)
+    size = len(edges) + 1
+    uniform = strategy == "uniform" and isinstance(bins, (int, np.integer))
+    index = uniform_index(p, size) if uniform else bin_index(p, edges)
+    sums = np.bincount((ids + 1) * size + index, weights=weight * (p - o), minlength=(num_groups + 1) * size)
+    total = np.bincount(ids + 1, weights=weight, minlength=num_groups + 1).astype(np.float64)
+    return ratio(np.abs(sums.reshape(-1, size)).sum(axis=1), total)[1:]
 
 
 def binned_error(p: Floats, o: Floats, weight: Floats, edges: Floats) -> float:

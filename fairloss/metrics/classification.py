@@ -120,7 +120,7 @@ def demographic_parity_difference(y_true: Any, y_pred: Any, groups: Any, **optio
 
     Args:
         y_true: (N,) labels 0 and 1, (N,) classes, or (N, L) of 0 and 1; or None with
-            (N,) predictions, since labels play no part.
+            (N,) predictions, since labels play no part (``task`` says what whole numbers other than 0 and 1 are).
         y_pred: (N,) scores or decisions, (N, C) scores or (N,) classes, or (N, L).
         groups: (N,) group labels, or a mapping of names to attributes, read as their intersection.
         options: :class:`GapOptions`, by keyword.
@@ -143,7 +143,7 @@ def demographic_parity_ratio(y_true: Any, y_pred: Any, groups: Any, **options: U
 
     Args:
         y_true: (N,) labels 0 and 1, (N,) classes, or (N, L) of 0 and 1; or None with
-            (N,) predictions, since labels play no part.
+            (N,) predictions, since labels play no part (``task`` says what whole numbers other than 0 and 1 are).
         y_pred: (N,) scores or decisions, (N, C) scores or (N,) classes, or (N, L).
         groups: (N,) group labels, or a mapping of names to attributes, read as their intersection.
         options: :class:`GapOptions`, by keyword.

@@ -27,8 +27,8 @@ from fairloss.metrics._inputs import (
     as_weight,
     to_array,
 )
-from fairloss.metrics.calibration import bin_edges, binned_error, nll, top_label
-from fairloss.metrics.ranking import weighted_auc
+from fairloss.metrics.calibration import bin_edges, binned_error, binned_errors, nll, top_label
+from fairloss.metrics.ranking import auc_by_group
 from fairloss.metrics.rates import RATES, Convention, confusion_counts, mean_over_classes, rates, ratio
 
 __all__ = ["METRICS", "GroupMetric", "UndefinedGroupWarning", "group_mean", "group_metric"]
@@ -70,7 +70,7 @@ class GroupMetric:
 
     @property
     def undefined(self) -> tuple[Any, ...]:
-        """Labels of the groups without a value."""
+        """Labels of the groups without a value, those without a sample among them."""
         return tuple(label for label, v in zip(self.labels, self.values, strict=True) if np.isnan(v))
 
     def gap(self) -> float:
@@ -116,7 +116,9 @@ def group_metric(
         metric: a name among ``accuracy, tpr, tnr, fpr, fnr, precision, fdr, f1, balanced_accuracy, positive_rate,
             prevalence, auc, ece, mean_abs_calibration_error, bce, brier``, or a function of (y_true, y_pred) and, where
             weights are given, ``sample_weight=``, as in scikit-learn.
-        y_true: (N,) labels 0 and 1 (binary); (N,) classes (multi-class); (N, L) of 0 and 1 (multi-label).
+        y_true: (N,) labels 0 and 1 (binary); (N,) classes (multi-class); (N, L) of 0 and 1 (multi-label). None with
+            ``"positive_rate"``, in which they play no part: ``y_pred`` is then read as it would be beside labels, and
+            ``task`` is needed for whole numbers other than 0 and 1 and for several columns.
         y_pred: (N,) scores or 0/1 decisions (binary); (N, C) scores, whose largest decides, or (N,) classes, where an
             answer outside the classes is wrong and a prediction of none of them (multi-class); (N, L) (multi-label).
         groups: (N,) labels of any kind, a :class:`fairloss.labels.GroupEncoding`, or a mapping of names to attributes,
@@ -156,8 +158,8 @@ def group_metric(
     options = {"convention": convention, "bins": bins, "strategy": strategy}
     values = mean_over_classes(class_values(metric, pred, encoding.ids, encoding.num_groups, weight, **options))
     overall = mean_over_classes(class_values(metric, pred, np.zeros_like(encoding.ids), 1, weight, **options))
-    result = _result(metric, encoding, values, float(overall[0]), METRICS[metric], None if y_true is None else pred)
-    return _judge(result, undefined)
+    report_undefined(metric, encoding, np.isnan(values), undefined)
+    return _result(metric, encoding, values, float(overall[0]), METRICS[metric], None if y_true is None else pred)
 
 
 def group_mean(
@@ -202,7 +204,9 @@ def group_mean(
     means = ratio(sums, group_sums(ids, weight[inside], encoding.num_groups))
     counts = np.bincount(ids, minlength=encoding.num_groups)
     overall = float((w * x).sum() / w.sum()) if w.sum() > 0 else float("nan")
-    return _judge(GroupMetric(name, encoding.labels, means, counts, overall, higher_is_better), undefined)
+    result = GroupMetric(name, encoding.labels, means, counts, overall, higher_is_better)
+    report_undefined(name, encoding, np.isnan(means), undefined)
+    return result
 
 
 def group_sums(ids: NDArray[np.int64], values: Floats, num_groups: int) -> Floats:
@@ -233,26 +237,21 @@ def class_values(
     if pred.score is None:
         raise ValueError(f"y_pred: classes were given; {metric} needs scores")
     if metric == "auc":
-        values = np.full((num_groups, pred.target.shape[1]), np.nan)
-        for g in range(num_groups):
-            at = ids == g
-            for k in range(values.shape[1]):
-                values[g, k] = weighted_auc(pred.score[at, k], pred.target[at, k], weight[None, at])[0]
-        return values
+        return auc_by_group(pred.score, pred.target, ids, num_groups, weight)
     p, o = top_label(pred, metric)
-    edges = None if metric != "ece" or strategy == "range" else bin_edges(p, weight, bins, strategy)
+    if metric != "ece":
+        known = ids >= 0
+        errors = group_sums(ids[known], (weight * sample_errors(metric, p, o))[known], num_groups)
+        return ratio(errors, group_sums(ids[known], weight[known], num_groups))[:, None]
+    if strategy != "range":
+        return binned_errors(p, o, ids, num_groups, weight, bins, strategy)[:, None]
     values = np.full((num_groups, 1), np.nan)
     for g in range(num_groups):
         at = (ids == g) & (weight > 0)
         if at.any():
-            values[g, 0] = _scored(metric, p[at], o[at], weight[at], edges, bins)
+            edges = bin_edges(p[at], weight[at], bins, "range")
+            values[g, 0] = binned_error(p[at], o[at], weight[at], edges)
     return values
-
-
-def _scored(metric: str, p: Floats, o: Floats, weight: Floats, edges: Floats | None, bins: Any) -> float:
-    if metric == "ece":
-        return binned_error(p, o, weight, bin_edges(p, weight, bins, "range") if edges is None else edges)
-    return float(np.average(sample_errors(metric, p, o), weights=weight))
 
 
 def sample_errors(metric: str, p: Floats, o: Floats) -> Floats:
@@ -278,17 +277,18 @@ def _from_callable(
 
     values = np.array([value(encoding.ids == g) for g in range(encoding.num_groups)], dtype=np.float64)
     name = getattr(metric, "__name__", "metric")
-    return _judge(_result(name, encoding, values, value(np.ones(len(true), dtype=bool)), True, None), undefined)
+    report_undefined(name, encoding, np.isnan(values), undefined, depth=4)
+    return _result(name, encoding, values, value(np.ones(len(true), dtype=bool)), True, None)
 
 
 def _result(
     name: str, encoding: GroupEncoding, values: Floats, overall: float, higher: bool, pred: Predictions | None
 ) -> GroupMetric:
-    known = encoding.ids >= 0
-    counts = np.bincount(encoding.ids[known], minlength=encoding.num_groups)
+    rows, size = encoding.ids + 1, encoding.num_groups + 1  # row 0 holds the unknown
+    counts = np.bincount(rows, minlength=size)[1:]
     positives = np.zeros(0, dtype=np.int64)
     if pred is not None and pred.task == "binary":
-        positives = np.bincount(encoding.ids[known & pred.target[:, 0]], minlength=encoding.num_groups)
+        positives = np.bincount(rows, weights=pred.target[:, 0], minlength=size)[1:].astype(np.int64)
     return GroupMetric(name, encoding.labels, values, counts, overall, higher, positives)
 
 
@@ -297,15 +297,17 @@ def _check_undefined(undefined: str) -> None:
         raise ValueError(f"undefined: {undefined!r} was given; accepted are omit, raise")
 
 
-def _judge(result: GroupMetric, undefined: Undefined) -> GroupMetric:
-    if result.undefined:
-        report_undefined(result.name, result.undefined, undefined)
-    return result
-
-
-def report_undefined(name: str, labels: tuple[Any, ...], undefined: Undefined) -> None:
-    """One warning, or an error, that names the groups."""
-    text = f"{name} is undefined in group(s) {', '.join(map(str, labels))}"
+def report_undefined(
+    name: str, encoding: GroupEncoding, missing: NDArray[np.bool_], undefined: Undefined, *, depth: int = 3
+) -> None:
+    """One warning, or an error, that names the ``missing`` groups (G,); a category that nobody has is no group here."""
+    if not missing.any():
+        return
+    used = np.bincount(encoding.ids + 1, minlength=encoding.num_groups + 1)[1:] > 0
+    labels = [str(label) for label, bad in zip(encoding.labels, missing & used, strict=True) if bad]
+    if not labels:
+        return
+    text = f"{name} is undefined in group(s) {', '.join(labels)}"
     if undefined == "raise":
         raise ValueError(text)
-    warnings.warn(f"{text}: left out", UndefinedGroupWarning, stacklevel=4)
+    warnings.warn(f"{text}: left out", UndefinedGroupWarning, stacklevel=depth)

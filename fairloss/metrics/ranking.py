@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fairloss.metrics._inputs import Floats, as_predictions, as_weight
 from fairloss.metrics.rates import ratio
 
-__all__ = ["auc", "weighted_auc"]
+__all__ = ["auc", "auc_by_group", "weighted_auc"]
 
 Ties = Literal["half", "zero"]
 
@@ -40,8 +40,45 @@ def auc(y_true: Any, y_score: Any, *, sample_weight: Any = None, ties: Ties = "h
     """
     pred = as_predictions(y_true, y_score, task="binary")
     assert pred.score is not None
+    if sample_weight is None and ties == "half":
+        return even_auc(pred.score[:, 0], pred.target[:, 0])
     weight = as_weight(sample_weight, len(pred))
     return float(weighted_auc(pred.score[:, 0], pred.target[:, 0], weight[None], ties=ties)[0])
+
+
+def auc_by_group(
+    score: Floats, positive: NDArray[np.bool_], ids: NDArray[np.int64], num_groups: int, weight: Floats
+) -> Floats:
+    """(G, K) areas of each group's samples and each of the (N, K) one-vs-rest columns; samples with id -1 are left out."""
+    found = np.full((num_groups, score.shape[1]), np.nan)
+    if not len(ids):
+        return found
+    order: slice | NDArray[np.int64] = slice(None)
+    ends = np.array([0, len(ids)])
+    if num_groups > 1 or ids.min() < 0:
+        # Samples in order of their groups: a group is a slice. NumPy sorts 16-bit integers by radix.
+        order = np.argsort(ids.astype(np.int16) if num_groups < 1 << 15 else ids, kind="stable")
+        ends = np.bincount(ids + 1, minlength=num_groups + 1).cumsum()
+    equal = weight.min() == weight.max() > 0
+    weight = weight if equal else weight[order]
+    for k in range(score.shape[1]):
+        s, p = score[order, k], positive[order, k]
+        for g in range(num_groups):
+            at = slice(int(ends[g]), int(ends[g + 1]))
+            found[g, k] = even_auc(s[at], p[at]) if equal else weighted_auc(s[at], p[at], weight[None, at])[0]
+    return found
+
+
+def even_auc(score: Floats, positive: NDArray[np.bool_]) -> float:
+    """Area of samples of equal weight, from exact counts of pairs; NaN where one of the two classes is absent."""
+    negatives, positives = np.sort(score[~positive]), np.sort(score[positive])
+    pairs = len(negatives) * len(positives)
+    if not pairs:
+        return float("nan")
+    # Below a positive, and below or equal to it: a tie counts one half.
+    left = np.searchsorted(negatives, positives, side="left")
+    right = np.searchsorted(negatives, positives, side="right")
+    return (int(left.sum()) + int(right.sum())) / (2 * pairs)
 
 
 def weighted_auc(score: Floats, positive: NDArray[np.bool_], weight: NDArray[Any], *, ties: Ties = "half") -> Floats:

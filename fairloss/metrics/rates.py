@@ -48,12 +48,12 @@ RATES = {
 
 def confusion_counts(pred: Predictions, ids: NDArray[np.int64], num_groups: int, weight: Floats) -> Floats:
     """(G, K, 4) weighted counts of each group; samples with id -1 are left out."""
-    known = ids >= 0
     counts = np.zeros((num_groups, pred.target.shape[1], 4))
+    row = (ids + 1) * 4  # row 0 holds the unknown
     for k in range(counts.shape[1]):
-        cell = _cell(pred.target[known, k], pred.decided[known, k])
-        flat = np.bincount(ids[known] * 4 + cell, weights=weight[known], minlength=4 * num_groups)
-        counts[:, k] = flat.reshape(num_groups, 4)
+        cell = row + _cell(pred.target[:, k], pred.decided[:, k])
+        flat = np.bincount(cell, weights=weight, minlength=4 * (num_groups + 1))
+        counts[:, k] = flat.reshape(-1, 4)[1:]
     return counts
 
 
