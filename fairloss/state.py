@@ -17,6 +17,13 @@ __all__ = ["ConstantsModule", "StatefulModule"]
 
 _HEADER_DTYPE = torch.int64
 
+# What saved states call a dtype is its place in this list: add at its end alone.
+_DTYPES = [torch.uint8, torch.int64, torch.float32, torch.float64]
+_DTYPES += [torch.bool, torch.int8, torch.int16, torch.int32, torch.float16, torch.bfloat16]
+
+_Layout = list[tuple[torch.dtype, tuple[int, ...]]]
+"""Dtype and shape of each tensor."""
+
 
 class ConstantsModule(nn.Module):
     """An ``nn.Module`` with constant tensors: derived from its arguments, on its device, in their own dtype, not saved."""
@@ -48,7 +55,7 @@ class StatefulModule(ConstantsModule):
     """A module with state tensors declared by :meth:`register_state`.
 
     The tensors are ordinary attributes; update them in place. ``state_dict`` holds them under ``_extra_state`` as one
-    uint8 tensor (safetensors accepts no dicts), preceded by their shapes, which loading compares.
+    uint8 tensor (safetensors accepts no dicts), preceded by their dtypes and shapes, which loading compares.
     """
 
     _state_names: tuple[str, ...]
@@ -68,53 +75,68 @@ class StatefulModule(ConstantsModule):
     def _states(self) -> list[Tensor]:
         return [getattr(self, name) for name in self._state_names]
 
-    def _header(self) -> list[int]:
-        """Number of tensors, then rank and sizes of each: the layout of the packed bytes."""
-        shapes = [list(t.shape) for t in self._states()]
-        return [len(shapes), *(v for shape in shapes for v in [len(shape), *shape])]
+    def _layout(self) -> _Layout:
+        return [(t.dtype, tuple(t.shape)) for t in self._states()]
 
     def get_extra_state(self) -> Tensor:
         """All state as one uint8 tensor."""
         device = self._states()[0].device
-        header = torch.tensor(self._header(), dtype=_HEADER_DTYPE, device=device)
+        header = torch.tensor(_as_header(self._layout()), dtype=_HEADER_DTYPE, device=device)
         return torch.cat([t.detach().contiguous().reshape(-1).view(torch.uint8) for t in [header, *self._states()]])
 
     def set_extra_state(self, state: Any) -> None:
         """Copy packed state into place.
 
         Raises:
-            ValueError: the state was saved by a module of another size; nothing is changed then.
+            ValueError: the state was saved by a module of other sizes or dtypes; nothing is changed then.
         """
-        if self._growing:
-            self._resize(state)
-        header = torch.tensor(self._header(), dtype=_HEADER_DTYPE).view(torch.uint8)
-        sizes = [t.numel() * t.element_size() for t in self._states()]
         name = type(self).__name__
         if not isinstance(state, Tensor) or state.dtype != torch.uint8:
             raise ValueError(f"state_dict: {name} needs one packed uint8 tensor, {type(state).__name__} was given")
-        if state.numel() != header.numel() + sum(sizes) or not torch.equal(state[: header.numel()].cpu(), header):
-            raise ValueError(f"state_dict: the saved state of {name} has another layout; were its sizes changed?")
-        for tensor, piece in zip(self._states(), state[header.numel() :].split(sizes), strict=True):
+        state = state.reshape(-1)
+        layout = _read_header(state)
+        difference = self._difference(layout, state.numel())
+        if difference is not None:
+            raise ValueError(
+                f"state_dict: the saved state of {name} has another layout: {difference}; were its arguments changed?"
+            )
+        for own, (_, shape) in zip(self._state_names, layout, strict=True):
+            if own in self._growing:
+                setattr(self, own, getattr(self, own).new_empty(shape))
+        sizes = [t.numel() * t.element_size() for t in self._states()]
+        for tensor, piece in zip(self._states(), state[state.numel() - sum(sizes) :].split(sizes), strict=True):
             # Cloned: a slice need not start at a multiple of the element size, which view() requires.
             tensor.copy_(piece.clone().view(tensor.dtype).reshape(tensor.shape))
 
-    def _resize(self, state: Any) -> None:
-        """Give the growing tensors the shapes that the packed ``state`` names, if nothing else differs from ours."""
-        ours = self._header()
-        length = len(ours) * torch.empty(0, dtype=_HEADER_DTYPE).element_size()
-        if not isinstance(state, Tensor) or state.dtype != torch.uint8 or state.numel() < length:
-            return
-        theirs = state[:length].cpu().clone().view(_HEADER_DTYPE).tolist()
-        shapes, position = {}, 1
-        for name in self._state_names:
-            rank = getattr(self, name).ndim
-            shapes[name] = theirs[position + 1 : position + 1 + rank]
-            if theirs[position] != rank or (
-                name not in self._growing and shapes[name] != list(getattr(self, name).shape)
-            ):
-                return
-            position += 1 + rank
-        sizes = {name: getattr(self, name).element_size() * math.prod(shape) for name, shape in shapes.items()}
-        if state.numel() == length + sum(sizes.values()):
-            for name in self._growing:
-                setattr(self, name, getattr(self, name).new_empty(shapes[name]))
+    def _difference(self, layout: _Layout, size: int) -> str | None:
+        """Why a packed state of that layout and that many bytes is not one of ours, None where it is."""
+        if len(layout) != len(self._state_names):
+            return f"it does not hold {len(self._state_names)} tensors"
+        for name, theirs, ours in zip(self._state_names, layout, self._layout(), strict=True):
+            fits = theirs[1] == ours[1] or (name in self._growing and len(theirs[1]) == len(ours[1]))
+            if theirs[0] != ours[0] or not fits:
+                return f"{name} is {theirs[0]} of shape {theirs[1]} there, {ours[0]} of shape {ours[1]} here"
+        needed = len(_as_header(layout)) * _HEADER_DTYPE.itemsize
+        needed += sum(dtype.itemsize * math.prod(shape) for dtype, shape in layout)
+        return None if size == needed else f"it has {size} bytes in place of {needed}"
+
+
+def _as_header(layout: _Layout) -> list[int]:
+    """Number of tensors, then dtype, rank and sizes of each: what precedes the packed bytes."""
+    return [len(layout), *(v for dtype, shape in layout for v in [_DTYPES.index(dtype), len(shape), *shape])]
+
+
+def _read_header(state: Tensor) -> _Layout:
+    """The layout that precedes packed bytes; empty where they start with none."""
+    size = _HEADER_DTYPE.itemsize
+    numbers = state[: min(state.numel() // size, 64) * size].cpu().clone().view(_HEADER_DTYPE).tolist()
+    layout: _Layout = []
+    position = 1
+    while numbers and len(layout) < numbers[0]:
+        code, rank = [*numbers[position : position + 2], -1, -1][:2]
+        shape = tuple(numbers[position + 2 : position + 2 + rank])
+        if not 0 <= code < len(_DTYPES) or len(shape) != rank or min(shape, default=0) < 0:
+            return []
+        layout.append((_DTYPES[code], shape))
+        position += 2 + rank
+    return layout

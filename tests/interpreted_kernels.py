@@ -9,6 +9,8 @@ gradients in float32.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -131,6 +133,23 @@ def test_contrastive_small_temperature_non_contiguous_and_columns_across_blocks(
     assert torch.isfinite(torch.tensor(check_contrastive(z, y, ids, torch.float32, temperature=5e-3)))
     x = torch.randn(33, 140)[:, ::2]
     torch.testing.assert_close(cross_group_contrastive(x, y, ids), cross_group_contrastive(x.contiguous(), y, ids))
+
+
+def test_contrastive_a_cosine_at_the_margin_is_the_same_from_both_sides():
+    """Scaled by one norm and then by the other, a cosine differs by the order: no negative to its anchor, one to its key."""
+    found = 0
+    for x, y, c, d in itertools.product(range(1, 7), repeat=4):
+        z = torch.tensor([[x, y, 0.0], [c, d, 0], [0, 0, 1]], requires_grad=True)  # integers: the products are exact
+        inverse = 1 / z.detach().square().sum(1).sqrt()
+        both = [float((x * c + y * d) * inverse[i] * inverse[1 - i]) for i in (0, 1)]
+        if both[0] == both[1] or found == 8:
+            continue
+        found += 1
+        loss = cross_group_contrastive(z, torch.tensor([0, 1, 0]), torch.tensor([0, 0, 1]), margin=min(both))
+        loss.backward()
+        assert torch.isfinite(z.grad).all()
+        assert (z.grad == 0).all() == (loss == 0)
+    assert found == 8
 
 
 def test_contrastive_keeps_what_is_linear_and_says_what_it_launches(launches):

@@ -93,6 +93,29 @@ def test_a_growing_state_takes_the_shape_that_was_saved():
     for broken in (torch.zeros(400, dtype=torch.float32), torch.zeros(3, dtype=torch.uint8)):
         with pytest.raises((TypeError, ValueError), match="state_dict"):
             wider.load_state_dict({"_extra_state": broken})
+    # No header at all: every truncation, and numbers of tensors, dtypes, ranks and sizes that cannot be.
+    whole = full.get_extra_state()
+    for size in range(len(whole)):
+        with pytest.raises(ValueError, match="another layout"):
+            empty.set_extra_state(whole[:size])
+    for place, number in [
+        (0, 3),
+        (0, -1),
+        (0, 2**62),
+        (1, -1),
+        (1, 99),
+        (2, -2),
+        (2, 2**62),
+        (3, -2),
+        (5, 1),
+        (6, -1),
+        (6, 3),
+    ]:
+        broken = whole.clone()
+        broken[8 * place : 8 * place + 8] = torch.tensor([number]).view(torch.uint8)
+        with pytest.raises(ValueError, match="another layout"):
+            empty.set_extra_state(broken)
+    assert torch.equal(empty.rows, full.rows)
 
 
 def test_a_position_before_the_first_is_refused():

@@ -135,6 +135,26 @@ def test_a_state_of_other_sizes_is_refused_and_nothing_changes():
         assert torch.equal(module.discovery.get_extra_state(), before)
 
 
+@pytest.mark.parametrize(
+    ("saved", "here", "named"),
+    [
+        (
+            "cumulative",
+            "ema",
+            r"counts is torch\.int64 of shape \(2, 3, 5\) there, torch\.float64 of shape \(2, 3, 5\) here",
+        ),
+        ("ema", "cumulative", r"counts is torch\.float64 .* there, torch\.int64 .* here"),
+    ],
+)
+def test_a_state_of_another_history_is_refused_and_nothing_changes(saved, here, named):
+    """Their bytes are as many; taken for one another, counts of 5 would be 2e-323, or 4.6e18."""
+    before, other = FairGRPOAdvantage(4, 3, history=saved), FairGRPOAdvantage(4, 3, history=here)
+    before(*batch())
+    with pytest.raises((ValueError, RuntimeError), match=f"RewardHistory has another layout: {named}"):
+        other.load_state_dict(before.state_dict())
+    assert other.history.totals().abs().sum() == 0
+
+
 def test_casts_leave_the_state_alone_and_copies_are_complete():
     module = FairGRPOAdvantage(4, 3)
     module(*batch())

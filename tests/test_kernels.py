@@ -88,7 +88,20 @@ def test_the_switch():
         kernels.set_backend("cuda")
 
 
-def test_explicit_triton_says_why_it_cannot_run(monkeypatch):
+@pytest.fixture
+def ask_again():
+    """Forget what was found out about the installed Triton, now on each call and at the end of the test."""
+    yield dispatch._version_obstacle.cache_clear
+    dispatch._version_obstacle.cache_clear()
+
+
+def test_the_installed_triton_is_looked_up_once(monkeypatch, ask_again):
+    dispatch._obstacle(torch.device("cpu"))
+    monkeypatch.setattr(dispatch.importlib.util, "find_spec", lambda name: pytest.fail("asked again"))
+    dispatch._obstacle(torch.device("cpu"))
+
+
+def test_explicit_triton_says_why_it_cannot_run(monkeypatch, ask_again):
     importlib.import_module("torch._dynamo")  # torch imports it late, and it would ask the replaced find_spec
     z, ids = torch.randn(4, 3), torch.tensor([0, 1, 0, 1])
     rewards = torch.eye(4)
@@ -102,12 +115,14 @@ def test_explicit_triton_says_why_it_cannot_run(monkeypatch):
         ):
             fair_grpo_advantages(rewards, ids, num_groups=2)
         monkeypatch.setattr(dispatch.importlib.util, "find_spec", lambda name: None)
+        ask_again()
         with pytest.raises(RuntimeError, match="Triton is not installed"):
             cross_group_contrastive(z, ids, ids)
         monkeypatch.undo()
         monkeypatch.setattr(dispatch.importlib.util, "find_spec", lambda name: True)
         for version in ("3.5.1", "3.10.0", "2.3"):
             monkeypatch.setattr(dispatch.importlib.metadata, "version", lambda name, v=version: v)
+            ask_again()
             with pytest.raises(RuntimeError, match=f"Triton {version} is installed; tested are 3.6 to 3.9"):
                 cross_group_contrastive(z, ids, ids)
     assert torch.isfinite(cross_group_contrastive(z, ids, ids))  # "auto" on the CPU asks nobody

@@ -89,7 +89,8 @@ def _cosines(own, other, own_norm, other_norm, rows, cols, dim,
         a = tl.load(own + (row * dim + inner[None, :]), mask=(row < rows) & (inner[None, :] < dim), other=0.0)
         b = tl.load(other + (col * dim + inner[:, None]), mask=(col < cols) & (inner[:, None] < dim), other=0.0)
         products = tl.dot(a, b, products, input_precision="ieee")
-    return products * own_norm[:, None] * other_norm[None, :]
+    # In this order the tile is the same with the sides exchanged, so that both passes see the same negatives.
+    return products * (own_norm[:, None] * other_norm[None, :])
 
 
 @triton.jit
@@ -218,6 +219,8 @@ def backward_kernel(own, other, own_norms, other_norms, labels, other_labels, gr
                 lses, pulls, counts, grad, start + col, col < cols, inverse_temperature
             )
             x = o_lse[None, :] - cosines * inverse_temperature
+            # An anchor without negatives has none here either, should a product at the margin be rounded otherwise.
+            negative = negative & (o_lse > float("-inf"))[None, :]
             push = tl.exp(tl.where(negative, -x, float("-inf"))) * o_pulled[None, :]
             factor = other_norm * o_scale
         else:
