@@ -109,7 +109,9 @@ class _DenseNLL(torch.autograd.Function):
         ctx.save_for_backward(logits, target, output[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, None, None]:
+        if grad is None:
+            return None, None, None
         logits, target, p = ctx.saved_tensors
         ignored = target == ctx.ignore_index
         picked = target.masked_fill(ignored, 0).unsqueeze(1)
