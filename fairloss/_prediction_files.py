@@ -8,8 +8,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-__all__ = ["InputError", "check_same_samples", "match_rows", "read_predictions"]
+__all__ = ["InputError", "check_same_samples", "match_rows", "read_predictions", "unknown_lines"]
 
+_UNKNOWN = ("-1", "-1.0", "nan")  # as -1 and NaN in the library, in any case; more by --unknown
 _ZERO_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 
 
@@ -88,10 +89,20 @@ def _labels(values: list[str], column: str, path: Path, lines: list[int], unknow
         raise InputError(
             f'{path}, line {line}: the group {column!r} is empty; pass --unknown "" to leave such rows out of the groups'
         )
-    labels = [None if v in unknown else v for v in values]
+    labels = [None if v in unknown or v.lower() in _UNKNOWN else v for v in values]
     if not any(v is not None for v in labels):
         raise InputError(f"{path}: every row of {column!r} is unknown; a group is needed")
     return labels
+
+
+def unknown_lines(groups: dict[str, list[str | None]]) -> list[str]:
+    """One line for each attribute that is unknown in some rows: in how many."""
+    lines = []
+    for name, labels in groups.items():
+        if None in labels:
+            rows = f"{labels.count(None)} of {len(labels)} rows"
+            lines.append(f"{name}: unknown (-1, NaN or --unknown) in {rows}, which are in the overall values only")
+    return lines
 
 
 def _filled(values: list[str], path: Path, lines: list[int], column: str) -> list[str]:
@@ -116,12 +127,14 @@ def match_rows(table: dict[str, Any], first: dict[str, Any], path: Path, argumen
 
 
 def check_same_samples(table: dict[str, Any], first: dict[str, Any], path: Path, arguments: argparse.Namespace) -> None:
-    """Refuse a file whose labels or groups differ from the first file's."""
+    """Refuse a file whose labels, groups or patients differ from the first file's."""
     name = arguments.file[0]
     if len(table["target"]) != len(first["target"]):
         raise InputError(f"{path}: {len(table['target'])} rows, {name} has {len(first['target'])}; the same are needed")
     columns = [(arguments.target, table["target"], first["target"])]
     columns += [(g, table["groups"][g], first["groups"][g]) for g in arguments.group]
+    if arguments.patient is not None:
+        columns.append((arguments.patient, table["patient"], first["patient"]))
     for column, here, there in columns:
         for row, (a, b) in enumerate(zip(here, there, strict=True), start=1):
             if a != b:

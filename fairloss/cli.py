@@ -10,11 +10,18 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairloss._prediction_files import InputError, check_same_samples, match_rows, read_predictions
+from fairloss._prediction_files import (
+    InputError,
+    check_same_samples,
+    match_rows,
+    read_predictions,
+    unknown_lines,
+)
 
 if TYPE_CHECKING:
     from fairloss.metrics.compare import ModelComparison
@@ -61,9 +68,6 @@ def _parser() -> argparse.ArgumentParser:
     _shared(report)
     report.add_argument("--title", default="Fairness report", help="title of the report")
     report.add_argument("--no-intersections", action="store_true", help="leave out combinations of attributes")
-    report.add_argument(
-        "--min-group-size", type=int, default=30, metavar="N", help="warn below N patients (default 30)"
-    )
     report.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page with plots")
     report.set_defaults(run=_report)
     compare = commands.add_parser(
@@ -91,7 +95,14 @@ def _shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--group", required=True, action="append", metavar="COLUMN", help="attribute; repeatable")
     parser.add_argument("--patient", metavar="COLUMN", help="patient ids: samples of one patient are drawn together")
     parser.add_argument(
-        "--unknown", action="append", default=[], metavar="LABEL", help="group label that means unknown; repeatable"
+        "--unknown",
+        action="append",
+        default=[],
+        metavar="LABEL",
+        help='group label that means unknown, as -1 and NaN always do; repeatable ("" for empty cells)',
+    )
+    parser.add_argument(
+        "--min-group-size", type=int, default=30, metavar="N", help="warn below N patients (default 30)"
     )
     parser.add_argument("--threshold", type=_number, default=0.5, help="a decision is score >= threshold (default 0.5)")
     parser.add_argument("--replicates", type=int, default=2000, metavar="N", help="bootstrap replicates (default 2000)")
@@ -134,6 +145,8 @@ def _report(arguments: argparse.Namespace) -> None:
     except ValueError as error:
         raise InputError(str(error)) from None
     print_report(report)
+    for line in unknown_lines(table["groups"]):
+        print(line)
     if arguments.json is not None:
         _write_json(arguments.json, report.to_dict())
     if arguments.html is not None:
@@ -161,29 +174,39 @@ def _compare(arguments: argparse.Namespace) -> None:
 
         require("matplotlib")
     from fairloss.metrics.compare import compare_models, pareto_front
+    from fairloss.metrics.per_group import UndefinedGroupWarning
     from fairloss.metrics.terminal import print_comparison
 
     metrics = tuple(dict.fromkeys(arguments.metric or ("accuracy", "auc", "tpr", "fpr")))
     try:
-        found = {
-            attribute: compare_models(
-                first["target"],
-                {name: table["score"] for name, table in zip(names, tables, strict=True)},
-                labels,
-                metrics=metrics,
-                patients=first["patient"],
-                threshold=arguments.threshold,
-                num_replicates=arguments.replicates,
-                level=arguments.level,
-                seed=arguments.seed,
-            )
-            for attribute, labels in first["groups"].items()
-        }
-        main_metric = metrics[0]
-        front = {a: pareto_front(*_axes(models, main_metric)) for a, models in found.items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UndefinedGroupWarning)  # printed below
+            found = {
+                attribute: compare_models(
+                    first["target"],
+                    {name: table["score"] for name, table in zip(names, tables, strict=True)},
+                    {attribute: labels},
+                    metrics=metrics,
+                    patients=first["patient"],
+                    threshold=arguments.threshold,
+                    num_replicates=arguments.replicates,
+                    level=arguments.level,
+                    min_group_size=arguments.min_group_size,
+                    seed=arguments.seed,
+                )
+                for attribute, labels in first["groups"].items()
+            }
+        front = {a: pareto_front(*_axes(models, metrics[0])[:2]) for a, models in found.items()}
     except ValueError as error:
         raise InputError(str(error)) from None
+    if arguments.plot is not None:
+        attribute = next(iter(found))
+        drawn = [m for m in found[attribute] if not math.isnan(m.gaps[metrics[0]][0] + m.overall[metrics[0]])]
+        if not drawn:
+            raise InputError(f"{arguments.plot}: over {attribute} no model has a gap in {metrics[0]} to draw")
     print_comparison(found, metrics, front)
+    for line in [*unknown_lines(first["groups"]), *_warnings(found)]:
+        print(line)
     if arguments.json is not None:
         from dataclasses import asdict
 
@@ -191,12 +214,13 @@ def _compare(arguments: argparse.Namespace) -> None:
     if arguments.plot is not None:
         from fairloss.metrics.plots import plot_pareto
 
-        attribute = next(iter(found))
+        performance, disparity, name = _axes(drawn, metrics[0])
         figure = plot_pareto(
-            *_axes(found[attribute], main_metric),
-            names,
-            performance_label=main_metric,
-            disparity_label=f"{main_metric} gap over {attribute}",
+            performance,
+            disparity,
+            [m.name for m in drawn],
+            performance_label=name,
+            disparity_label=f"{metrics[0]} gap over {attribute}",
         )
         try:
             figure.savefig(arguments.plot)
@@ -205,11 +229,29 @@ def _compare(arguments: argparse.Namespace) -> None:
         print(f"wrote {arguments.plot}")
 
 
-def _axes(models: Sequence[ModelComparison], metric: str) -> tuple[list[float], list[float]]:
+def _axes(models: Sequence[ModelComparison], metric: str) -> tuple[list[float], list[float], str]:
+    """Performance (larger is better), gaps, and what the performance is."""
     from fairloss.metrics.per_group import METRICS
 
-    sign = 1.0 if METRICS[metric] else -1.0
-    return [sign * m.overall[metric] for m in models], [m.gaps[metric][0] for m in models]
+    values, gaps = [m.overall[metric] for m in models], [m.gaps[metric][0] for m in models]
+    if METRICS[metric]:
+        return values, gaps, metric
+    if metric == "bce":  # has no upper end
+        return [-v for v in values], gaps, f"minus {metric}"
+    return [1 - v for v in values], gaps, f"1 - {metric}"
+
+
+def _warnings(found: Mapping[str, Sequence[ModelComparison]]) -> list[str]:
+    """Each warning once, with the models that it concerns where it does not concern all."""
+    lines = []
+    for models in found.values():
+        concerned: dict[str, list[str]] = {}
+        for model in models:
+            for warning in model.warnings:
+                concerned.setdefault(warning, []).append(model.name)
+        for warning, names in concerned.items():
+            lines.append("Warning: " + ("" if len(names) == len(models) else f"{', '.join(names)}: ") + warning)
+    return lines
 
 
 def _can_write(*paths: Path | None) -> None:

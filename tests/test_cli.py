@@ -222,6 +222,130 @@ def test_compare_refuses_other_samples(file, tmp_path, capsys):
     assert "is repeated" in fails(capsys, "compare", file, write(tmp_path / "c.csv", rows), *COLUMNS, "--id", "id")
 
 
+def test_cells_that_are_minus_one_or_nan_are_unknown(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    rows = predictions()
+    for row, cell in zip(rows, ("-1", "NaN", "nan", "-1.0", "none"), strict=False):
+        row["sex"] = cell
+    first, out = write(tmp_path / "a.csv", rows), tmp_path / "a.json"
+    second = write(
+        tmp_path / "b.csv", [{**new, "sex": old["sex"]} for old, new in zip(rows, predictions(1), strict=True)]
+    )
+    options = [*COLUMNS, "--unknown", "none", "--replicates", "100", "--json", str(out)]
+    line = "sex: unknown (-1, NaN or --unknown) in 5 of 200 rows, which are in the overall values only\n"
+    assert main(["report", first, *options]) == 0
+    found = json.loads(out.read_text())["attributes"]["sex"]
+    assert found["unknown"] == 5
+    assert [g["label"] for g in found["groups"]] == ["F", "M"]
+    assert capsys.readouterr().out.count(line) == 1
+    assert main(["compare", first, second, *options]) == 0
+    assert capsys.readouterr().out.count(line) == 1
+    labels = [None if i < 5 else row["sex"] for i, row in enumerate(rows)]
+    expected = fm.compare_models(
+        [r["y"] for r in rows], {"a": [r["p"] for r in rows]}, labels, metrics=["accuracy"], num_replicates=100
+    )
+    assert json.loads(out.read_text())["sex"][0]["gaps"]["accuracy"] == list(expected[0].gaps["accuracy"])
+    # Without such cells nothing is said; other words remain labels.
+    rows = predictions()
+    rows[0]["sex"] = "NA"
+    assert main(["report", write(tmp_path / "c.csv", rows), *options]) == 0
+    assert "unknown (" not in capsys.readouterr().out
+    assert [g["label"] for g in json.loads(out.read_text())["attributes"]["sex"]["groups"]] == ["F", "M", "NA"]
+    for row in rows:
+        row["sex"] = "-1"
+    assert "every row of 'sex' is unknown" in fails(capsys, "report", write(tmp_path / "d.csv", rows), *COLUMNS)
+
+
+def test_compare_with_an_attribute_of_one_group(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    files = [write(tmp_path / f"{s}.csv", [{**r, "site": "here"} for r in predictions(s)]) for s in (0, 1)]
+    numbers, plot = tmp_path / "a.json", tmp_path / "a.svg"
+    arguments = ["compare", *files, *COLUMNS, "--group", "site", "--replicates", "100", "--json", str(numbers)]
+    assert main([*arguments, "--plot", str(plot)]) == 0
+    out = capsys.readouterr().out
+    assert "Warning: site: only here occurs, so there is nothing to compare.\n" in out
+    assert "nan" not in out.replace(str(tmp_path), "")
+    found = json.loads(numbers.read_text())
+    assert found["site"][0]["gaps"]["accuracy"] == [None] * 3
+    assert found["sex"][0]["gaps"]["accuracy"][0] > 0
+    plot.unlink()
+    one = [*arguments[:3], "--target", "y", "--score", "p", "--group", "site", "--plot", plot]
+    assert "over site no model has a gap in accuracy to draw" in fails(capsys, *one)
+    assert not plot.exists()
+
+
+def test_compare_warns_of_small_and_undefined_groups(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    files = []
+    for seed in (0, 1):
+        rows = predictions(seed)
+        for i in range(8):
+            rows[i].update(sex="X", y=1)
+        for row in rows:  # the second model's decisions are all negative in M
+            row["p"] = 0.0 if seed and row["sex"] == "M" else row["p"]
+        files.append(write(tmp_path / f"m{seed}.csv", rows))
+    arguments = ["compare", *files, *COLUMNS, "--replicates", "100", "--metric", "fdr", "--metric", "fpr"]
+    assert main(arguments) == 0  # and no Python warning, which would be an error here
+    out, err = capsys.readouterr()
+    assert not err
+    lines = [line for line in out.splitlines() if line.startswith("Warning: ")]
+    assert "Warning: sex: X has 8 samples, too few to judge." in lines
+    assert "Warning: m1: sex: FDR undefined in M, left out of the comparison." in lines
+    assert "Warning: sex: FPR undefined in X, left out of the comparison." in lines
+    assert len(set(lines)) == len(lines)
+    assert main([*arguments, "--min-group-size", "150"]) == 0
+    assert "Warning: sex: F has " in capsys.readouterr().out
+
+
+def test_compare_refuses_other_patients_and_wrong_resampling(file, tmp_path, capsys):
+    other = predictions(1)
+    assert main(["compare", file, write(tmp_path / "same.csv", other), *COLUMNS, "--patient", "person"]) == 0
+    capsys.readouterr()
+    other[2]["person"] = 77
+    other = write(tmp_path / "other.csv", other)
+    error = fails(capsys, "compare", file, other, *COLUMNS, "--patient", "person")
+    assert "row 3: 'person' is '77', in" in error
+    assert "match rows with --id" in error
+    for option, value, message in [
+        ("--replicates", 0, "num_replicates: 0 was given; at least 100"),
+        ("--replicates", 1, "num_replicates: 1 was given"),
+        ("--replicates", -5, "num_replicates: -5 was given"),
+        ("--level", 95, "level: 95.0 was given"),
+    ]:
+        assert message in fails(capsys, "compare", file, other, *COLUMNS, option, value)
+
+
+@pytest.mark.parametrize(
+    ("metric", "label", "value"),
+    [
+        ("tpr", "tpr", lambda v: v),
+        ("fpr", "1 - fpr", lambda v: 1 - v),
+        ("ece", "1 - ece", lambda v: 1 - v),
+        ("bce", "minus bce", lambda v: -v),
+    ],
+)
+def test_plot_says_what_it_draws(file, tmp_path, capsys, monkeypatch, metric, label, value):
+    from fairloss.metrics import plots
+
+    seen = {}
+
+    def plot_pareto(*arguments, **options):
+        seen.update(options, arguments=arguments)
+        return original(*arguments, **options)
+
+    original = plots.plot_pareto
+    monkeypatch.setattr(plots, "plot_pareto", plot_pareto)
+    other, numbers = write(tmp_path / "other.csv", predictions(1)), tmp_path / "a.json"
+    options = ["--metric", metric, "--plot", str(tmp_path / "a.svg"), "--json", str(numbers), "--replicates", "100"]
+    assert main(["compare", file, other, *COLUMNS, *options]) == 0
+    models = json.loads(numbers.read_text())["sex"]
+    performance, disparity, names = seen["arguments"]
+    assert seen["performance_label"] == label
+    assert performance == [value(m["overall"][metric]) for m in models]
+    assert (disparity, names) == ([m["gaps"][metric][0] for m in models], ["predictions", "other"])
+    assert seen["disparity_label"] == f"{metric} gap over sex"
+
+
 def test_help_imports_little_and_appears_at_once():
     code = (
         "import sys; from fairloss.cli import main\n"

@@ -6,6 +6,7 @@ the centred bootstrap: how often |d* - d| is at least |d|, d the difference of t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fairloss.metrics._inputs import Floats, as_groups, as_predictions, as_scores, as_weight
-from fairloss.metrics.bootstrap import Replicates, bootstrap_groups, corrected_gap, gap_interval, patient_codes
+from fairloss.labels import GroupEncoding
+from fairloss.metrics._assemble import attribute_report, check_resampling
+from fairloss.metrics._inputs import Floats, as_groups, as_numbers, as_predictions, as_weight
+from fairloss.metrics._results import AttributeReport, label
+from fairloss.metrics.bootstrap import Replicates, bootstrap_groups, patient_codes
 from fairloss.metrics.disparity import gap
+from fairloss.metrics.per_group import UndefinedGroupWarning
 
 __all__ = ["GapDifference", "ModelComparison", "compare_models", "gap_difference_test", "pareto_front"]
 
@@ -50,9 +55,10 @@ class ModelComparison:
     Attributes:
         name: of the model.
         overall: metric to value over all samples.
-        gaps: metric to (gap, low, high).
+        gaps: metric to (gap, low, high), as in the fairness report.
         corrected: metric to the bias-corrected gap.
         against_first: metric to the difference to the first model; empty for the first.
+        warnings: in words, as the fairness report's: small groups, undefined values.
     """
 
     name: str
@@ -60,6 +66,7 @@ class ModelComparison:
     gaps: dict[str, tuple[float, float, float]]
     corrected: dict[str, float]
     against_first: dict[str, GapDifference]
+    warnings: tuple[str, ...] = ()
 
 
 def gap_difference_test(
@@ -89,7 +96,7 @@ def gap_difference_test(
         threshold: a score is a positive decision where ``score >= threshold`` ...
         strict: ... or where ``score > threshold``.
         sample_weight: (N,) non-negative weights.
-        num_replicates: bootstrap replicates.
+        num_replicates: bootstrap replicates, at least 100.
         level: of the interval of the difference.
         seed: of the resampling.
 
@@ -98,11 +105,12 @@ def gap_difference_test(
         1 / (num_replicates + 1).
 
     Raises:
-        ValueError: shapes that do not fit, an unknown metric.
+        ValueError: shapes that do not fit, an unknown metric, fewer than 100 replicates.
 
     Note:
         A large-sample test. Where the groups of both models are nearly alike, gaps are bounded by 0 and the test
-        becomes conservative.
+        becomes conservative. Where no replicate varies (both models right everywhere), the interval of the difference
+        has no width; the gaps' own intervals (:func:`compare_models`) have.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -141,6 +149,7 @@ def compare_models(
     sample_weight: Any = None,
     num_replicates: int = 2000,
     level: float = 0.95,
+    min_group_size: int = 30,
     seed: int = 0,
 ) -> list[ModelComparison]:
     """Values and gaps of several models on the same samples, and each one's difference to the first.
@@ -154,15 +163,21 @@ def compare_models(
         threshold: as in :func:`gap_difference_test`.
         strict: as there.
         sample_weight: (N,) non-negative weights.
-        num_replicates: bootstrap replicates.
+        num_replicates: bootstrap replicates, at least 100.
         level: of all intervals.
+        min_group_size: groups with fewer patients, or with fewer than ten positives or negatives, are warned of, in
+            each entry's ``warnings``.
         seed: of the resampling, the same for every model.
 
     Returns:
         One entry a model, in the order given.
 
     Raises:
-        ValueError: no model, shapes that do not fit, an unknown metric.
+        ValueError: no model, shapes that do not fit, an unknown metric, fewer than 100 replicates.
+
+    Note:
+        A metric that is undefined in some group gives one :class:`UndefinedGroupWarning`. Where it is so for some of
+        the models only, their gaps are over different groups; the warning names these models.
 
     Example:
         >>> y, g = [1, 0, 1, 0] * 10, [0, 0, 1, 1] * 10
@@ -170,28 +185,34 @@ def compare_models(
         >>> first.gaps["accuracy"][0], second.gaps["accuracy"][0], second.against_first["accuracy"].difference
         (1.0, 0.0, -1.0)
     """
+    check_resampling(num_replicates, level)
     if not scores:
         raise ValueError("scores: no model was given")
+    attribute = " & ".join(map(str, groups)) if isinstance(groups, Mapping) else "group"
     found: list[ModelComparison] = []
+    reports: dict[str, AttributeReport] = {}
     first: Replicates | None = None
     for name, score in scores.items():
         pred = as_predictions(y_true, score, threshold=threshold, strict=strict)
-        encoding = as_groups(groups, len(pred))
+        encoding = _present(as_groups(groups, len(pred)))
+        patient = patient_codes(patients, len(pred))
         replicates = bootstrap_groups(
             pred,
             encoding.ids,
             encoding.num_groups,
             metrics=tuple(metrics),
             weight=as_weight(sample_weight, len(pred)),
-            patient=patient_codes(patients, len(pred)),
+            patient=patient,
             num_replicates=num_replicates,
             rng=np.random.default_rng(seed),  # the same draws for every model
             options={},
         )
-        gaps = {m: gap(replicates.values[i]) for i, m in enumerate(metrics)}
-        intervals = {
-            m: gap_interval(replicates.values[i], replicates.drawn[:, i], level) for i, m in enumerate(metrics)
-        }
+        notes: list[str] = []
+        report = attribute_report(attribute, encoding, replicates, pred, patient, level, min_group_size, notes)
+        gaps = {m: report.gap(m) for m in metrics}
+        lost = [label(m) for m in metrics if np.isnan(gaps[m].estimate.value)]
+        if lost and encoding.num_groups != 1:  # of one group the report's notes say so themselves
+            notes.append(f"{attribute}: {', '.join(lost)} defined in fewer than two groups, so there is no gap.")
         against = {}
         if first is not None:
             against = {m: _difference(m, i, first, replicates, level) for i, m in enumerate(metrics)}
@@ -201,12 +222,37 @@ def compare_models(
             ModelComparison(
                 name,
                 {m: float(replicates.overall[i]) for i, m in enumerate(metrics)},
-                {m: (gaps[m], *intervals[m]) for m in metrics},
-                {m: corrected_gap(replicates.values[i], replicates.drawn[:, i]) for i, m in enumerate(metrics)},
+                {m: (g.estimate.value, g.estimate.low, g.estimate.high) for m, g in gaps.items()},
+                {m: g.corrected for m, g in gaps.items()},
                 against,
+                tuple(notes),
             )
         )
+        reports[name] = report
+    _warn_of_undefined(reports, metrics)
     return found
+
+
+def _present(encoding: GroupEncoding) -> GroupEncoding:
+    """Without the categories that no sample has."""
+    used = np.bincount(encoding.ids + 1, minlength=encoding.num_groups + 1)[1:] > 0
+    rows = np.concatenate([[-1], np.where(used, np.cumsum(used) - 1, -1)])
+    labels = tuple(name for name, here in zip(encoding.labels, used, strict=True) if here)
+    return GroupEncoding(rows[encoding.ids + 1], labels)
+
+
+def _warn_of_undefined(reports: Mapping[str, AttributeReport], metrics: Sequence[str]) -> None:
+    """One warning a metric; models are named where not all of them are concerned."""
+    for metric in dict.fromkeys(metrics):
+        models: dict[str, list[str]] = {}
+        for name, report in reports.items():
+            for group in report.groups:
+                if np.isnan(group.metrics[metric].value):
+                    models.setdefault(str(group.label), []).append(name)
+        if models:
+            groups = [g if len(m) == len(reports) else f"{g} ({', '.join(m)})" for g, m in models.items()]
+            text = f"{metric} is undefined in group(s) {', '.join(groups)}: left out"
+            warnings.warn(text, UndefinedGroupWarning, stacklevel=3)
 
 
 def _gaps(drawn: Floats, values: Floats) -> Floats:
@@ -234,22 +280,25 @@ def pareto_front(performance: Any, disparity: Any) -> NDArray[np.bool_]:
     """Which models are not dominated: none performs at least as well at a smaller or equal gap, and better in one.
 
     Args:
-        performance: (k,) larger is better.
-        disparity: (k,) smaller is better.
+        performance: (k,) larger is better; NaN where undefined.
+        disparity: (k,) smaller is better; NaN where undefined.
 
     Returns:
-        (k,) bool.
+        (k,) bool. A model with an undefined value is not on the front, and dominates none.
 
     Raises:
-        ValueError: different lengths.
+        ValueError: different lengths, infinite values.
 
     Example:
         >>> pareto_front([0.90, 0.85, 0.80], [0.10, 0.02, 0.05]).tolist()
         [True, True, False]
     """
-    p, d = as_scores(performance, "performance"), as_scores(disparity, "disparity")
+    p, d = as_numbers(performance, "performance"), as_numbers(disparity, "disparity")
+    for name, values in (("performance", p), ("disparity", d)):
+        if np.isinf(values).any():
+            raise ValueError(f"{name}: an infinite value was given; finite numbers are needed, NaN where undefined")
     if p.ndim != 1 or p.shape != d.shape:
         raise ValueError(f"performance and disparity: {p.shape} and {d.shape} were given; two equal (k,) are needed")
     weakly = (p[None, :] >= p[:, None]) & (d[None, :] <= d[:, None])
     strictly = (p[None, :] > p[:, None]) | (d[None, :] < d[:, None])
-    return np.asarray(~(weakly & strictly).any(axis=1))
+    return np.asarray(~(weakly & strictly).any(axis=1) & ~np.isnan(p) & ~np.isnan(d))

@@ -6,11 +6,11 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fairloss.metrics._results import counted, label
+from fairloss.metrics._results import Estimate, counted, label
 from fairloss.metrics.render import legend, marked, number, settings_line, show
 
 if TYPE_CHECKING:
-    from fairloss.metrics.compare import ModelComparison
+    from fairloss.metrics.compare import GapDifference, ModelComparison
     from fairloss.metrics.report import FairnessReport
 
 __all__ = ["print_comparison", "print_report"]
@@ -76,17 +76,14 @@ def print_comparison(found: Mapping[str, Sequence[ModelComparison]], metrics: Se
         rows = []
         for model, best in zip(models, front[attribute], strict=True):
             for i, m in enumerate(metrics):
-                gap, low, high = model.gaps[m]
-                test = model.against_first.get(m)
                 rows.append(
                     [
                         (model.name + (" *" if best else "")) if i == 0 else "",
                         label(m),
                         number(model.overall[m]),
-                        f"{number(gap)} [{number(low)}, {number(high)}]",
+                        show(Estimate(*model.gaps[m])),
                         number(model.corrected[m]),
-                        "" if test is None else f"{test.difference:+.3f} [{test.low:+.3f}, {test.high:+.3f}]",
-                        "" if test is None else f"{test.p_value:.3g}",
+                        *_against(model.against_first.get(m)),
                     ]
                 )
         if console is None:
@@ -100,6 +97,15 @@ def print_comparison(found: Mapping[str, Sequence[ModelComparison]], metrics: Se
             table.add_row(*map(_text, row))
         console.print(table)
     print(f"* on the front of {label(metrics[0])} against its gap: no other model is at least as good in both.")
+
+
+def _against(test: GapDifference | None) -> tuple[str, str]:
+    """The difference to the first model, and its p-value."""
+    if test is None:
+        return "", ""
+    if test.difference != test.difference:
+        return "n/a", "n/a"
+    return f"{test.difference:+.3f} [{test.low:+.3f}, {test.high:+.3f}]", f"{test.p_value:.3g}"
 
 
 def _parts(widths: Sequence[int], room: int) -> list[list[int]]:
