@@ -20,7 +20,7 @@ from fairloss.kernels.dispatch import LAUNCH_OPTIONS
 
 __all__ = ["apply", "score", "weigh"]
 
-_FLOOR, _CEILING = tl.constexpr(1e-12), tl.constexpr(1e30)
+_FLOOR, _CEILING, _ROUNDING = tl.constexpr(1e-12), tl.constexpr(1e30), tl.constexpr(1e-6)
 
 
 @triton.jit(do_not_specialize=["prompts", "steps"])
@@ -99,6 +99,13 @@ def _fold(x, d, w, DOMAINS: tl.constexpr, GROUPS: tl.constexpr):
 @triton.jit
 def _ratio(a, b):
     return tl.where(b > 0, a / tl.where(b > 0, b, 1.0), 0.0)
+
+
+@triton.jit
+def _lift(mean, shift):
+    """``mean + shift``, 0 where nothing but rounding is left of the sum."""
+    lifted = mean + shift
+    return tl.where(tl.abs(lifted) <= _ROUNDING * tl.abs(shift), 0.0, lifted)
 
 
 @triton.jit
@@ -183,10 +190,10 @@ def weigh_kernel(partials, past, share, cluster_mean, shift_at, table, counts_ou
     if HAS_SHIFT:
         shift = tl.load(shift_at)
     else:
-        shift = SHIFT
-    means = means + shift
+        shift = tl.full((1, 1), SHIFT, tl.float64)  # a bare number would become float32
+    means = _lift(means, shift)
     domain_count = tl.sum(prompts, 1)[:, None]
-    domain_mean = _ratio(tl.sum(rewards, 1), tl.sum(rollouts, 1))[:, None] + shift
+    domain_mean = _lift(_ratio(tl.sum(rewards, 1), tl.sum(rollouts, 1))[:, None], shift)
     known = (counts > 0) & cells
     filled = tl.where(known, counts, 1.0)
     informative = tl.where(known, _total(partials, 3, PROGRAMS, DOMAINS, WIDTH, BD, BW, CHUNK), 0.0)

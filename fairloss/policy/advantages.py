@@ -25,7 +25,7 @@ from torch import Tensor
 from fairloss import _checks
 from fairloss.distributed import ProcessGroup, all_reduce_sum, check_process_group
 from fairloss.groups import check_groups, single_attribute
-from fairloss.policy.core import Clusters, Options, Result, fair_grpo_core
+from fairloss.policy.core import Clusters, Options, Result, fair_grpo_core, lift
 from fairloss.policy.layout import INFINITE, Flat, Layout, as_rewards, layout_of
 
 __all__ = [
@@ -148,8 +148,8 @@ def check_means(result: Result, shift: Tensor | float, reward_power: float) -> N
     Raises:
         ValueError: naming the domain and group, and what to do.
     """
-    counts, means, totals = result.counts, result.means + shift, result.totals
-    domain_means = torch.where(totals[1].sum(1) > 0, totals[2].sum(1) / totals[1].sum(1), 0.0) + shift
+    counts, means, totals = result.counts, lift(result.means, shift), result.totals
+    domain_means = lift(torch.where(totals[1].sum(1) > 0, totals[2].sum(1) / totals[1].sum(1), 0.0), shift)
     domain_known = totals[1].sum(1) > 0
     infinite = ~torch.isfinite(totals[2]).all()
     negative = ((counts > 0) & (means < 0)).any() | (domain_known & (domain_means < 0)).any()
