@@ -254,6 +254,31 @@ def test_advantages_tables_equal_the_eager_ones(options):
         torch.testing.assert_close(a, expected.scale(rewards, groups, domains), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered")  # the absent domain has an infinite weight
+@pytest.mark.parametrize("variant", ["default", "paper", "released"])
+@pytest.mark.parametrize(
+    "options", [{"size_power": 1.0, "max_ratio": None}, {"reward_shift": 0.1}, {"reward_shift": 0.7}]
+)
+def test_advantages_of_an_absent_domain_and_of_means_that_a_shift_lifts_to_zero(options, variant):
+    rewards, groups, domains = torch.eye(6), torch.arange(6) % 2, torch.zeros(6, dtype=torch.int64)
+    rewards[groups == 1] = 0
+    rewards -= options.get("reward_shift", 0.0)  # in float32, which misses -0.1 from below and -0.7 from above
+    found = [fair_grpo_advantages(rewards, groups, num_groups=2, variant=variant, **options)]
+    module = FairGRPOAdvantage(2, 3, variant=variant, **options)
+    found.append(module(rewards, groups, domains))
+    tables = [module.last.table]
+    with kernels.backend("eager"):
+        found.append(module.eval()(rewards, groups, domains))
+        module = FairGRPOAdvantage(2, 3, variant=variant, **options)
+        expected = module(rewards, groups, domains)
+    tables.append(module.last.table)
+    torch.testing.assert_close(tables[0], tables[1], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(found[1], expected)
+    assert torch.isfinite(tables[0]).all()
+    if variant == "default":
+        torch.testing.assert_close(found[0], found[1])  # one known domain's factor cancels
+
+
 def test_advantages_with_as_many_programs_as_on_a_gpu(monkeypatch):
     monkeypatch.setattr(advantages_triton, "programs", advantages.programs)
     rewards, groups, domains = batch(2)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from fairloss import metrics, policy
+from fairloss.integrations._group_metrics import group_metrics
 from fairloss.transport import transport_distances
 
 
@@ -61,3 +64,18 @@ def test_the_blur_that_is_documented():
     values, groups = torch.tensor([0.1, 0.4, 0.9, 0.3]), torch.tensor([0, 1, 1, 0])
     entropic = transport_distances(values, groups, num_groups=2, transport="sinkhorn")
     assert torch.equal(entropic, transport_distances(values, groups, num_groups=2, transport="sinkhorn", blur=0.1))
+
+
+@pytest.mark.parametrize(
+    ("groups", "named"),
+    [([0, 0, 2], "hold 2"), ([0, -100, 1], "hold -100"), ([0.0, 1, 1], "are float64")],
+)
+def test_group_metrics_names_group_ids_that_cannot_be(groups, named):
+    def prediction(groups):
+        return SimpleNamespace(predictions=np.eye(3, 2), label_ids=(np.array([0, 1, 1]), np.array(groups)))
+
+    with pytest.raises(
+        ValueError, match=f"prediction: the groups of label_ids {named}; accepted are integers 0 .. 1, and -1"
+    ):
+        group_metrics(prediction(groups), num_groups=2)
+    assert group_metrics(prediction([0, 1, -1]), num_groups=2)["max_accuracy_gap"] == 0

@@ -259,6 +259,21 @@ def test_an_absent_group_or_domain_changes_nothing():
     torch.testing.assert_close(many, few, rtol=1e-14, atol=1e-14)
 
 
+@pytest.mark.parametrize("variant", ["default", "paper", "released"])
+def test_an_absent_domain_changes_nothing_without_a_cap(variant):
+    """Its weight is infinite, and multiplies no prompts."""
+    rewards, groups, _ = batch()
+    domains = torch.zeros_like(groups)
+    options = {"size_power": 1.0, "max_ratio": None, "batch_normalize": False, "variant": variant}
+    few, many = FairGRPOAdvantage(4, 1, **options), FairGRPOAdvantage(4, 3, **options)
+    torch.testing.assert_close(many(rewards, groups, domains), few(rewards, groups), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(many.weigh(rewards, groups, domains), few.weigh(rewards, groups), rtol=1e-13, atol=0)
+    assert torch.isfinite(many.last.table).all()
+    if variant == "default":
+        informative = (grpo_advantages(rewards) != 0).any(1)
+        assert many.last.weights[informative].mean().item() == pytest.approx(1)
+
+
 def test_unknown_prompts_weigh_the_average_and_count_for_their_domain():
     rewards, groups, _ = batch()
     groups[:8] = -1
@@ -313,6 +328,29 @@ def test_a_shift_lifts_means_alone(shift):
     torch.testing.assert_close(
         module(signed, groups, domains), torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12
     )
+
+
+@pytest.mark.parametrize("variant", ["default", "paper", "released"])
+@pytest.mark.parametrize("penalty", [0.1, 0.7])
+@pytest.mark.parametrize("shift", ["number", "min"])
+@pytest.mark.parametrize("mode", ["cumulative", "ema"])
+def test_a_mean_lifted_to_zero_is_zero(penalty, shift, mode, variant):
+    """Rounding leaves -1e-9 or 1e-8 of it (float32 misses -0.1 from below, -0.7 from above), under "ema" -1e-17."""
+    reward_shift = "min" if shift == "min" else penalty
+    lifted = FairGRPOAdvantage(2, history=mode, reward_shift=reward_shift, variant=variant)
+    plain = FairGRPOAdvantage(2, history=mode, variant=variant)
+    groups = torch.tensor([0] * 6 + [1] * 2)
+    for seed in range(50):
+        rewards = (torch.rand(8, 4, generator=torch.Generator().manual_seed(seed)) < 0.5).float()
+        rewards[6:] = 0
+        wanted = plain(rewards, groups)
+        torch.testing.assert_close(lifted(rewards - penalty, groups), wanted, rtol=1e-4, atol=1e-5)
+    # Group 1 earns its first reward: it is scaled by the weight of a mean that is 0.
+    rewards[7, 2] = 1
+    found, wanted = lifted.scale(rewards - penalty, groups), plain.scale(rewards, groups)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(lifted.last.table, plain.last.table, rtol=1e-4, atol=1e-5)
+    assert found[7, 2] > 0
 
 
 def test_the_lowest_reward_is_remembered():

@@ -1,11 +1,14 @@
 """What FairGRPO advantages accept, what they refuse by name, and that they compile and wait for no device."""
 
+import warnings
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fairloss
 from fairloss import FairGRPOAdvantage, fair_grpo_advantages
+from fairloss.policy.checks import check_means, prepare
 from fairloss.policy.core import Options, fair_grpo_core
 from fairloss.policy.layout import Flat
 from tests.test_fair_grpo import batch
@@ -109,6 +112,46 @@ def test_the_core_never_waits_for_the_device(variant):
         )
     with pytest.raises(AssertionError), Waits():
         float(rewards.sum())
+
+
+@pytest.mark.parametrize("with_domains", [False, True])
+def test_on_a_device_prompts_with_two_ids_are_left_to_the_one_look_at_the_result(with_domains):
+    # On "meta" there are no values: whoever asks for one fails.
+    rewards, ids = torch.rand(8, device="meta"), torch.zeros(8, dtype=torch.int64, device="meta")
+    domains = ids if with_domains else None
+    found = prepare(rewards, ids, domains, ids, num_groups=2, num_domains=1, validate=True)
+    assert list(found.conflicts) == (["groups", "domains"] if with_domains else ["groups"])
+    data = [torch.tensor([1.0, 0, 1]), torch.tensor([0, 1, 1]), torch.tensor([0, 0, 0]), torch.tensor([4, 4, 9])]
+    batch = prepare(*data, num_groups=2, num_domains=1, validate=False)
+    result = fair_grpo_core(
+        batch.rewards, batch.domains, batch.groups + 1, num_domains=1, num_groups=2, layout=batch.layout
+    )
+    check_means(result, batch, 0.0, 1.0, None)
+    for conflicts in ({"groups": False, "domains": True}, {"domains": True}):
+        torn = batch._replace(conflicts={name: torch.tensor(value) for name, value in conflicts.items()})
+        with pytest.raises(ValueError, match="domains: rollouts of one prompt have different ids"):
+            check_means(result, torn, 0.0, 1.0, None)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shift", [None, 0.5, "min"])
+@pytest.mark.parametrize("flat", [False, True])
+def test_on_a_gpu_validation_waits_once(flat, shift):
+    rewards, groups, domains = (t.cuda() for t in batch())
+    arguments = (rewards, groups, domains)
+    sizes = {"num_groups": 4, "num_domains": 3, "reward_shift": shift}
+    if flat:
+        ids = torch.arange(40, device="cuda").repeat_interleave(6)
+        arguments, sizes["prompt_ids"] = (rewards.reshape(-1), groups[ids], domains[ids]), ids
+    fair_grpo_advantages(*arguments, **sizes)
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            fair_grpo_advantages(*arguments, **sizes)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len([w for w in caught if "synchronizing" in str(w.message)]) == 1
 
 
 @pytest.mark.gpu

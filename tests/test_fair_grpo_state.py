@@ -298,3 +298,18 @@ def test_two_processes_equal_one(tmp_path):
         for name, value in alone.state_dict().items():
             assert torch.equal(first_state[name], second_state[name])
             assert torch.equal(first_state[name], value)
+
+
+def refused_on_both(rank):
+    # Group 0: mean 0 over both ranks, negative rewards on the first; group 1 earned nothing, beside negative ones.
+    module = FairGRPOAdvantage(3, process_group=torch.distributed.group.WORLD)
+    rewards = torch.tensor([[-1.0, -1], [0, 0], [1, -0.5]] if rank == 0 else [[1.0, 1], [0, 0], [1, 1]])
+    found = module(rewards, torch.tensor([-1, 1, 2]))
+    with pytest.raises(ValueError, match="the mean reward of group 0 of domain 0 is 0"):
+        module(rewards, torch.tensor([0, 1, 2]))
+    return bool(torch.isfinite(found).all())
+
+
+@pytest.mark.processes
+def test_two_processes_refuse_a_mean_of_zero_together(tmp_path):
+    assert two_processes(refused_on_both, tmp_path) == [True, True]

@@ -93,6 +93,33 @@ def test_c5_negative_mean_rewards_are_refused():
     assert (off * plain >= 0).all()
 
 
+def test_c5_a_mean_of_zero_among_negative_rewards_is_refused():
+    """It passes for a group that earned nothing, whose weight is as large as can be, but its prompts carry a signal."""
+    rewards = torch.tensor([[1.0, -1, 1, -1], [1, 1, 1, -1]])
+    known, unknown = torch.tensor([0, 1]), torch.tensor([-1, -1])
+    module = FairGRPOAdvantage(2, 2)
+    with pytest.raises(ValueError, match="rewards: the mean reward of group 0 of domain 1 is 0; .*reward_shift='min'"):
+        module(rewards, known, torch.tensor([1, 0]))
+    with pytest.raises(ValueError, match="rewards: the mean reward of domain 1 is 0; .*reward_shift='min'"):
+        module(rewards, unknown, torch.tensor([1, 0]))
+    with pytest.raises(ValueError, match="the mean reward of group 0"):
+        fair_grpo_advantages(rewards - 1, known, num_groups=2, reward_shift=1.0)
+    with pytest.raises(ValueError, match="the mean reward of group 0"):
+        fair_grpo_advantages(
+            rewards.flatten(), known.repeat_interleave(4), num_groups=2, prompt_ids=torch.arange(8) // 4
+        )
+    assert module.history.totals().abs().sum() == 0
+    for allowed in ({"reward_shift": "min"}, {"reward_shift": 1.0}, {"reward_power": 0}, {"validate": False}):
+        assert torch.isfinite(fair_grpo_advantages(rewards, known, num_groups=2, **allowed)).all()
+
+
+def test_c5_a_mean_of_zero_from_zeros_is_fine_beside_negative_rewards_of_others():
+    rewards = torch.tensor([[0.0] * 4, [1, 1, 1, -1], [1, -1, 0, 0]])
+    found = fair_grpo_advantages(rewards, torch.tensor([0, 1, -1]), num_groups=2)
+    assert torch.isfinite(found).all()
+    assert (found[1:] != 0).any(1).all()
+
+
 def test_c6_a_group_that_earned_nothing_and_a_nan_reward():
     """There rows of a group with mean 0 stay unscaled beside rows divided by ten thousand; a NaN switches fairness off."""
     module = FairGRPOAdvantage(2)

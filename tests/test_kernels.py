@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
 import subprocess
@@ -64,6 +65,17 @@ class TestAheadOfTime:
             # The products of half-precision rows run on the matrix units.
             if target.startswith("sm") and name.startswith("contrastive") and "-bf16" in name:
                 assert found["tensor_core_products"] > 0
+
+    def test_a_fixed_shift_keeps_float64(self, tmp_path, monkeypatch):
+        """As a number of its own Triton would make it float32; the interpreter rounds nothing, so only this shows it."""
+        from tests.kernel_builds import builds
+
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+        build = next(b for b in builds() if b.name == "weigh-power")
+        shifted = dataclasses.replace(build, constants={**build.constants, "HAS_SHIFT": False, "SHIFT": 0.7})
+        code = shifted.compile("sm_90").asm["ttir"]
+        assert "dense<0.69999999999999996> : tensor<8x8xf64>" in code or "dense<7.000000e-01> : tensor<8x8xf64>" in code
+        assert "0.69999998807907104" not in code
 
     @pytest.mark.slow
     @pytest.mark.parametrize("part", range(8))

@@ -43,7 +43,7 @@ def group_metrics(
         than two groups).
 
     Raises:
-        ValueError: ``label_ids`` is not (labels, groups); names that do not fit.
+        ValueError: ``label_ids`` is not (labels, groups); names that do not fit; group ids out of range.
 
     Example:
         >>> from types import SimpleNamespace
@@ -64,6 +64,12 @@ def group_metrics(
             "does TrainingArguments(label_names=['labels', 'groups'])"
         )
     labels, groups = (np.asarray(ids) for ids in prediction.label_ids)
+    accepted = f"accepted are integers 0 .. {num_groups - 1}, and -1 for unknown"
+    if groups.dtype.kind not in "biu":
+        raise ValueError(f"prediction: the groups of label_ids are {groups.dtype}; {accepted}")
+    outside = groups[(groups < -1) | (groups >= num_groups)]
+    if outside.size:
+        raise ValueError(f"prediction: the groups of label_ids hold {outside.flat[0]}; {accepted}")
     scores = prediction.predictions
     scores = np.asarray(scores[0] if isinstance(scores, tuple | list) else scores)
     if scores.ndim == labels.ndim + 1:

@@ -17,114 +17,16 @@ Where we differ from the paper and from the authors' code, each of which is one 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from fairloss import _checks
 from fairloss.distributed import ProcessGroup, all_reduce_sum, check_process_group
-from fairloss.groups import check_groups, single_attribute
-from fairloss.policy.core import Clusters, Options, Result, fair_grpo_core
-from fairloss.policy.layout import INFINITE, Flat, Layout, as_rewards, layout_of
+from fairloss.groups import single_attribute
+from fairloss.policy.checks import check_mask, check_means, check_options, prepare
+from fairloss.policy.core import Clusters, fair_grpo_core
 
-__all__ = [
-    "VARIANTS",
-    "Prepared",
-    "check_mask",
-    "check_means",
-    "check_options",
-    "fair_grpo_advantages",
-    "lowest_reward",
-    "prepare",
-]
-
-VARIANTS = ("default", "paper", "released")
-
-
-class Prepared(NamedTuple):
-    """A validated batch: rewards in their layout, and one id a prompt."""
-
-    rewards: Tensor
-    layout: Layout
-    domains: Tensor
-    groups: Tensor
-    """(P,), -1 = unknown."""
-
-
-def check_options(
-    size_power: float,
-    reward_power: float,
-    max_ratio: float | None,
-    batch_normalize: bool,
-    variant: str,
-    eps: float,
-    reward_shift: str | float | None,
-) -> tuple[Options, str | float | None]:
-    """The options, validated."""
-    if reward_shift is not None and reward_shift != "min":
-        if isinstance(reward_shift, str):
-            raise ValueError(f"reward_shift: {reward_shift!r} was given; accepted are None, 'min' and a number")
-        reward_shift = _checks.number("reward_shift", reward_shift)
-    options = Options(
-        size_power=_checks.number("size_power", size_power, minimum=0),
-        reward_power=_checks.number("reward_power", reward_power, minimum=0),
-        max_ratio=None if max_ratio is None else _checks.number("max_ratio", max_ratio, minimum=1),
-        batch_normalize=bool(batch_normalize),
-        variant=_checks.choice("variant", variant, VARIANTS),
-        eps=_checks.number("eps", eps, above=0),
-    )
-    return options, reward_shift
-
-
-def prepare(
-    rewards: Tensor,
-    groups: Tensor,
-    domains: Tensor | None,
-    prompt_ids: Tensor | None,
-    *,
-    num_groups: int,
-    num_domains: int,
-    validate: bool,
-) -> Prepared:
-    """Validated rewards and one id a prompt; flat ids, one a rollout, are joined by prompt."""
-    rewards = as_rewards(rewards, prompt_ids)
-    n = rewards.shape[0]
-    ids = check_groups(groups, (num_groups,), n, like=rewards)[:, 0]
-    if domains is None:
-        if num_domains > 1:
-            raise ValueError(f"domains: needed, because num_domains={num_domains}")
-        places = torch.zeros_like(ids)
-    else:
-        places = check_groups(domains, (num_domains,), n, like=rewards, name="domains")[:, 0]
-    layout = layout_of(rewards, prompt_ids)
-    if isinstance(layout, Flat):
-        ids = _join(ids, layout, "groups", validate)
-        places = _join(places, layout, "domains", validate)
-    return Prepared(rewards, layout, places, ids)
-
-
-def check_mask(mask: Tensor | None, rewards: Tensor) -> None:
-    """Raise unless ``mask`` is None or (B, L) real numbers or bools, a row a rollout."""
-    if mask is None:
-        return
-    if not isinstance(mask, Tensor) or mask.dtype.is_complex:
-        given = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(f"mask: a tensor of bools or numbers is needed, {given} was given")
-    _checks.same_device("mask", mask, "rewards", rewards)
-    if mask.ndim != 2 or mask.shape[0] != rewards.numel():
-        raise ValueError(
-            f"mask: shape (B, L) with a row for each of the {rewards.numel()} rollouts is needed, {tuple(mask.shape)} was given"
-        )
-
-
-def _join(ids: Tensor, layout: Flat, name: str, validate: bool) -> Tensor:
-    """(B,) ids of rollouts -> (P,) ids of prompts; -1 in empty slots and where a prompt's rollouts disagree."""
-    high = ids.new_full((layout.prompts,), -2).scatter_reduce(0, layout.index, ids, "amax")
-    low = ids.new_full((layout.prompts,), 2**62).scatter_reduce(0, layout.index, ids, "amin")
-    if validate and bool(((high != low) & (high > -2)).any()):
-        raise ValueError(f"{name}: rollouts of one prompt have different ids; all rollouts of a prompt share one")
-    return torch.where((high == low) & (high > -2), high, -1)
+__all__ = ["fair_grpo_advantages", "lowest_reward"]
 
 
 def lowest_reward(rewards: Tensor, process_group: ProcessGroup | None) -> Tensor:
@@ -140,37 +42,6 @@ def lowest_reward(rewards: Tensor, process_group: ProcessGroup | None) -> Tensor
     rows[torch.distributed.get_rank(process_group)] = low.clamp(max=1e300)
     low = all_reduce_sum(rows, process_group).amin()
     return torch.where(low < 1e300, low, torch.inf)
-
-
-def check_means(result: Result, shift: Tensor | float, reward_power: float) -> None:
-    """Refuse infinite rewards, and negative mean rewards where the method divides by them; waits for the device once.
-
-    Raises:
-        ValueError: naming the domain and group, and what to do.
-    """
-    counts, means, totals = result.counts, result.means + shift, result.totals
-    domain_means = torch.where(totals[1].sum(1) > 0, totals[2].sum(1) / totals[1].sum(1), 0.0) + shift
-    domain_known = totals[1].sum(1) > 0
-    infinite = ~torch.isfinite(totals[2]).all()
-    negative = ((counts > 0) & (means < 0)).any() | (domain_known & (domain_means < 0)).any()
-    if not bool(infinite | (negative & (reward_power != 0))):
-        return
-    if bool(infinite):
-        raise ValueError(INFINITE)
-    bad = torch.where((counts > 0) & (means < 0), means, torch.inf)
-    if bool(torch.isfinite(bad).any()):
-        cell = int(bad.argmin())
-        domain, group = divmod(cell, bad.shape[1])
-        what = f"group {group} of domain {domain}" if group < totals.shape[2] - 1 else f"a cluster of domain {domain}"
-        mean = float(bad.reshape(-1)[cell])
-    else:
-        domain = int(torch.where(domain_known, domain_means, torch.inf).argmin())
-        what, mean = f"domain {domain}", float(domain_means[domain])
-    raise ValueError(
-        f"rewards: the mean reward of {what} is {mean:.4g}; FairGRPO divides by mean rewards, so a negative one would turn "
-        f"the gradient around. Give rewards >= 0 (0 / 1 for wrong / right in place of -1 / 1, penalties such as KL outside "
-        f"the reward), or reward_shift='min' or a number that lifts them, or reward_power=0 to leave means out"
-    )
 
 
 def fair_grpo_advantages(
@@ -225,8 +96,9 @@ def fair_grpo_advantages(
         variant: "default", "paper" or "released" (the module's first lines say where they differ); ``max_ratio`` is the
             default's alone.
         eps: added to both standard deviations.
-        validate: refuse infinite rewards, negative means and prompts with two ids. Costs one wait for the device; without
-            it, negative means count as zero, and prompts with two ids as unknown.
+        validate: refuse infinite rewards, means that are negative, or 0 among negative rewards, and prompts with two ids.
+            Costs one wait for the device (some more where rewards are negative); without it, negative means count as zero,
+            and prompts with two ids as unknown.
         process_group: statistics run over all its ranks, each of which holds its own, whole prompts.
         mask: (B, L) bool or 0/1, the tokens of each rollout in the order of ``rewards.flatten()``: return (B, L), each
             rollout's advantage on its tokens and 0 elsewhere.
@@ -292,5 +164,5 @@ def fair_grpo_advantages(
             mask=mask,
         )
         if validate:
-            check_means(result, shift, options.reward_power)
+            check_means(result, batch, shift, options.reward_power, process_group)
     return result.advantages if result.tokens is None else result.tokens

@@ -16,7 +16,7 @@ from torch import Tensor
 from fairloss import _checks
 from fairloss.distributed import ProcessGroup, all_reduce_sum, check_process_group
 from fairloss.groups import check_groups, group_counts_tensor, lookup, segment_sum, single_attribute
-from fairloss.policy.advantages import Prepared, prepare
+from fairloss.policy.checks import Prepared, prepare
 from fairloss.policy.core import standardise
 from fairloss.policy.layout import as_rewards, layout_of
 from fairloss.state import StatefulModule

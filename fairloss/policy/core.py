@@ -27,13 +27,24 @@ from fairloss.kernels import advantages as fused
 from fairloss.kernels.dispatch import use_triton
 from fairloss.policy.layout import Layout, Rows
 
-__all__ = ["Clusters", "Options", "Result", "cell_index", "fair_grpo_core", "fold", "standardise", "weight_table"]
+__all__ = [
+    "Clusters",
+    "Options",
+    "Result",
+    "cell_index",
+    "fair_grpo_core",
+    "fold",
+    "lift",
+    "standardise",
+    "weight_table",
+]
 
 PROMPTS, ROLLOUTS, REWARD, INFORMATIVE, SCORE, SCORE_SQUARED = range(6)
 
 # Below this a mean reward counts as zero. Such a group has earned nothing, so none of its prompts is informative and its
 # weight, while finite, multiplies zeros.
 _MEAN_FLOOR = 1e-12
+_ROUNDING = 1e-6
 _WEIGHT_CEILING = 1e30
 
 
@@ -136,6 +147,24 @@ def _ratio(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(positive, a / torch.where(positive, b, 1.0), 0.0)
 
 
+def _average(values: Tensor, counts: Tensor) -> Tensor:
+    """Mean of ``values``, each repeated ``counts`` times; where that is 0 a value may be infinite."""
+    return _ratio(torch.where(counts > 0, values * counts, 0.0).sum(), counts.sum())
+
+
+def lift(means: Tensor, shift: Tensor | float) -> Tensor:
+    """Mean rewards (or rewards) plus ``shift``, 0 where nothing but rounding is left of the sum.
+
+    In float32 -0.1 is less than -0.1, and decayed sums round at every step: a mean that should be 0 would be -1e-9, which
+    turns the gradient around, or 1e-9, which is as small as to outweigh everything.
+    """
+    if isinstance(shift, float) and shift == 0:
+        return means
+    lifted = means + shift
+    size = shift.abs() if isinstance(shift, Tensor) else abs(shift)
+    return torch.where(lifted.abs() <= _ROUNDING * size, 0.0, lifted)
+
+
 def _cell_statistics(totals: Tensor, num_groups: int, clusters: Clusters | None) -> tuple[Tensor, Tensor]:
     """Counts and mean rewards of the cells that a weight can rest on, (D, W); the column of the unknown counts 0."""
     counts, means = totals[0].clone(), _ratio(totals[2], totals[1])
@@ -156,8 +185,8 @@ def weight_table(
     of known cells do on average.
     """
     domain_count = totals[0].sum(1, keepdim=True)
-    domain_mean = _ratio(totals[2].sum(1, keepdim=True), totals[1].sum(1, keepdim=True)) + shift
-    means = means + shift
+    domain_mean = _ratio(totals[2].sum(1, keepdim=True), totals[1].sum(1, keepdim=True))
+    domain_mean, means = lift(domain_mean, shift), lift(means, shift)
     known = counts > 0
     filled = torch.where(known, counts, 1.0)
     prompts = torch.where(known, sums[INFORMATIVE, :-1], 0.0)
@@ -172,7 +201,7 @@ def weight_table(
         weights = torch.exp(-log_t)
         if options.max_ratio is not None:
             weights = weights.minimum(options.max_ratio * _weighted_median(weights, prompts))
-        average = _ratio((weights * prompts).sum(), prompts.sum())
+        average = _average(weights, prompts)
         weights = (weights / torch.where(average > 0, average, 1.0)).clamp(max=_WEIGHT_CEILING)
     else:
         t_domain = domain_count.pow(options.size_power) * domain_mean.pow(options.reward_power)
@@ -184,7 +213,7 @@ def weight_table(
         else:
             weights = 1 / torch.nan_to_num(t_domain * t_group, nan=0.0).clamp(min=options.eps)
     # After the default's scaling this mean is 1 but for rounding; where nothing is informative, it multiplies zeros.
-    neutral = _ratio((weights * prompts).sum(), prompts.sum())
+    neutral = _average(weights, prompts)
     neutral = torch.ones_like(neutral) if options.variant == "default" else torch.where(neutral > 0, neutral, 1.0)
     weights = torch.where(known, weights, neutral)
     return torch.cat([weights, neutral.expand(1, weights.shape[1])])

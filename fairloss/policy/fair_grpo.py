@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from fairloss import _checks
 from fairloss.distributed import ProcessGroup, check_process_group
 from fairloss.groups import single_attribute
-from fairloss.policy.advantages import Prepared, check_mask, check_means, check_options, lowest_reward, prepare
+from fairloss.policy.advantages import lowest_reward
+from fairloss.policy.checks import Prepared, check_mask, check_means, check_options, prepare
 from fairloss.policy.core import Clusters, Result, fair_grpo_core
 from fairloss.policy.discovery import Discovery, Proposal, ReleasedDiscovery
 from fairloss.policy.history import RewardHistory
@@ -65,7 +66,7 @@ class FairGRPOAdvantage(nn.Module):
         variant: "released" has a discovery of its own (``num_clusters``, ``num_features``, ``reservoir_size`` and ``seed``
             do not apply), whose memory grows.
         eps: added to standard deviations.
-        validate: refuse infinite rewards, negative means and prompts with two ids.
+        validate: refuse infinite rewards, means that are negative, or 0 among negative rewards, and prompts with two ids.
         process_group: statistics run over all its ranks.
 
     Attributes:
@@ -228,7 +229,7 @@ class FairGRPOAdvantage(nn.Module):
             mask=mask,
         )
         if self.validate:
-            check_means(result, shift, self.options.reward_power)
+            check_means(result, batch, shift, self.options.reward_power, self.process_group)
         if store:
             self.history.advance(result.batch, lowest)
             if self.discovery is not None and proposal is not None:

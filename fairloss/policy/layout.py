@@ -106,7 +106,7 @@ def as_rewards(rewards: Tensor, prompt_ids: Tensor | None) -> Tensor:
                 f"{tuple(rewards.shape)} and {tuple(prompt_ids.shape)} were given"
             )
         _checks.same_device("prompt_ids", prompt_ids, "rewards", rewards)
-    # Shown at once where that costs no wait for a device; :func:`fairloss.policy.advantages.check_means` looks elsewhere.
+    # Shown at once where that costs no wait for a device; :func:`fairloss.policy.checks.check_means` looks elsewhere.
     on_host = rewards.device.type == "cpu" and not torch.compiler.is_compiling()
     if on_host and rewards.dtype.is_floating_point and bool(torch.isinf(rewards).any()):
         raise ValueError(INFINITE)
