@@ -51,9 +51,12 @@ TERMS = {
 }
 
 
-def rows(section):
+GUIDE = (DOCS / "groups-and-batches.md").read_text(encoding="utf-8")
+
+
+def rows(section, page=PAGE):
     """Rows of a section's table: (names in the first cell, the other cells)."""
-    text = PAGE.split(f"## {section}\n")[1].split("\n## ")[0]
+    text = page.split(f"## {section}\n")[1].split("\n## ")[0]
     for line in re.findall(r"^\| (`\w+Loss`.*|`\w+Weighting`.*|`\w+Advantage`.*) \|$", text, re.MULTILINE):
         first, *cells = line.split(" | ")
         yield re.findall(r"`(\w+)`", first), cells
@@ -100,3 +103,26 @@ def test_variants_are_those_of_the_table():
             else:
                 with pytest.raises(ValueError, match="variant"):
                     make(*arguments, variant=variant)
+
+
+def test_losses_take_what_the_guide_says():
+    told = {name: cells for names, cells in rows("Which losses take what", GUIDE) for name in names}
+    losses = {name for name in fairloss.__all__ if re.search(r"(Loss|Weighting|Advantage)$", name)}
+    assert losses == {name for name in told if name in fairloss.__all__ and name != "GroupMemory"}
+    for name in losses:
+        make, (several, memory, ranks) = getattr(fairloss, name), told[name]
+        parameters = inspect.signature(make).parameters
+        assert ranks == "yes"
+        assert "process_group" in parameters, name
+        for option in ("memory", "queue"):
+            assert (option in parameters) == memory.startswith(f"`{option}="), name
+        assert ("reference" in inspect.signature(make.forward).parameters) == memory.startswith("`reference="), name
+        if "num_groups" in parameters:
+            arguments = {"num_groups": (2, 3)} | {k: 2 for k in ("num_classes", "embedding_dim") if k in parameters}
+            if several.startswith("yes"):
+                make(**arguments)
+            else:
+                with pytest.raises(ValueError, match="num_groups"):
+                    make(**arguments)
+        else:
+            assert not several.startswith("yes"), name

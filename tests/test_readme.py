@@ -27,3 +27,14 @@ def test_files_and_names_exist():
     losses = README.split("## Where each loss comes from")[1]
     for name in re.findall(r"`(\w+(?:Loss|Weighting|Advantage|Heads))`", losses):
         assert name in fairloss.__all__, name
+
+
+def test_links_lead_somewhere():
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
+    assert len(links) > 15
+    for link in links:
+        path, _, anchor = link.partition("#")
+        assert (ROOT / path).exists(), link
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in [title.lower().replace(" ", "-") for title in titles], link

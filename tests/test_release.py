@@ -58,3 +58,18 @@ def test_wheel_takes_the_package_and_nothing_else():
     assert (ROOT / "fairloss" / "py.typed").exists()
     for path in build["sdist"]["include"]:
         assert (ROOT / path).exists(), path
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib came with Python 3.11")
+def test_links_of_the_description_lead_to_the_repository():
+    import tomllib
+
+    project = tomllib.loads(PYPROJECT)
+    hook = project["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
+    repository = project["project"]["urls"]["Repository"]
+    text = "".join((ROOT / fragment["path"]).read_text(encoding="utf-8") for fragment in hook["fragments"])
+    for substitution in hook["substitutions"]:
+        text = re.sub(substitution["pattern"], substitution["replacement"], text)
+    for mark, link in re.findall(r"(!?)\[[^]]*\]\(([^)]+)\)", text):
+        assert link.startswith(f"{repository}/{'raw' if mark else 'blob'}/main/"), link
+        assert (ROOT / link.split("/main/")[1].partition("#")[0]).exists(), link

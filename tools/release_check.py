@@ -95,6 +95,8 @@ def check_wheel(wheel: Path) -> None:
     tests = [name for name in names if re.search(r"(^|/)(tests?|examples|benchmarks|conftest)", name)]
     check("no tests, no examples, no benchmarks", not tests, ", ".join(tests))
     check("licence, Python and summary are stated", all(metadata[k] for k in ("License-Expression", "Requires-Python")))
+    relative = re.findall(r"\]\((?!https:)[^)]*\)", str(metadata.get_payload()))
+    check("the description's links are absolute", not relative, ", ".join(relative))
     check("extras", set(MISSING) <= set(metadata.get_all("Provides-Extra", [])))
 
 
