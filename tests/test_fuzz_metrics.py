@@ -3,166 +3,27 @@
 from __future__ import annotations
 
 import math
-import warnings
 
 import numpy as np
-import pandas as pd
 import pytest
-import torch
 from hypothesis import strategies as st
 
 from fairloss import metrics
 from tests import oracles_metrics as oracle
-from tests.fuzz_batches import Fields, close, fuzz, refused, same
-
-ARGUMENTS = (
-    "y_true|y_pred|y_score|groups|sample_weight|threshold|task|values|labels|scores|score_a|score_b|overall|a and b|a:|b:"
-    "|performance|disparity|attributes|patients|undefined|is undefined in"
+from tests.fuzz_batches import close, fuzz
+from tests.fuzz_predictions import (
+    LENIENT,
+    arrays_of,
+    by_group,
+    call,
+    gap_of,
+    judge,
+    nan_max,
+    predictions,
+    rate_of,
+    ratio_of,
 )
-SPOILS = (
-    "none", "scalar", "short", "text", "letters", "nan", "inf", "negative", "two", "deeper", "ragged", "empty", "complex",
-    "object",
-)  # fmt: skip
-CONTAINERS = ("list", "array", "tensor", "series", "float32", "object")
 
-
-def predictions():
-    """Seeded labels, scores with ties, groups with unknown ones, weights."""
-    return Fields(
-        {
-            "seed": range(2**31),
-            "n": (1, 2, 3, 5, 9, 14),
-            "truth": ("mixed", "mixed", "ones", "zeros"),
-            "group": ("mixed", "mixed", "absent", "unknown", "one", "singletons"),
-            "container": CONTAINERS,
-            "weighted": (None, "random", "some_zero"),
-            "spoil": (None,) * 14 + SPOILS,
-            "argument": range(10),
-        }
-    )
-
-
-def arrays_of(p):
-    rng = np.random.default_rng(p["seed"])
-    n = p["n"]
-    y = {"mixed": rng.integers(0, 2, n), "ones": np.ones(n, int), "zeros": np.zeros(n, int)}[p["truth"]]
-    g = {
-        "mixed": rng.integers(-1, 3, n),
-        "absent": rng.integers(-1, 2, n),
-        "unknown": np.full(n, -1),
-        "one": np.full(n, 2),
-        "singletons": np.arange(n),
-    }[p["group"]]
-    w = {None: None, "random": rng.random(n) + 0.1, "some_zero": rng.integers(0, 2, n).astype(float)}[p["weighted"]]
-    return {"y_true": y, "y_score": np.round(rng.random(n), 1), "groups": g, "sample_weight": w}
-
-
-def contained(x, kind):
-    if x is None or kind == "array":
-        return x
-    if kind == "list":
-        return x.tolist()
-    if kind == "tensor":
-        return torch.from_numpy(x.copy())
-    if kind == "series":
-        return pd.Series(x, index=np.arange(len(x))[::-1])
-    if kind == "float32":
-        return x.astype(np.float32) if x.dtype.kind == "f" else x
-    return x.astype(object)
-
-
-def spoilt(x, how, rng):
-    """``x`` with something wrong; None where that cannot be done to it."""
-    x = np.asarray(x)
-    if how in ("none", "scalar", "text", "object"):
-        return {"none": None, "scalar": 1, "text": "abc", "object": object()}[how]
-    if how == "short":
-        return x[:-1]
-    if how == "empty":
-        return x[:0]
-    if how == "letters":
-        return [*"abcdefghijklmnop"[: len(x)]]
-    if how == "deeper":
-        return x[None, None]
-    if how == "ragged":
-        return [[1.0], *([[1.0, 2.0]] * max(len(x) - 1, 1))]
-    if how == "complex":
-        return x.astype(complex) + 1j
-    out = x.astype(float).copy()
-    out[int(rng.integers(len(out)))] = {"nan": math.nan, "inf": math.inf, "negative": -5.0, "two": 2.5}[how]
-    return out
-
-
-def call(function, *args, **kwargs):
-    """Warnings are errors, but for the one that names undefined groups."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warnings.simplefilter("ignore", metrics.UndefinedGroupWarning)
-        return function(*args, **kwargs)
-
-
-def numbers(result):
-    if not isinstance(result, (float, np.ndarray, metrics.GroupMetric)):
-        return np.zeros(0)
-    return np.asarray(result.values if isinstance(result, metrics.GroupMetric) else result, dtype=float)
-
-
-def judge(function, arguments, p, check, may_pass=()):
-    """Run a valid example against ``check(result)``, or a spoilt one against the error that it must raise."""
-    names = list(arguments)
-    kind = p["container"]
-    given = {k: v if k == "groups" else contained(v, "array" if kind == "float32" and k == "sample_weight" else kind)
-             for k, v in arguments.items()}  # fmt: skip
-    name = names[p["argument"] % len(names)]
-    if p["spoil"] is not None:
-        given[name] = spoilt(
-            np.ones(p["n"]) if arguments[name] is None else arguments[name],
-            p["spoil"],
-            np.random.default_rng(p["seed"]),
-        )
-    before = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in given.items()}
-    if p["spoil"] is None:
-        check(call(function, **given))
-    else:
-        try:
-            result = call(function, **given)
-        except (ValueError, TypeError) as error:
-            refused(error, ARGUMENTS)
-        else:
-            assert (name, p["spoil"]) in may_pass or (name, "*") in may_pass, f"{name} {p['spoil']} gave {result}"
-            assert not np.isinf(numbers(result)).any()
-    assert all(same(given[k], before[k]) for k in given if isinstance(given[k], np.ndarray))
-
-
-def by_group(arrays, value):
-    """Values of the groups present; without weight none is."""
-    w = arrays["sample_weight"] if arrays["sample_weight"] is not None else np.ones(len(arrays["y_true"]))
-    found = []
-    for g in sorted(set(arrays["groups"].tolist()) - {-1}):
-        at = arrays["groups"] == g
-        found.append(value(arrays["y_true"][at], arrays["y_score"][at], w[at]))
-    return found
-
-
-def rate_of(name):
-    return lambda y, s, w: oracle.rate(name, y, (s >= 0.5).astype(int), w)
-
-
-def gap_of(values):
-    defined = [v for v in values if not math.isnan(v)]
-    return max(defined) - min(defined) if len(defined) > 1 else math.nan
-
-
-def ratio_of(values):
-    defined = [v for v in values if not math.isnan(v)]
-    return min(defined) / max(defined) if len(defined) > 1 and max(defined) > 0 else math.nan
-
-
-# Any label is a group (letters, 2.5, one string a sample); NaN is an unknown one; weights may be left out; classes may be
-# letters, where labels and predictions are of one kind; bools and whole numbers are scores.
-LENIENT = {("groups", how) for how in ("letters", "nan", "inf", "two", "negative", "complex")} | {
-    ("sample_weight", how) for how in ("none", "two")
-}
 RATES = {
     "max_accuracy_gap": lambda a: gap_of(by_group(a, rate_of("accuracy"))),
     "demographic_parity_difference": lambda a: gap_of(by_group(a, rate_of("positive_rate"))),
@@ -173,10 +34,6 @@ RATES = {
     "equalized_odds_difference": lambda a: nan_max([gap_of(by_group(a, rate_of(r))) for r in ("tpr", "fpr")]),
     "equalized_odds_ratio": lambda a: -nan_max([-ratio_of(by_group(a, rate_of(r))) for r in ("tpr", "fpr")]),
 }
-
-
-def nan_max(values):
-    return math.nan if any(map(math.isnan, values)) else max(values)
 
 
 @pytest.mark.parametrize("name", RATES)
@@ -331,57 +188,6 @@ def test_group_mean(p):
     judge(metrics.group_mean, arguments, p, check, may_pass)
 
 
-FLOATS = st.one_of(st.floats(-1e150, 1e150), st.sampled_from((math.nan, math.inf, -math.inf)))
-ODD = st.sampled_from([None, "abc", object(), [[1.0, 2.0]], [1, "x"], [None, 1.0], 3.0, [1j], [[1.0], [1.0, 2.0]]])
-VALUES = st.one_of(
-    st.lists(st.one_of(st.floats(0, 1), st.just(math.nan)), max_size=5), st.lists(FLOATS, max_size=5), ODD
-)
-
-
-def defined(values):
-    return [v for v in values if not math.isnan(v)]
-
-
-SUMMARIES = {
-    "gap": (metrics.gap, lambda v: max(v) - min(v), 2),
-    "worst": (metrics.worst, min, 1),
-    "group_std": (lambda v: metrics.group_std(v, ddof=1), lambda v: float(np.std(v, ddof=1)), 2),
-    "error_skew": (metrics.error_skew, None, 2),
-    "equity_scaled": (
-        lambda v: metrics.equity_scaled(0.5, v, penalty="sum_abs"),
-        lambda v: 0.5 / (1 + sum(abs(0.5 - x) for x in v)),
-        1,
-    ),
-    "performance_scaled_disparity": (
-        lambda v: metrics.performance_scaled_disparity(0.5, v, reduce="max"),
-        lambda v: (max(v) - min(v)) / 0.5,
-        2,
-    ),
-}
-
-
-@pytest.mark.parametrize("name", SUMMARIES)
-@fuzz(*(f"fairloss.metrics.{name}" for name in SUMMARIES), values=VALUES)
-def test_summaries(name, values):
-    function, expected, least = SUMMARIES[name]
-    try:
-        found = call(function, values)
-    except (ValueError, TypeError) as error:
-        refused(error, "values")
-        wrong = not isinstance(values, list) or not all(isinstance(v, float) for v in values)
-        wrong = wrong or any(map(math.isinf, values)) or (name == "error_skew" and max(defined(values)) > 1)
-        if not wrong:
-            raise
-        return
-    kept = defined([math.nan if v is None else v for v in values])
-    if len(kept) < least:
-        assert math.isnan(found)
-    elif name == "error_skew":
-        assert found >= 1
-    elif max(map(abs, kept)) < 1e100:
-        assert close(found, expected(kept), rel=1e-6), (found, expected(kept))
-
-
 @fuzz(
     "fairloss.metrics.dice",
     "fairloss.metrics.iou",
@@ -447,85 +253,6 @@ def test_cross_groups(seed, n, spoil):
     for s, a, i in zip(sex, age, codes.ids.tolist(), strict=True):
         assert (i < 0) == (s is None or a == -1)
         assert i < 0 or codes.labels[i] == f"{s} & {a}"
-
-
-NESTED = st.dictionaries(
-    st.sampled_from("AB"),
-    st.dictionaries(
-        st.sampled_from("xy"),
-        st.dictionaries(st.sampled_from("fm"), st.one_of(st.floats(0, 1), st.just(math.nan)), max_size=2),
-        max_size=2,
-    ),
-    max_size=2,
-)
-
-
-@fuzz(
-    "fairloss.metrics.aggregate_disparity",
-    "fairloss.metrics.hierarchical_mean",
-    values=st.one_of(NESTED, st.sampled_from([None, 3, "ab", [1.0], {"A": 1.0}, {"A": {"x": "text"}}, {"A": None}])),
-    order=st.sampled_from(("disparity_first", "average_first", "nonsense")),
-)
-def test_averages(values, order):
-    for function in (lambda v: metrics.aggregate_disparity(v, order=order), metrics.hierarchical_mean):
-        try:
-            found = call(function, values)
-        except (ValueError, TypeError) as error:
-            refused(error, "values|order")
-            continue
-        assert math.isnan(found) or -1e-12 <= found <= 1 + 1e-12
-
-
-@fuzz(
-    "fairloss.metrics.pareto_front",
-    "fairloss.metrics.paired_t_test",
-    a=st.one_of(st.lists(st.floats(-1e6, 1e6), max_size=5), st.lists(FLOATS, max_size=5), ODD),
-    b=st.one_of(st.lists(st.floats(-1e6, 1e6), max_size=5), ODD),
-)
-def test_pairs(a, b):
-    for function in (metrics.pareto_front, metrics.paired_t_test):
-        try:
-            found = call(function, a, b)
-        except (ValueError, TypeError) as error:
-            refused(error, "performance|disparity|a and b|a:|b:")
-            continue
-        assert len(a) == len(b)
-        if function is metrics.pareto_front:
-            p, d = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-            for i, kept in enumerate(found):
-                better = [j for j in range(len(p)) if p[j] >= p[i] and d[j] <= d[i] and (p[j] > p[i] or d[j] < d[i])]
-                assert kept == (not better and not math.isnan(p[i]) and not math.isnan(d[i]))
-        else:
-            assert close(found.difference, float(np.mean(np.subtract(a, b))), rel=1e-6, abs_=1e-6)
-            assert 0 <= found.p_value <= 1
-            assert found.interval[0] <= found.interval[1]
-
-
-@fuzz(
-    "fairloss.metrics.friedman_nemenyi",
-    "fairloss.metrics.plot_critical_difference",
-    examples=0.02,
-    seed=st.integers(0, 2**31),
-    shape=st.tuples(st.integers(0, 4), st.integers(0, 5)),
-    spoil=st.sampled_from((None, None, "nan", "inf", "text", "none")),
-)
-def test_friedman(seed, shape, spoil):
-    scores = np.random.default_rng(seed).integers(0, 4, shape) / 4
-    if spoil is not None or shape[0] < 2 or shape[1] < 3:
-        bad = {"text": "ab", "none": None}.get(spoil, scores)
-        if spoil in ("nan", "inf") and scores.size:
-            scores.ravel()[0] = float(spoil)
-        elif spoil in ("nan", "inf"):
-            return
-        with pytest.raises((ValueError, TypeError), match="scores"):
-            call(metrics.friedman_nemenyi, bad)
-        return
-    found = call(metrics.friedman_nemenyi, scores)
-    assert found.mean_ranks.sum() == pytest.approx(shape[1] * (shape[1] + 1) / 2)
-    assert 0 <= found.p_value <= 1
-    assert np.all((found.p_values >= 0) & (found.p_values <= 1))
-    assert found.critical_difference > 0
-    assert metrics.plot_critical_difference(found).axes
 
 
 @fuzz(

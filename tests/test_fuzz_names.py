@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import fairloss
 from fairloss import functional, metrics, policy
-from tests import test_fuzz_answers, test_fuzz_functions, test_fuzz_losses, test_fuzz_metrics, test_fuzz_policy
+from tests import (
+    test_fuzz_answers,
+    test_fuzz_functions,
+    test_fuzz_losses,
+    test_fuzz_metrics,
+    test_fuzz_policy,
+    test_fuzz_summaries,
+)
 from tests.fuzz_batches import COVERED
 
 REASONS = {
@@ -17,7 +24,14 @@ REASONS = {
     "fairloss.metrics.plot_gaps": "draws a FairnessReport, which the report's target makes; nothing else goes in",
     "fairloss.metrics.plot_groups": "draws a FairnessReport, which the report's target makes; nothing else goes in",
 }
-SUITES = (test_fuzz_answers, test_fuzz_losses, test_fuzz_functions, test_fuzz_policy, test_fuzz_metrics)
+SUITES = (
+    test_fuzz_answers,
+    test_fuzz_losses,
+    test_fuzz_functions,
+    test_fuzz_policy,
+    test_fuzz_metrics,
+    test_fuzz_summaries,
+)
 
 
 def public():
@@ -28,7 +42,7 @@ def public():
 
 
 def test_every_public_name_has_a_target_or_a_reason():
-    assert len(SUITES) == 5
+    assert len(SUITES) == 6
     assert public() - COVERED - set(REASONS) == set()
 
 
