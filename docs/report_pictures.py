@@ -1,6 +1,6 @@
 """Draws the pictures of docs/report.md from simulated predictions and from a published table.
 
-python docs/report_pictures.py && chromium --headless --no-sandbox --hide-scrollbars --window-size=1180,1735 \
+python docs/report_pictures.py && chromium --headless --no-sandbox --hide-scrollbars --window-size=1180,2195 \
     --screenshot=docs/img/report-page.png out/report.html
 """
 
