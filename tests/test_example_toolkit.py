@@ -105,6 +105,25 @@ def test_compare_says_what_overlaps_and_what_does_not(results):
     assert "ERM, worst_accuracy: worse than fair" in worse
 
 
+def test_compare_doubts_what_other_seeds_may_not_repeat():
+    def runs(*per_seed):  # each image counts alike in every resample, so that patients leave no doubt
+        values = np.repeat(np.array(per_seed)[:, None], 200, axis=1)
+        return {
+            "auc": intervals.PatientBootstrap(np.arange(200), np.zeros(200, int), 1, resamples=20).of_values(values)[
+                "accuracy"
+            ]
+        }
+
+    steady, shaky = intervals.compare(
+        {"ERM": runs(0.5, 0.5, 0.5), "steady": runs(0.6, 0.61, 0.62), "shaky": runs(0.9, 0.48, 0.45)}, "auc"
+    )
+    assert "better than ERM (" in steady
+    assert "over seeds [+0.085, +0.135]" in steady  # 0.11 +- 4.303 * 0.01 / sqrt(3)
+    assert "better than ERM in these runs, which other seeds may not repeat (" in shaky
+    assert "1 of 3 seeds" in shaky
+    assert "over seeds" not in intervals.compare({"ERM": runs(0.5), "one": runs(0.6)}, "auc")[0]
+
+
 def test_tables_json_and_pictures(results, tmp_path, capsys):
     metrics = ["accuracy", "gap_accuracy"]
     rows = toolkit.result_rows(results, metrics)

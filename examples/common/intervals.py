@@ -3,9 +3,9 @@
 A resample draws patients, not images, within every group (both eyes of a patient stay together, and no group comes
 out empty). All methods are evaluated on the same resamples, so that differences are paired. The spread between seeds
 is reported apart: an interval over patients says how far the test set can be trusted, not how far one training run
-can. A gap of noisy figures is positive even where the groups are alike, so that a small gap sits low in its own
-percentile interval; ``fairloss.metrics.FairnessReport`` has intervals of single gaps that allow for that, these are made
-for comparing methods on the same patients.
+can, so that a difference gets an interval over seeds as well. A gap of noisy figures is positive even where the groups
+are alike, so that a small gap sits low in its own percentile interval; ``fairloss.metrics.FairnessReport`` has intervals
+of single gaps that allow for that, these are made for comparing methods on the same patients.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
@@ -186,13 +187,24 @@ def difference(a: Estimate, b: Estimate, level: float = 0.95) -> Estimate:
     return Estimate(e.value, e.low, e.high, seeds, e.samples)
 
 
+def over_seeds(delta: Estimate, level: float = 0.95) -> tuple[float, float]:
+    """Student's t interval of a paired difference over seeds: what other training runs may give; NaN for one seed."""
+    n = delta.per_seed.size
+    if n < 2:
+        return float("nan"), float("nan")
+    radius = float(scipy.stats.t.ppf((1 + level) / 2, n - 1)) * delta.seed_std / n**0.5
+    centre = float(delta.per_seed.mean())
+    return centre - radius, centre + radius
+
+
 def compare(
     results: Mapping[str, Mapping[str, Estimate]], metric: str, *, baseline: str = "ERM", digits: int = 3
 ) -> list[str]:
     """One plain sentence a method: better or worse than ``baseline`` on ``metric``, or not to be told apart.
 
-    A method is called better or worse only if the paired difference's interval excludes 0; the sentence also says
-    whether the two intervals overlap and in how many seeds the difference has that sign.
+    A method is called better or worse only if the paired difference's interval over patients excludes 0, and without
+    reserve only if that over seeds does so, too; the sentence also says whether the two methods' intervals overlap and
+    in how many seeds the difference has that sign.
     """
     lower = any(word in metric for word in LOWER_IS_BETTER)
     sentences = []
@@ -201,15 +213,19 @@ def compare(
         if method == baseline:
             continue
         estimate, delta = estimates[metric], difference(estimates[metric], base)
+        low, high = over_seeds(delta)
         if not (delta.low > 0 or delta.high < 0):
             verdict = f"not to be told apart from {baseline}"
         else:
             verdict = f"{'better' if (delta.value < 0) == lower else 'worse'} than {baseline}"
+            if not (low > 0 or high < 0):
+                verdict += " in these runs, which other seeds may not repeat"
         overlap = "intervals overlap" if estimate.overlaps(base) else "intervals do not overlap"
         same = int((np.sign(delta.per_seed) == np.sign(delta.value)).sum())
+        repeated = "" if np.isnan(low) else f", over seeds [{low:+.{digits}f}, {high:+.{digits}f}]"
         sentences.append(
             f"{method}, {metric}: {verdict} ({estimate.text(digits)} against {base.text(digits)}, {overlap}; paired "
-            f"difference {delta.value:+.{digits}f} [{delta.low:+.{digits}f}, {delta.high:+.{digits}f}], "
+            f"difference {delta.value:+.{digits}f} [{delta.low:+.{digits}f}, {delta.high:+.{digits}f}]{repeated}, "
             f"that way in {same} of {delta.per_seed.size} seeds)"
         )
     return sentences
