@@ -38,7 +38,7 @@ def number(
 
 def choice(name: str, value: Any, accepted: Sequence[str]) -> str:
     """``value`` if it is one of ``accepted``."""
-    if value not in accepted:
+    if not isinstance(value, str) or value not in accepted:
         raise ValueError(f"{name}: {value!r} was given; accepted are {', '.join(map(repr, accepted))}")
     return str(value)
 

@@ -144,13 +144,15 @@ def _report(arguments: argparse.Namespace) -> None:
         )
     except ValueError as error:
         raise InputError(str(error)) from None
-    print_report(report)
-    for line in unknown_lines(table["groups"]):
-        print(line)
+    # Files first: who reads the table through `head` closes the pipe on what comes after.
     if arguments.json is not None:
         _write_json(arguments.json, report.to_dict())
     if arguments.html is not None:
         report.to_html(arguments.html)
+    print_report(report)
+    for line in unknown_lines(table["groups"]):
+        print(line)
+    if arguments.html is not None:
         print(f"wrote {arguments.html}")
 
 

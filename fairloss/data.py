@@ -105,7 +105,10 @@ class _EpochSampler(Sampler[T]):
 
 def _strata(groups: ArrayLike) -> tuple[Ints, list[Ints], Ints]:
     """Ids of each stratum (S, K), the indices of its samples, and those of samples with an unknown attribute."""
-    ids = np.asarray(groups.detach().cpu() if hasattr(groups, "detach") else groups)
+    try:
+        ids = np.asarray(groups.detach().cpu() if hasattr(groups, "detach") else groups)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"groups: ids of shape (N,) or (N, K) are needed: {error}") from None
     if ids.ndim not in (1, 2) or ids.size == 0:
         raise ValueError(f"groups: ids of shape (N,) or (N, K), N >= 1, are needed, {ids.shape} was given")
     if ids.dtype.kind not in "iub":

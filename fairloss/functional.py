@@ -1,4 +1,7 @@
-"""Every loss as a function: the class's snake_case name without ``Loss``, options by keyword."""
+"""Losses as functions: the class's snake_case name without ``Loss``, options by keyword.
+
+``AdversarialGroupLoss`` has none, because it holds a network to train.
+"""
 
 from fairloss.heads import route_by_group
 from fairloss.losses.adversarial import gradient_reversal

@@ -122,7 +122,8 @@ def _integer_ids(groups: Tensor, k: int, n: int, like: Tensor | None, name: str,
         raise TypeError(f"{name}: integer or bool ids are needed, {groups.dtype} was given")
     if not (groups.ndim == 1 and k == 1) and not (groups.ndim == 2 and groups.shape[1] == k):
         wanted = "(N,) or (N, 1)" if k == 1 else f"(N, {k})"
-        raise ValueError(f"{name}: shape {wanted} is needed{why}, {tuple(groups.shape)} was given")
+        several = "; fairloss.intersect_groups joins several attributes" if k == 1 and groups.ndim == 2 else ""
+        raise ValueError(f"{name}: shape {wanted} is needed{why}, {tuple(groups.shape)} was given{several}")
     if groups.shape[0] != n:
         raise ValueError(f"{name}: {groups.shape[0]} ids were given for a batch of {n}")
     if like is not None:

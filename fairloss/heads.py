@@ -105,7 +105,8 @@ class GroupHeads(nn.Module):
         logits = torch.matmul(self.weight.flatten(0, 1), flat)
         logits = logits.reshape(flat.shape[0], self.num_groups, self.num_classes, *features.shape[2:]).transpose(0, 1)
         if self.bias is not None:
-            logits = logits + self.bias.reshape(self.num_groups, 1, self.num_classes, *([1] * (features.ndim - 2)))
+            bias = self.bias.reshape(self.num_groups, 1, self.num_classes, *([1] * (features.ndim - 2)))
+            logits = logits + bias.to(logits.dtype)  # under autocast the product's dtype, as nn.Linear's
         return logits if groups is None else route_by_group(logits, groups)
 
     def extra_repr(self) -> str:  # noqa: D102

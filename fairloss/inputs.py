@@ -31,7 +31,8 @@ def check_inputs(
 
     Args:
         input: logits, checked for NaN and infinity.
-        target: labels, checked for their range; needs ``input``.
+        target: labels, checked for their range; needs ``input``. Logits of four dimensions and more, (N, C, H, W), have
+            masks: class ids, (N, H, W), or fractions of the logits' shape.
         groups: ids, checked for their range; needs ``num_groups``.
         num_groups: number of groups; a tuple for several attributes.
         values: (N,) per-sample values, checked for NaN and infinity.
@@ -57,8 +58,11 @@ def check_inputs(
     if target is not None:
         if input is None:
             raise ValueError("target: its range depends on input, which was not given")
-        kind = resolve_task(input, target, check_task(task))
-        if kind in ("multiclass", "tokens") and not target.dtype.is_floating_point:
+        masks = task == "auto" and input.ndim > 3
+        kind = "masks" if masks else resolve_task(input, target, check_task(task))
+        if kind == "masks":
+            _check_masks(input, target)
+        elif kind in ("multiclass", "tokens") and not target.dtype.is_floating_point:
             classes = input.shape[-1]
             bad = ((target < 0) | (target >= classes)) & (target != ignore_index)
             _refuse("target", target, bad, f"is out of range; accepted are 0 .. {classes - 1}, and {ignore_index}")
@@ -77,6 +81,22 @@ def check_inputs(
     }
     if len(set(lengths.values())) > 1:
         raise ValueError(f"{', '.join(lengths)}: batch sizes differ: {lengths}")
+
+
+def _check_masks(input: Tensor, target: Tensor) -> None:
+    if not isinstance(target, Tensor) or target.dtype.is_complex:
+        raise TypeError("target: a tensor of class ids or fractions is needed")
+    n, classes, pixels = input.shape[0], input.shape[1], input.shape[2:]
+    if target.shape == input.shape:
+        _refuse("target", target, ~((target >= 0) & (target <= 1)), "is outside [0, 1]")
+    elif target.shape in ((n, *pixels), (n, 1, *pixels)) and not target.dtype.is_floating_point:
+        bad = (target < 0) | (target >= classes)
+        _refuse("target", target, bad, f"is out of range; accepted are 0 .. {classes - 1}")
+    else:
+        raise ValueError(
+            f"target: class ids (N, *spatial), or fractions of the logits' shape, are needed for input {tuple(input.shape)}; "
+            f"{tuple(target.shape)} ({target.dtype}) was given"
+        )
 
 
 def _check_ids(groups: Tensor, sizes: tuple[int, ...]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["UNKNOWN", "GroupEncoding", "encode_groups"]
+__all__ = ["UNKNOWN", "GroupEncoding", "encode_groups", "number_labels"]
 
 UNKNOWN = -1
 """The id of a sample whose group is not known."""
@@ -50,7 +50,8 @@ def encode_groups(
 
     Without ``categories`` a pandas categorical keeps its own order, and all else is sorted (by type and value where
     types are mixed), so that the ids do not depend on the order of the samples. ``None``, NaN, ``pandas.NA`` and NaT
-    are unknown, and so is every label in ``unknown``.
+    are unknown, and so are the number -1, as everywhere here (unless ``categories`` lists it), and every label in
+    ``unknown``.
 
     Args:
         labels: N labels: strings, numbers, booleans, a pandas series or categorical, a tensor.
@@ -72,12 +73,24 @@ def encode_groups(
         >>> codes.decode([1, -1])
         ['M', None]
     """
+    listed = categories is not None and any(isinstance(c, (int, float)) and c == UNKNOWN for c in categories)
+    return number_labels(labels, categories=categories, unknown=unknown, minus_one=listed)
+
+
+def number_labels(
+    labels: Iterable[Any],
+    *,
+    categories: Sequence[Any] | None = None,
+    unknown: Iterable[Any] = (),
+    minus_one: bool = True,
+) -> GroupEncoding:
+    """:func:`encode_groups` of any labels: ``minus_one`` says whether -1 is one, as it is of the classes -1 and 1."""
     if isinstance(unknown, (str, bytes)):
         raise ValueError(f"unknown: one string was given; pass a sequence of labels, [{unknown!r}]")
     if not isinstance(unknown, Iterable):
         raise TypeError(f"unknown: a sequence of labels is needed, {type(unknown).__name__} was given")
     values, own_order = _as_list(labels)
-    missing = _hashable("unknown", unknown)
+    missing = _hashable("unknown", unknown) | (set() if minus_one else {UNKNOWN})
     known = [_is_known(v) and v not in missing for v in values]
     if categories is None:
         present = {v for v, k in zip(values, known, strict=True) if k}

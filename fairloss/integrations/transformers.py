@@ -140,6 +140,12 @@ class FairTrainerMixin:
                     f"FairTrainerMixin sets, or remove_unused_columns=False"
                 )
         labels, groups = rest.pop(label), rest.pop(group)
+        for column, given in ((label, labels), (group, groups)):
+            if not isinstance(given, Tensor):
+                raise TypeError(
+                    f"column {column!r}: a tensor is needed, the collator returned {type(given).__name__}; "
+                    "fairloss.encode_groups numbers group labels"
+                )
         if self._fair_shift and labels.ndim == 2:
             labels = shifted(labels, ignore_index=getattr(self.fair_loss, "ignore_index", -100))
         return labels, groups, rest

@@ -52,7 +52,7 @@ def gradient_reversal(x: Tensor, *, scale: float = 1.0) -> Tensor:
         given = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"x: a floating-point tensor is needed, {given} was given")
     scale = _checks.number("scale", scale)
-    # x - x.detach() is exactly 0: the value is that of x to the last bit, in one graph and with second derivatives.
+    # x - x.detach() is exactly 0 where x is finite: the value is x to the last bit, in one graph and with second derivatives.
     return x.detach() - scale * (x - x.detach())
 
 

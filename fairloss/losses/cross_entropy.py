@@ -181,7 +181,7 @@ def fair_cross_entropy(
     sizes = check_num_groups(num_groups)
     gap_weight = _checks.number("gap_weight", gap_weight, minimum=0)
     label_smoothing = _checks.number("label_smoothing", label_smoothing, minimum=0, maximum=1)
-    _checks.choice("reduction", reduction, ("mean", "sum", "none"))
+    _check_reduction(reduction, gap_weight)
     if smoothing is not None:
         smoothing = _checks.number("smoothing", smoothing, above=0)
     _checks.choice("token_reduction", token_reduction, ("mean", "sum"))
@@ -218,6 +218,12 @@ def fair_cross_entropy(
     known = known_groups(ids, likelihood.valid)
     gap = gap_of_ids(likelihood.prob, known, sizes, smoothing, memory, "mean", process_group)
     return CrossEntropyParts(mean + gap_weight * gap, mean, gap)
+
+
+def _check_reduction(reduction: str, gap_weight: float) -> None:
+    _checks.choice("reduction", reduction, ("mean", "sum", "none"))
+    if reduction == "none" and gap_weight > 0:
+        raise ValueError("reduction: the gap is one number a batch; reduction='none' needs gap_weight=0")
 
 
 class FairCrossEntropyLoss(ConstantsModule):
@@ -306,9 +312,7 @@ class FairCrossEntropyLoss(ConstantsModule):
         _checks.number("max_weight", max_weight, minimum=1)
         self.label_smoothing = _checks.number("label_smoothing", label_smoothing, minimum=0, maximum=1)
         self.ignore_index = _checks.integer("ignore_index", ignore_index, minimum=-(2**63))
-        _checks.choice("reduction", reduction, ("mean", "sum", "none"))
-        if reduction == "none" and self.gap_weight > 0:
-            raise ValueError("reduction: the gap is one number a batch; reduction='none' needs gap_weight=0")
+        _check_reduction(reduction, self.gap_weight)
         self.reduction: Reduction = reduction
         check_memory(memory, self.num_groups)
         self.memory = memory

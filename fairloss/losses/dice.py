@@ -61,7 +61,14 @@ def overlap(logits: Tensor, target: Tensor, *, num_classes: int | None = None, w
         raise TypeError(f"logits: a floating-point tensor is needed, {given} was given")
     if logits.ndim < 3 or logits.shape[1] < 2 or (num_classes is not None and logits.shape[1] != num_classes):
         wanted = "C >= 2" if num_classes is None else f"C = {num_classes}"
-        raise ValueError(f"logits: shape (B, C, *spatial) with {wanted} is needed, {tuple(logits.shape)} was given")
+        one = (
+            "; torch.cat([torch.zeros_like(z), z], 1) makes two classes of one logit"
+            if logits.shape[1:2] == (1,)
+            else ""
+        )
+        raise ValueError(
+            f"logits: shape (B, C, *spatial) with {wanted} is needed, {tuple(logits.shape)} was given{one}"
+        )
     if not isinstance(target, Tensor) or target.dtype.is_complex:
         given = target.dtype if isinstance(target, Tensor) else type(target).__name__
         raise TypeError(f"target: a tensor of labels or probabilities is needed, {given} was given")

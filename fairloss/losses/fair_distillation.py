@@ -36,9 +36,9 @@ TaskLoss = Callable[..., Tensor]
 
 
 def _two_classes(logits: Tensor) -> Tensor:
-    """(N,) or (N, 1) binary logits as (N, 2) logits of the classes 0 and 1."""
-    z = logits.reshape(-1)
-    return torch.stack([torch.zeros_like(z), z], 1)
+    """(N,) or (N, 1, *spatial) binary logits as (N, 2, *spatial) logits of the classes 0 and 1."""
+    z = logits.unsqueeze(1) if logits.ndim == 1 else logits
+    return torch.cat([torch.zeros_like(z), z], 1)
 
 
 def _sample_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
@@ -70,6 +70,11 @@ def takes_values(task_loss: TaskLoss) -> bool:
         raise TypeError(f"task_loss: a callable or None is needed, {type(task_loss).__name__} was given")
     parameters = inspect.signature(task_loss.forward if isinstance(task_loss, nn.Module) else task_loss).parameters
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    if isinstance(task_loss, (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCELoss, nn.BCEWithLogitsLoss)):
+        raise ValueError(
+            f"task_loss: {type(task_loss).__name__} takes (logits, target); a loss of (losses, groups) or of (logits, target, "
+            "groups) is needed, for example lambda losses, groups: losses.mean()"
+        )
     needed = [p for p in parameters.values() if p.kind in positional and p.default is inspect.Parameter.empty]
     if len(needed) not in (2, 3):
         raise ValueError(
@@ -107,15 +112,34 @@ def _check_logits(student: Tensor, teacher: Tensor, target: Tensor, num_groups: 
     _checks.same_device("target", target, "student_logits", student)
     binary = student.ndim == 1 or student.shape[1] == 1
     n = student.shape[0]
-    fits = [(n,), (n, 1)] if binary else [(n, *student.shape[2:])] * (not target.dtype.is_floating_point)
-    fits += [tuple(student.shape)] * target.dtype.is_floating_point
+    pixels = student.shape[2:]
+    if binary:
+        fits, wanted = [(n, *pixels), (n, 1, *pixels)], "labels or probabilities (N, *spatial) or (N, 1, *spatial)"
+    elif target.dtype.is_floating_point:
+        fits, wanted = [tuple(student.shape)], "class ids (N, *spatial), or probabilities of the student's shape,"
+    else:
+        fits, wanted = [(n, *pixels)], "class ids (N, *spatial), or probabilities of the student's shape,"
     if tuple(target.shape) not in fits:
         raise ValueError(
-            f"target: class ids (N, *spatial), or probabilities of the student's shape, are needed for student_logits "
-            f"{tuple(student.shape)}; {tuple(target.shape)} ({target.dtype}) was given"
+            f"target: {wanted} are needed for student_logits {tuple(student.shape)}; {tuple(target.shape)} ({target.dtype}) "
+            "was given"
         )
     if target.dtype.is_floating_point:
         check_fractions(target)
+        if not binary:
+            _check_sums(target)
+
+
+def _check_sums(target: Tensor) -> None:
+    """Raise unless class probabilities sum to 1: several labels a sample would be read as one soft one."""
+    far = (target.sum(1, dtype=torch.float32) - 1).abs() > 0.01
+    if target.device.type != "cpu" or torch.compiler.is_compiling():
+        torch._assert_async(~far.any(), "target: class probabilities do not sum to 1")
+    elif bool(far.any()):
+        raise ValueError(
+            f"target: class probabilities that sum to {float(target.sum(1)[far][0]):.3g} were given; 1 is needed (several "
+            "labels a sample have no softmax teacher: distil each as a binary task)"
+        )
 
 
 def fair_distillation(
@@ -150,8 +174,8 @@ def fair_distillation(
         teacher = route_by_group(teacher, groups)
     student, labels = student_logits.to(dtype), target
     if student.ndim == 1 or student.shape[1] == 1:
+        labels = target.reshape(len(target), *student.shape[2:])
         student, teacher = _two_classes(student), _two_classes(teacher)
-        labels = target.reshape(-1)
         if labels.dtype.is_floating_point:  # the probability of class 1
             labels = torch.stack([1 - labels, labels], 1)
     total = _divergence(student, teacher, temperature, direction, variant)
@@ -189,10 +213,11 @@ class FairDistillationLoss(nn.Module):
             your own needs its own.
 
     Shape:
-        - student_logits: (N, C), (N, C, *spatial), or binary (N,) or (N, 1); float16 to float64
+        - student_logits: (N, C), (N, C, *spatial), or binary (N,), (N, 1) or (N, 1, *spatial); float16 to float64
         - teacher_logits: the student's shape, or (G, ...) of it: routed by group, an unknown sample to the mean of the
           teachers' logits. No gradient flows to them
-        - target: class ids (N, *spatial), or probabilities of the student's shape (CutMix, mixup)
+        - target: class ids (N, *spatial), or probabilities of the student's shape that sum to 1 (CutMix, mixup); binary:
+          0, 1 or a fraction, (N, *spatial) or (N, 1, *spatial)
         - groups: (N,) integer or bool ids, -1 = unknown
         - output: scalar, float32 (float64 for float64 logits)
 

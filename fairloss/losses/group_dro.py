@@ -113,9 +113,10 @@ class GroupDROLoss(StatefulModule):
 
     Note:
         The state moves in training mode with gradients enabled, once a call; in eval mode the value uses q as it stands, in
-        which a group never trained on has no weight (before the first training step none has).
-        Unknown samples take no part: add their task loss if they should count. An absent group contributes 0. The group
-        that does worse never ends with the smaller weight. The value is on the scale of a mean loss.
+        which a group never trained on has no weight (before the first training step all groups present weigh alike).
+        Unknown samples take no part: add their task loss if they should count. An absent group contributes 0. In
+        expectation over batches the group that does worse gains the most weight; q remembers, so that a single batch need
+        not show it. The value is on the scale of a mean loss.
 
     Example:
         >>> loss = GroupDROLoss(2, step_size=0.5, group_counts=[50, 50])
@@ -182,7 +183,11 @@ class GroupDROLoss(StatefulModule):
         losses = _estimates(sums, counts, shares)
         if self.training and torch.is_grad_enabled():
             self._step(losses.detach().to(torch.float64), seen)
-        return (self._weights(self.seen).to(v) * losses).sum()
+        # Before the first step no group has a weight, and a mean of nothing would pass for a perfect loss.
+        here = counts > 0
+        alike = here / here.sum().clamp(min=1)
+        weights = torch.where(self.seen.sum() > 0, self._weights(self.seen), alike.to(torch.float64))
+        return (weights.to(v) * losses).sum()
 
     def _step(self, losses: Tensor, seen: Tensor) -> None:
         with torch.no_grad():

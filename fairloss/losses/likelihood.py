@@ -85,6 +85,7 @@ def resolve_task(input: Tensor, target: Tensor, task: Task) -> Task:
         TypeError: not tensors, or logits that are not floating.
         ValueError: shapes that do not fit; under ``"auto"`` what has two readings, with both named.
     """
+    check_task(task)
     if not isinstance(input, Tensor) or not input.dtype.is_floating_point:
         given = input.dtype if isinstance(input, Tensor) else type(input).__name__
         raise TypeError(f"input: floating-point logits are needed, {given} was given")

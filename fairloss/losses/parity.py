@@ -52,13 +52,16 @@ def _positive_probabilities(
         else:
             classes = torch.arange(input.shape[1], device=input.device)
             labels = (target.unsqueeze(1) == classes).to(wide.dtype)
-        if positive_class is None:
-            return probabilities, labels
-        if positive_class >= input.shape[1]:
-            raise ValueError(f"positive_class: {positive_class} was given for {input.shape[1]} classes")
-        return probabilities[:, positive_class, None], labels[:, positive_class, None]
-    columns = input.shape[1] if kind == "multilabel" else 1
-    return torch.sigmoid(wide).reshape(-1, columns), target.to(wide.dtype).reshape(-1, columns)
+    else:
+        columns = input.shape[1] if kind == "multilabel" else 1
+        probabilities, labels = torch.sigmoid(wide).reshape(-1, columns), target.to(wide.dtype).reshape(-1, columns)
+    if positive_class is None:
+        return probabilities, labels
+    if kind == "binary":
+        raise ValueError(f"positive_class: {positive_class} was given for a binary task, which has one; None is needed")
+    if positive_class >= input.shape[1]:
+        raise ValueError(f"positive_class: {positive_class} was given for {input.shape[1]} classes or labels")
+    return probabilities[:, positive_class, None], labels[:, positive_class, None]
 
 
 def _rate_gaps(
@@ -192,7 +195,7 @@ class DemographicParityLoss(_ParityLoss):
 
     Args:
         num_groups: number of groups; a tuple for several attributes.
-        positive_class: multiclass: the class whose rate counts; ``None``: the mean over classes.
+        positive_class: the class or label whose rate counts; ``None``: the mean over them. Not for binary tasks.
         smoothing: t > 0 replaces max and min by softmax(+-r/t)-weighted averages.
         task: ``"auto"``, ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
         reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fairloss.labels import GroupEncoding, encode_groups
+from fairloss.labels import GroupEncoding, encode_groups, number_labels
 
 __all__ = [
     "Floats",
@@ -149,7 +149,7 @@ def as_groups(groups: Any, n: int) -> GroupEncoding:
             shift = len(labels) - len(known)
             encoding = GroupEncoding(ids - shift, tuple(known.tolist()))
         else:
-            encoding = encode_groups(groups if array is None else array, unknown=(-1,))
+            encoding = encode_groups(groups if array is None else array)
     if encoding.ids.shape != (n,):
         raise ValueError(f"groups: {len(encoding.ids)} labels were given for {n} samples")
     return encoding
@@ -316,7 +316,7 @@ def _any_labels(pred: NDArray[Any], task: str, labels: Sequence[Any] | None) -> 
             )
     if task in ("binary", "multilabel") or (task == "auto" and numbers):
         return np.zeros(pred.shape)
-    classes = labels if labels is not None else range(columns) if columns > 1 else encode_groups(pred.ravel()).labels
+    classes = labels if labels is not None else range(columns) if columns > 1 else number_labels(pred.ravel()).labels
     if not len(classes):
         raise ValueError("y_pred: no class was given")
     true = np.empty(len(pred), dtype=object)
@@ -364,7 +364,7 @@ def _multiclass(true: NDArray[Any], pred: NDArray[Any], labels: Sequence[Any] | 
         if labels is not None:
             classes = tuple(labels)
         else:  # an answer that is no class of the data ("unparsable") may be among these: it has no positives
-            classes = encode_groups([*true.tolist(), *pred.tolist()]).labels
+            classes = number_labels([*true.tolist(), *pred.tolist()]).labels
         codes = _codes(pred, classes)
         decided = codes[:, None] == np.arange(len(classes))
     else:

@@ -79,14 +79,14 @@ def patient_codes(patients: Any, n: int) -> NDArray[np.int64]:
     """
     if patients is None:
         return np.arange(n, dtype=np.int64)
-    from fairloss.labels import encode_groups
+    from fairloss.labels import number_labels
 
     array = to_array(patients, "patients")
     if array.shape != (n,):
         raise ValueError(f"patients: shape {array.shape} was given, ({n},) is needed")
     if array.dtype.kind in "biuUS":
         return np.unique(array, return_inverse=True)[1].astype(np.int64).ravel()
-    codes = encode_groups(array).ids
+    codes = number_labels(array).ids
     if (codes < 0).any():
         raise ValueError(f"patients: no id was given at position {int(np.flatnonzero(codes < 0)[0])}")
     return codes

@@ -23,7 +23,7 @@ from torch import Tensor
 from fairloss import _checks
 from fairloss.distributed import ProcessGroup, all_reduce_sum, check_process_group
 from fairloss.groups import single_attribute
-from fairloss.policy.checks import check_mask, check_means, check_options, prepare
+from fairloss.policy.checks import check_clusters, check_mask, check_means, check_options, prepare
 from fairloss.policy.core import Clusters, fair_grpo_core
 
 __all__ = ["fair_grpo_advantages", "lowest_reward"]
@@ -144,9 +144,7 @@ def fair_grpo_advantages(
         slots = torch.where(batch.groups < 0, num_groups, batch.groups)
         found: Clusters | None = None
         if clusters is not None:
-            if not isinstance(clusters, tuple) or [isinstance(t, Tensor) for t in clusters] != [True] * 3:
-                raise TypeError("clusters: three tensors (labels, share, mean) are needed")
-            labels, share, mean = clusters
+            labels, share, mean = check_clusters(clusters, batch, num_domains)
             found = Clusters(share.to(torch.float64), mean.to(torch.float64))
             slots = torch.where((batch.groups < 0) & (labels >= 0), num_groups + 1 + labels, slots)
         result = fair_grpo_core(

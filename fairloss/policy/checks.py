@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from fairloss.groups import check_groups, segment_sum
 from fairloss.policy.core import Options, Result, cell_index, lift
 from fairloss.policy.layout import INFINITE, Flat, Layout, as_rewards, layout_of
 
-__all__ = ["VARIANTS", "Prepared", "check_mask", "check_means", "check_options", "prepare"]
+__all__ = ["VARIANTS", "Prepared", "check_clusters", "check_mask", "check_means", "check_options", "prepare"]
 
 VARIANTS = ("default", "paper", "released")
 
@@ -89,6 +89,22 @@ def prepare(
         _refuse_conflicts({name: bool(conflict) for name, conflict in conflicts.items()})
         conflicts = {}
     return Prepared(rewards, layout, places, ids, conflicts)
+
+
+def check_clusters(clusters: Any, batch: Prepared, num_domains: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(labels, share, mean) of discovered groups, with their shapes, dtypes, device and the labels' range checked."""
+    if not isinstance(clusters, tuple) or [isinstance(t, Tensor) for t in clusters] != [True] * 3:
+        raise TypeError("clusters: three tensors (labels, share, mean) are needed")
+    labels, share, mean = clusters
+    for name, table in (("share", share), ("mean", mean)):
+        if table.ndim != 2 or table.shape != (num_domains, mean.shape[-1]) or not table.dtype.is_floating_point:
+            raise ValueError(
+                f"clusters: {name} of shape ({num_domains}, K), floating, is needed, {tuple(table.shape)} ({table.dtype}) "
+                "was given"
+            )
+        _checks.same_device(f"clusters: {name}", table, "rewards", batch.rewards)
+    prompts, k = len(batch.groups), mean.shape[1]
+    return check_groups(labels, (k,), prompts, like=batch.rewards, name="clusters: labels")[:, 0], share, mean
 
 
 def check_mask(mask: Tensor | None, rewards: Tensor) -> None:

@@ -26,7 +26,7 @@ from fairloss import _checks
 from fairloss.distributed import ProcessGroup, gather_rows
 from fairloss.state import StatefulModule
 
-__all__ = ["Discovery", "Proposal", "ReleasedDiscovery", "choose_clusters", "quantile_features"]
+__all__ = ["Discovery", "Proposal", "ReleasedDiscovery", "check_discovery", "choose_clusters", "quantile_features"]
 
 Array = npt.NDArray[np.float64]
 
@@ -43,7 +43,7 @@ class Proposal(NamedTuple):
     share: Tensor
     """(D, K) float64: each cluster's share of its domain's unknown prompts."""
     mean: Tensor
-    """(D, K) float64: mean reward of each cluster."""
+    """(D, K) float64: mean reward of each cluster's rollouts."""
     memory: tuple[Tensor, Tensor]
 
 
@@ -115,21 +115,37 @@ def choose_clusters(points: npt.NDArray[Any], rule: str | int, seed: int, n_init
     return fits[1 + best] if scores[best] >= _CLEAR_SPLIT else fits[0]
 
 
+def check_discovery(num_clusters: str | int, num_features: int, reservoir_size: int, seed: int) -> None:
+    """Raise, naming the argument, unless these are options of :class:`Discovery`."""
+    if isinstance(num_clusters, str):
+        _checks.choice("num_clusters", num_clusters, ("silhouette", "elbow"))
+    else:
+        _checks.integer("num_clusters", num_clusters, minimum=1)
+    _checks.integer("num_features", num_features, minimum=2)
+    _checks.integer("reservoir_size", reservoir_size, minimum=2)
+    _checks.integer("seed", seed, minimum=0)
+
+
 class _Tables:
     """Collects each domain's clusters."""
 
     def __init__(self, num_domains: int, width: int) -> None:
         self.share, self.mean = np.zeros((num_domains, width)), np.zeros((num_domains, width))
 
-    def fill(self, domain: int, fit: Any, means: npt.NDArray[Any] | None) -> None:
-        """Shares of a fit's points, and the clusters' means: of the points' own ``means``, or of the centres."""
+    def fill(self, domain: int, fit: Any, prompts: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None) -> None:
+        """Shares of a fit's points, and the clusters' means: of the rollouts of ``prompts``, or of the centres.
+
+        ``prompts``: mean reward of each point's rollouts, and their number.
+        """
         k = fit.n_clusters
         counts = np.bincount(fit.labels_, minlength=k)
         self.share[domain, :k] = counts / max(1, counts.sum())
-        if means is None:
+        if prompts is None:
             self.mean[domain, :k] = fit.cluster_centers_.mean(axis=1)
         else:
-            self.mean[domain, :k] = np.bincount(fit.labels_, weights=means, minlength=k) / np.maximum(counts, 1)
+            means, rollouts = prompts
+            total = np.bincount(fit.labels_, weights=means * rollouts, minlength=k)
+            self.mean[domain, :k] = total / np.bincount(fit.labels_, weights=rollouts, minlength=k).clip(min=1)
 
     def tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(self.share).to(device), torch.from_numpy(self.mean).to(device)
@@ -163,15 +179,11 @@ class Discovery(StatefulModule):
         mode: str = "cumulative",
     ) -> None:
         super().__init__()
-        if isinstance(num_clusters, str):
-            _checks.choice("num_clusters", num_clusters, ("silhouette", "elbow"))
-        else:
-            _checks.integer("num_clusters", num_clusters, minimum=1)
+        check_discovery(num_clusters, num_features, reservoir_size, seed)
         self.rule = num_clusters
         self.width = num_clusters if isinstance(num_clusters, int) else _MOST_CLUSTERS
-        self.num_features = _checks.integer("num_features", num_features, minimum=2)
-        self.reservoir_size = _checks.integer("reservoir_size", reservoir_size, minimum=2)
-        self.seed, self.mode = _checks.integer("seed", seed, minimum=0), mode
+        self.num_features, self.reservoir_size = num_features, reservoir_size
+        self.seed, self.mode = seed, mode
         self.register_state("features", torch.zeros(num_domains, reservoir_size, num_features + 3))
         self.register_state("seen", torch.zeros(num_domains, dtype=torch.int64))
 
@@ -198,7 +210,7 @@ class Discovery(StatefulModule):
             if rule == "silhouette" and not differ(held[:, -3], held[:, -2], held[:, -1]):
                 rule = 1
             fit = choose_clusters(held[:, :-3], rule, self.seed, 4)
-            tables.fill(int(domain), fit, held[:, -3])
+            tables.fill(int(domain), fit, (held[:, -3], held[:, -1]))
             mine = domains == int(domain)
             points = own[mine].cpu().numpy()[:, :-3].astype(np.float64)
             if len(points):

@@ -17,7 +17,7 @@ from fairloss.groups import single_attribute
 from fairloss.policy.advantages import lowest_reward
 from fairloss.policy.checks import Prepared, check_mask, check_means, check_options, prepare
 from fairloss.policy.core import Clusters, Result, fair_grpo_core
-from fairloss.policy.discovery import Discovery, Proposal, ReleasedDiscovery
+from fairloss.policy.discovery import Discovery, Proposal, ReleasedDiscovery, check_discovery
 from fairloss.policy.history import RewardHistory
 from fairloss.policy.layout import Flat
 
@@ -36,7 +36,7 @@ class GroupRow(NamedTuple):
     mean_reward: float
     """Of their rollouts."""
     weight: float
-    """Relative to the average informative prompt's."""
+    """Relative to the average informative prompt's; of the variants "paper" and "released", 1 / T as printed."""
 
 
 class FairGRPOAdvantage(nn.Module):
@@ -127,6 +127,7 @@ class FairGRPOAdvantage(nn.Module):
         self.validate, self.process_group = bool(validate), process_group
         self.history = RewardHistory(self.num_groups, self.num_domains, history, decay)
         self.discovery: Discovery | ReleasedDiscovery | None = None
+        check_discovery(num_clusters, num_features, reservoir_size, seed)
         if discover_groups is not None:
             _checks.choice("discover_groups", discover_groups, ("kmeans",))
             if variant == "released":
