@@ -302,7 +302,7 @@ def curves(path: Path, args: argparse.Namespace, task: Task, runs: dict[str, lis
             color=plots.COLOURS[(4, 5, 7, 3)[g % 4]],
             label=name,
         )
-    weight.set_yscale("log")
+    weight.set_ylim(bottom=0)
     titles = ("reward in training", "test: worst group's F1, mean over domains", "test: F1 gap, mean over domains")
     for ax, text in zip((reward, worst, gap, weight), (*titles, f"weight of a prompt by group, {told}"), strict=True):
         ax.set_title(text, loc="left")

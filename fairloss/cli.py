@@ -206,10 +206,7 @@ def _compare(arguments: argparse.Namespace) -> None:
         drawn = [m for m in found[attribute] if not math.isnan(m.gaps[metrics[0]][0] + m.overall[metrics[0]])]
         if not drawn:
             raise InputError(f"{arguments.plot}: over {attribute} no model has a gap in {metrics[0]} to draw")
-    print_comparison(found, metrics, front)
-    for line in [*unknown_lines(first["groups"]), *_warnings(found)]:
-        print(line)
-    if arguments.json is not None:
+    if arguments.json is not None:  # files first, as in _report
         from dataclasses import asdict
 
         _write_json(arguments.json, {a: [asdict(m) for m in models] for a, models in found.items()})
@@ -228,6 +225,10 @@ def _compare(arguments: argparse.Namespace) -> None:
             figure.savefig(arguments.plot)
         except ValueError as error:
             raise InputError(f"{arguments.plot}: {error}") from None
+    print_comparison(found, metrics, front)
+    for line in [*unknown_lines(first["groups"]), *_warnings(found)]:
+        print(line)
+    if arguments.plot is not None:
         print(f"wrote {arguments.plot}")
 
 

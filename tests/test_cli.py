@@ -363,3 +363,17 @@ def test_the_whole_command_leaves_torch_out(file):
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("command", ["report", "compare"])
+def test_files_are_written_before_a_closed_pipe_ends_the_command(command, file, tmp_path):
+    out = tmp_path / "out.json"
+    files = [file] if command == "report" else [file, write(tmp_path / "other.csv", predictions(1))]
+    code = "from fairloss.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
+    arguments = [command, *map(str, files), *COLUMNS, "--replicates", "100", "--json", str(out)]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        process.stdout.close()
+        process.wait()
+    assert json.loads(out.read_text())

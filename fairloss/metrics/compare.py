@@ -90,7 +90,7 @@ def gap_difference_test(
         y_true: (N,) labels 0 and 1, or (N,) classes.
         score_a: (N,) or (N, C) predictions of the first model.
         score_b: of the second model.
-        groups: (N,) group labels, or a mapping of names to attributes, whose intersection is compared (the report takes each apart).
+        groups: (N,) group labels, or a mapping of names to attributes: their intersection (the report takes each apart).
         metric: a name as in :func:`fairloss.metrics.group_metric`.
         patients: (N,) ids; samples of one patient are drawn together.
         threshold: a score is a positive decision where ``score >= threshold`` ...
@@ -157,7 +157,7 @@ def compare_models(
     Args:
         y_true: (N,) labels 0 and 1, or (N,) classes.
         scores: model name to its (N,) or (N, C) predictions.
-        groups: (N,) group labels, or a mapping of names to attributes, whose intersection is compared (the report takes each apart).
+        groups: (N,) group labels, or a mapping of names to attributes: their intersection (the report takes each apart).
         metrics: names as in :func:`fairloss.metrics.group_metric`.
         patients: (N,) ids; samples of one patient are drawn together.
         threshold: as in :func:`gap_difference_test`.
