@@ -13,16 +13,31 @@ from collections.abc import Iterator, Mapping
 from itertools import takewhile
 from typing import NamedTuple
 
-__all__ = ["AFFIRMED", "DENIED", "OPEN", "Reading", "phrase", "read"]
+__all__ = ["AFFIRMED", "DENIED", "OPEN", "Reading", "list_parts", "marks", "phrase", "read"]
 
 AFFIRMED, DENIED, OPEN = "affirmed", "denied", "open"
 
 # Without a name in their clause these leave everything open that is not named elsewhere.
 UNABLE = (
     "not possible to", "not able to", "unable to", "can not tell", "can not say", "can not determine", "can not assess",
-    "can not see", "can not exclude", "can not rule out", "do not know", "does not know", "not sure", "unsure",
+    "can not see", "can not exclude", "can not rule out", "can not confirm", "do not know", "does not know", "not sure",
+    "unsure",
 )  # fmt: skip
-UNDECIDED = ("can not be determined", "can not be assessed", "can not be excluded", "can not be ruled out")
+UNDECIDED = tuple(
+    f"{can} not be {done}"
+    for can in ("can", "could")
+    for done in ("determined", "assessed", "excluded", "ruled out", "confirmed", "established", "seen", "identified")
+)
+MAYBE = tuple(  # said of what stands before it; "it may be glaucoma" speaks of what follows
+    f"{may} {so} {be}"
+    for may in ("may", "might", "could")
+    for so in ("", "not", "also", "well", "still", "possibly", "potentially")
+    for be in (
+        "exist",
+        *(f"be {there}" for there in ("present", "there", "seen", "visible", "suspected", "considered")),
+    )
+    if (may, so) != ("could", "not")  # which is undecided
+)
 UNSURE = (
     "unclear",
     "uncertain",
@@ -38,35 +53,55 @@ UNSURE = (
 # Kinds: "before" acts on names to its right, "after" to its left; "both" to its left where it ends its part of the clause.
 TRIGGERS: dict[tuple[str, str], str] = {
     (DENIED, "before"): "no; without; neither; none of; absence of; lack of; lacks; free of; free from; negative for; "
-    "denies; never; rather than; instead of; rules out; excludes; not consistent with; no evidence of; no sign of; "
-    "no signs of; false that",
+    "denies; deny; denying; never; rather than; instead of; rules out; excludes; not consistent with; no evidence of; "
+    "no sign of; no signs of; false that; no concern for; no concerns for; no suspicion of; no suspicion for; "
+    "not suspicious for; not concerning for",
     (DENIED, "after"): "absent; negative; excluded; not seen; not present; not visible; not found; not identified; "
-    "not detected; not evident; not there; false",
-    (DENIED, "both"): "not; ruled out; no evidence; no sign; no signs",
+    "not detected; not evident; not there; not suspected; denied by; false",
+    (DENIED, "both"): "not; denied; ruled out; no evidence; no sign; no signs",
     (DENIED, "next"): "non",
-    (OPEN, "before"): "possible; possibly; maybe; perhaps; suspected; suspicious for; suspicion of; suggestion of; "
-    "question of; questionable; rule out; to exclude; may be; may have; may show; might be; might have; might show; "
-    "could be; could have; equivocal for; " + "; ".join(UNABLE),
-    (OPEN, "after"): "is possible; are possible; is suspected; are suspected; questionable; equivocal; not excluded; "
-    "not ruled out; " + "; ".join(UNDECIDED),
-    (OPEN, "both"): "unlikely; " + "; ".join(UNSURE),
+    (OPEN, "before"): "possible; suspicious for; suspicious of; suspicion of; suspicion for; concern for; concerns for; "
+    "concerning for; worrisome for; suggestion of; question of; questionable; rule out; to exclude; may be; may have; "
+    "may show; might be; might have; might show; could be; could have; could show; equivocal for; " + "; ".join(UNABLE),
+    (OPEN, "after"): "is possible; are possible; is a possibility; is a concern; is suspected; are suspected; questionable; "
+    "equivocal; not excluded; not ruled out; not be excluded; not be ruled out; not been excluded; not been ruled out; "
+    "not confirmed; not been confirmed; to be excluded; to be ruled out; should be excluded; should be ruled out; "
+    "must be excluded; must be ruled out; " + "; ".join((*UNDECIDED, *MAYBE)),
+    (OPEN, "both"): "unlikely; possibly; maybe; perhaps; suspect; suspected; " + "; ".join(UNSURE),
     ("", "skip"): "not only; not just; no doubt; without doubt; without a doubt; without question; no question; no change in; "
     "no increase in; no progression of; no worsening of",
     ("", "break"): "but; however; although; though; except; except for; yet; while; whereas; apart from; aside from; "
     "other than; besides; is not the only; are not the only",
-    ("", "join"): "and; or; nor; as well as",
+    ("", "join"): "and; or; nor; as well as; vs; versus",
 }  # fmt: skip
 # After a name and a colon, dash, bracket or bar; "no" only as the whole entry: "drusen: no, glaucoma: yes".
 VERDICTS = {
-    **dict.fromkeys(("no", "none", "absent", "negative", "false", "0"), DENIED),
-    **dict.fromkeys(("yes", "present", "positive", "true", "1"), AFFIRMED),
-    **dict.fromkeys(("unknown", "unclear", "uncertain", "possible", "indeterminate"), OPEN),
+    **dict.fromkeys(("no", "n", "none", "absent", "negative", "false", "0"), DENIED),
+    **dict.fromkeys(("yes", "y", "present", "positive", "true", "1"), AFFIRMED),
+    **dict.fromkeys(("unknown", "unclear", "uncertain", "possible", "indeterminate", "na"), OPEN),
 }
+BARE = ("no", "0", "na")  # these without a mark, too: "drusen no, atrophy 0"
+ALTERNATIVES = ("or", "vs", "versus")
+LINKS = ("is", "are", "was", "were", "remains", "remain", "seems", "seem", "appears", "appear")
 NEW_START = ("with", "only", "just", "there", "this", "it")  # after a comma they begin another statement
 REACH = 5  # words between a name and what is said after it: "drusen in this eye is absent"
 
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)+|[^\W_]+|[.;!?\n)\]]|[:=]|[(\[|]|(?<!\S)[-\u2013\u2014]+(?=\s)|\u2014|,")
-_MARKS = {**dict.fromkeys(".;!?\n)]", "break"), ":": "colon", "=": "colon", "(": "dash", "[": "dash", ",": "comma"}
+_MARKS = {**dict.fromkeys(".;!?\n)", "break"), ":": "colon", "=": "colon", ",": "comma"}  # else a dash, "(" or "|"
+_SAME = str.maketrans(
+    {"\u2019": "'", "[": "(", "]": ")", "\u2212": "-"}
+    | dict.fromkeys("\u2717\u2718\u2716\u274c", " no ")
+    | dict.fromkeys("\u2713\u2714\u2705", " yes ")
+)
+_SIGNS = (
+    (re.compile(r"\bcan(?:not|'t)\b"), "can not"),
+    (re.compile(r"n't\b"), " not"),
+    (re.compile(r"\bn/a\b"), "na"),
+    (re.compile(r"\bvs\."), "vs "),
+    (re.compile(r"\([ \t]*[-\u2013][ \t]*\)"), "(no)"),
+    (re.compile(r"\([ \t]*\+[ \t]*\)"), "(yes)"),
+    (re.compile(r"(?<=[:=|])[ \t]*-[ \t]*(?=[,;|\n]|$)"), " na "),  # nothing is entered
+)
 
 
 class Reading(NamedTuple):
@@ -85,17 +120,37 @@ class _Item(NamedTuple):
     name: int = 0
 
 
-def _tokens(text: str) -> list[str]:
+def _plain(text: str) -> str:
     plain = unicodedata.normalize("NFKD", text).casefold()
-    plain = "".join(c for c in plain if not unicodedata.combining(c)).replace("\u2019", "'")
-    plain = re.sub(r"\bcan(?:not|'t)\b", "can not", plain)
-    plain = re.sub(r"n't\b", " not", plain)
-    return _TOKEN.findall(plain)
+    plain = "".join(c for c in plain if not unicodedata.combining(c)).translate(_SAME)
+    for sign, word in _SIGNS:
+        plain = sign.sub(word, plain)
+    return plain
+
+
+def _tokens(text: str) -> list[str]:
+    return ["-" if t[0] in "-\u2013\u2014" else t for t in _TOKEN.findall(_plain(text))]
 
 
 def phrase(text: str) -> tuple[str, ...]:
     """Words of a name as they are compared: case, accents, punctuation and hyphens do not count."""
     return tuple(t for t in _tokens(text) if t[0].isalnum())
+
+
+def marks(text: str) -> tuple[frozenset[str], ...]:
+    """The marks that a name of n words may have without ending there: before the first word, between two, behind the last."""
+    gaps: list[set[str]] = [set()]
+    for token in _tokens(text):
+        if token[0].isalnum():
+            gaps.append(set())
+        else:
+            gaps[-1].add(token)
+    return tuple(map(frozenset, gaps))
+
+
+def list_parts(text: str) -> tuple[str, ...]:
+    """What stands between commas, as it is compared with what was written."""
+    return tuple(" ".join(part.split()) for part in _plain(text).split(","))
 
 
 _TRIGGERS = {
@@ -105,21 +160,24 @@ _TRIGGERS = {
 }
 
 
-def read(text: str, names: Mapping[tuple[str, ...], int]) -> Reading:
-    """What ``text`` says of each name; ``names`` maps phrases (see :func:`phrase`) to integers of the caller's choice.
+def read(
+    text: str, names: Mapping[tuple[str, ...], int], own: Mapping[tuple[str, ...], tuple[frozenset[str], ...]]
+) -> Reading:
+    """What ``text`` says of each name; ``names`` maps phrases (see :func:`phrase`) to integers of the caller's choice, ``own``
+    those with punctuation to its :func:`marks`.
 
     Of a name with a negative number a denial outweighs whatever else is said: it may be a heading.
     """
     says: dict[int, set[str]] = {}
     vague, asked = False, []
-    for clause, mark in _clauses(_items(_tokens(text), names)):
+    for clause, mark in _clauses(_items(_tokens(text), names, own)):
         if mark == "?":  # a question says nothing, unless it is answered
             asked = [item.name for item in clause if item.kind == "name"]
             continue
         status = _clause(clause)
         stated = [(clause[i].name, what) for i, what in status.items()]
         reply = clause[0].text if clause and (len(clause) == 1 or clause[1].kind in ("comma", "colon", "dash")) else ""
-        if reply in ("yes", "no"):
+        if reply in ("yes", "y", "no", "n"):
             stated += [(name, VERDICTS[reply]) for name in asked]
         for name, what in stated:
             says.setdefault(name, set()).add(what)
@@ -134,28 +192,67 @@ def read(text: str, names: Mapping[tuple[str, ...], int]) -> Reading:
     return Reading(known[AFFIRMED], known[DENIED], either, vague)
 
 
-def _items(tokens: list[str], names: Mapping[tuple[str, ...], int]) -> list[_Item]:
+def _items(
+    tokens: list[str], names: Mapping[tuple[str, ...], int], own: Mapping[tuple[str, ...], tuple[frozenset[str], ...]]
+) -> list[_Item]:
     """Tokens with names and triggers put together, the longest first, a name before a trigger of its length."""
     longest = max((len(p) for p in [*names, *_TRIGGERS]), default=1)
+    inside = frozenset().union(*(gap for gaps in own.values() for gap in gaps))
     items, i = [], 0
     while i < len(tokens):
-        if not tokens[i][0].isalnum():
-            items.append(_Item(_MARKS.get(tokens[i], "dash"), tokens[i]))
-            i += 1
-            continue
-        for length in range(min(longest, len(tokens) - i), 0, -1):
-            words = tuple(tokens[i : i + length])
-            if words in names:
-                items.append(_Item("name", " ".join(words), name=names[words]))
-                break
-            if words in _TRIGGERS:
-                items.append(_TRIGGERS[words])
+        words, gaps, ends = _ahead(tokens, i, longest, inside)
+        for length in range(len(words), 0, -1):
+            found = tuple(words[:length])
+            allowed = own.get(found, (frozenset(),) * (length + 1))
+            if found in names and all(map(frozenset.issuperset, allowed, gaps[:length])):
+                end = _end_of_name(tokens, i, ends[length - 1], allowed[-1])
+                # A bracket before the first word is the name's where it is closed within.
+                if not gaps[0] or tokens[i:end].count("(") == tokens[i:end].count(")"):
+                    items.append(_Item("name", " ".join(found), name=names[found]))
+                    break
+            if found in _TRIGGERS and not any(gaps[:length]):
+                items.append(_TRIGGERS[found])
+                end = i + length
                 break
         else:
-            length = 1
-            items.append(_Item("word", tokens[i]))
-        i += length
+            word = tokens[i][0].isalnum()
+            items.append(_Item("word" if word else _MARKS.get(tokens[i], "dash"), tokens[i]))
+            end = i + 1
+        i = end
     return items
+
+
+def _ahead(
+    tokens: list[str], i: int, longest: int, inside: frozenset[str]
+) -> tuple[list[str], list[frozenset[str]], list[int]]:
+    """Up to ``longest`` words from token ``i`` on, the marks before each, and where each ends; a mark not ``inside`` stops."""
+    words: list[str] = []
+    gaps: list[frozenset[str]] = []
+    ends: list[int] = []
+    gap: list[str] = []
+    for k in range(i, len(tokens)):
+        if tokens[k][0].isalnum():
+            words.append(tokens[k])
+            gaps.append(frozenset(gap))
+            ends.append(k + 1)
+            gap = []
+        elif tokens[k] not in inside or not (words or tokens[k] == "("):
+            break
+        else:
+            gap.append(tokens[k])
+        if len(words) == longest:
+            break
+    return words, gaps, ends
+
+
+def _end_of_name(tokens: list[str], start: int, end: int, closing: frozenset[str]) -> int:
+    """Behind the marks that close a name: a bracket opened in it, the full stop of an abbreviation before a comma."""
+    while end < len(tokens) and tokens[end] in closing:
+        opened = tokens[start:end].count("(") > tokens[start:end].count(")")
+        if not (opened if tokens[end] == ")" else tokens[end] == "?" or tokens[end + 1 : end + 2] == [","]):
+            break
+        end += 1
+    return end
 
 
 def _clauses(items: list[_Item]) -> Iterator[tuple[list[_Item], str]]:
@@ -180,9 +277,11 @@ def _clause(items: list[_Item]) -> dict[int, str]:
         marked = i >= 2 and items[i - 1].kind in ("colon", "dash")
         of = i - 2 if marked else i - 1
         whole = _ends_part(items, i) or (item.text == "none" and _only_words_follow(items, i))
-        if of >= 0 and whole and (item.text in VERDICTS if marked else item.text == "no"):
+        whole |= [it.kind for it in items[i + 1 : i + 3]] == ["name", "colon"]  # "drusen: no glaucoma: yes"
+        verdict = re.sub(r"^([01])[.,]0+$", r"\1", item.text)  # 0.0 is 0
+        if of >= 0 and whole and verdict in (VERDICTS if marked else BARE):
             for j in _chain(items, of):
-                status[j] = VERDICTS[item.text]
+                status[j] = VERDICTS[verdict]
             if items[of].kind == "name":
                 items[i] = _Item("skip", item.text)
     if len(items) > 1 and items[0].text == "no" and items[1].kind in ("comma", "colon"):
@@ -193,6 +292,10 @@ def _clause(items: list[_Item]) -> dict[int, str]:
     for i, item in enumerate(items):
         if item.kind == "both":
             ends = i + 1 == len(items) or items[i + 1].kind in ("comma", "join", "dash")
+            # "glaucoma suspect in this eye", "glaucoma is unlikely here"; not "lesion of uncertain origin".
+            if item.says == OPEN and item.text not in ("possibly", "maybe", "perhaps") and i > 0:
+                linked = items[i - 1].kind == "name" or items[i - 1].text in LINKS
+                ends |= linked and _only_words_follow(items, i)
             items[i] = item._replace(kind="after" if ends and _last_name(items, i) >= 0 else "before")
     for i, item in enumerate(items):
         if item.kind == "name" and i not in status:
@@ -210,17 +313,49 @@ def _clause(items: list[_Item]) -> dict[int, str]:
             last = _last_name(items, i)
             if last > 0 and items[last - 1].kind == "comma":  # "no drusen, glaucoma present"
                 status[last] = AFFIRMED
+    for i, item in enumerate(items):
+        if item.kind == "join" and item.text in ALTERNATIVES:
+            either = [j for j in _alternatives(items, i) if status[j] != DENIED]
+            if len({items[j].name for j in either}) > 1:  # "PPA or peripapillary atrophy" is one thing
+                status.update(dict.fromkeys(either, OPEN))
     return status
 
 
+def _alternatives(items: list[_Item], i: int) -> list[int]:
+    """Names on both sides of an "or" at ``i``, and those listed before them; none where a side has no name."""
+    left, right = i - 1, i + 1
+    while left >= 0 and items[left].kind in ("comma", "join"):
+        left -= 1
+    while right < len(items) and items[right].kind == "join":
+        right += 1
+    direct = left, right
+    while left >= 0 and i - left <= REACH and items[left].kind == "word":
+        left -= 1
+    while right < len(items) and right - i <= REACH and (items[right].kind == "word" or items[right].says == OPEN):
+        right += 1
+    # "glaucoma or mild drusen", "glaucoma in this eye or drusen"; not "drusen in one or both eyes with glaucoma".
+    if left < 0 or right == len(items) or (left != direct[0] and right != direct[1]) or items[right].kind != "name":
+        return []
+    found = [right]
+    while left >= 0 and items[left].kind == "name":
+        found.append(left)
+        while left > 0 and items[left - 1].kind == "word":  # "early glaucoma, mild drusen or atrophy"
+            left -= 1
+        left = left - 2 if left > 1 and items[left - 1].kind == "comma" else -1
+    return found if len(found) > 1 else []
+
+
+def _parts(item: _Item) -> bool:
+    return item.kind in ("comma", "dash") or (item.kind == "join" and item.text == "and")
+
+
 def _ends_part(items: list[_Item], i: int) -> bool:
-    return i + 1 == len(items) or items[i + 1].kind in ("comma", "dash")
+    return i + 1 == len(items) or _parts(items[i + 1])
 
 
 def _only_words_follow(items: list[_Item], i: int) -> bool:
     """Whether the rest of the part holds neither names nor triggers."""
-    rest = takewhile(lambda item: item.kind not in ("comma", "dash"), items[i + 1 :])
-    return all(item.kind == "word" for item in rest)
+    return all(item.kind == "word" for item in takewhile(lambda item: not _parts(item), items[i + 1 :]))
 
 
 def _before(items: list[_Item], i: int) -> str:
@@ -232,7 +367,8 @@ def _before(items: list[_Item], i: int) -> str:
         if item.kind == "before" or (item.kind == "next" and j == i - 1):
             return item.says
         if item.kind == "name" and item.text.startswith(("no ", "not ", "without ")):
-            return DENIED  # "no glaucoma or drusen" where "no glaucoma" is a name
+            # "no glaucoma or drusen" where "no glaucoma" is a name, but not "no glaucoma or glaucoma"
+            return AFFIRMED if item.text.endswith(f" {items[i].text}") else DENIED
     return AFFIRMED
 
 

@@ -73,16 +73,20 @@ class AnswerVocabulary:
         normal: phrases that say that there is nothing to find, beside "no finding" and the like.
 
     Raises:
-        TypeError, ValueError: naming the argument: no label, a name without a word in it, a name of two labels.
+        TypeError, ValueError: naming the argument: no label, a name without a word in it, a name of two labels, labels with
+            commas whose list reads in two ways ("left", "upper" and "left, upper").
 
     Note:
+        Everything in the text counts: cut a reasoning part (``<think>...</think>``), the prompt and quoted options off first.
+
         A negation reaches to the end of its clause, over commas, "and" and "or" ("no glaucoma, drusen or atrophy"
         denies three); full stop, semicolon, bracket, "but", "except" and a comma before "with", "only" or "there" end
         it, and what a comma separates may be affirmed by itself ("no glaucoma, drusen present"). Behind a colon, dash,
         bracket or bar stands what is said of a name ("Drusen: not seen", "| drusen | no |"). "No, drusen" answers a
-        question and affirms drusen. "Likely" and "consistent with" affirm, "possible", "may be", "unlikely" and "cannot
-        be excluded" leave open. Two negations are not multiplied out. Words in between two
-        words of a name are not skipped: give such variants as names.
+        question and affirms drusen. "Likely" and "consistent with" affirm, "possible", "may be", "suspect", "concern for",
+        "unlikely", "cannot be excluded" and "n/a" leave open, and so does "or" or "vs" between names that are not denied.
+        Two negations are not multiplied out. Words in between two words of a name are not skipped: give such variants as
+        names. A name's own punctuation may be left out, other punctuation ends it.
 
     Example:
         >>> findings = AnswerVocabulary({"glaucoma": [], "drusen": [], "disc haemorrhage": ["disc hemorrhage"]})
@@ -119,6 +123,7 @@ class AnswerVocabulary:
         self.labels = tuple(further)
         self.normal_label = normal_label
         self._names: dict[tuple[str, ...], int] = {}
+        self._marks: dict[tuple[str, ...], tuple[frozenset[str], ...]] = {}
         for i, (label, names) in enumerate(further.items()):
             if isinstance(names, str):
                 raise TypeError(f"labels[{label!r}]: one string was given; a sequence of names is needed")
@@ -128,10 +133,23 @@ class AnswerVocabulary:
                     raise ValueError(
                         f"labels: {name!r} is a name of {self.labels[self._names[words]]!r} and of {label!r}"
                     )
+                self._may_hold(words, text_rules.marks(name))
         # A label's own name comes first: "disease" may be one.
         for group, code in ((normal, _NORMAL), (ANYTHING, _ANYTHING)):
             for name in group:
-                self._names.setdefault(_words("normal", name), code)
+                words = _words("normal", name)
+                self._names.setdefault(words, code)
+                self._may_hold(words, text_rules.marks(name))
+        self._parts = [text_rules.list_parts(label) for label in self.labels]
+        self._begin: dict[str, list[int]] = {}
+        for i, parts in enumerate(self._parts):
+            self._begin.setdefault(parts[0], []).append(i)
+        if twice := self._two_ways():
+            lists = [[self.labels[i] for i in way] for way in twice]
+            raise ValueError(
+                f"labels: {', '.join(lists[0])!r} may be {lists[0]} or {lists[1]}; write one without a comma"
+            )
+        self._nothing = self._no_label(normal)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -154,7 +172,9 @@ class AnswerVocabulary:
             answer = ""
         if not isinstance(answer, str):
             raise TypeError(f"answer: a string is needed, {type(answer).__name__} was given")
-        reading = text_rules.read(answer, self._names)
+        if written := self._written(answer):
+            return ParsedAnswer(tuple(self.labels[i] for i in written), (), (), False, False)
+        reading = text_rules.read(answer, self._names, self._marks)
         normal = _NORMAL in reading.affirmed or _ANYTHING in reading.denied
 
         def names(found: frozenset[int]) -> tuple[str, ...]:
@@ -203,7 +223,8 @@ class AnswerVocabulary:
     def write(self, target: int | ArrayLike) -> str:
         """The canonical answer: a label's name for its index, the names of the findings of a row, "no finding" for none.
 
-        What it writes, :meth:`single` and :meth:`multi` read back.
+        What it writes, :meth:`single` and :meth:`multi` read back, whatever words the labels hold; only a row of zeros comes
+        back as ``normal_label``, where there is one. Where "no finding" is a label, another phrase stands for none.
 
         Args:
             target: an index of ``labels``, or a row (L,) of 0 and 1.
@@ -222,11 +243,67 @@ class AnswerVocabulary:
             return self.labels[int(row)]
         if row.shape != (len(self),) or not np.isin(row, (0, 1)).all():
             raise ValueError(f"target: an index or a row of {len(self)} values 0 and 1 is needed, {target!r} was given")
-        return (
-            ", ".join(label for label, found in zip(self.labels, row, strict=True) if found)
-            or self.normal_label
-            or "no finding"
-        )
+        return ", ".join(label for label, found in zip(self.labels, row, strict=True) if found) or self._nothing
+
+    def _may_hold(self, words: tuple[str, ...], marks: tuple[frozenset[str], ...]) -> None:
+        if any(marks):
+            known = self._marks.get(words, marks)
+            self._marks[words] = tuple(a | b for a, b in zip(known, marks, strict=True))
+
+    def _no_label(self, normal: Sequence[str]) -> str:
+        """What stands for a row of zeros: "no finding", or what says the same where that is a label."""
+        if self.normal_label is not None:
+            return self.normal_label
+        for text in ("no finding", *normal, "without abnormality", "free of disease"):
+            if not any(self._row(self.parse(text))):
+                return text
+        raise ValueError("labels: they leave no words for an answer that names none of them; normal_label is needed")
+
+    def _begins(self, parts: tuple[str, ...], after: int) -> list[int]:
+        """Labels behind ``after`` that ``parts`` may begin with."""
+        return [
+            i for i in self._begin.get(parts[0], ()) if i > after and parts[: len(self._parts[i])] == self._parts[i]
+        ]
+
+    def _written(self, answer: str) -> tuple[int, ...]:
+        """The labels, if ``answer`` is a list of them as :meth:`write` writes it, with or without a full stop."""
+        whole = text_rules.list_parts(answer)
+        for parts in dict.fromkeys((whole, (*whole[:-1], whole[-1].rstrip(".! ")))):
+            ways: list[tuple[int, tuple[int, ...]]] = [(0, ())]
+            while ways:
+                at, found = ways.pop()
+                if at == len(parts):
+                    return found
+                following = self._begins(parts[at:], found[-1] if found else -1)
+                ways += [(at + len(self._parts[i]), (*found, i)) for i in following]
+        return ()
+
+    def _two_ways(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        """Two rows of findings that :meth:`write` would write alike, as where a label is the list of others."""
+        # Of the two lists one is ahead, by the parts that are left.
+        ways: list[tuple[tuple[int, ...], tuple[int, ...], tuple[str, ...]]] = [
+            ((i,), (j,), parts[len(self._parts[j]) :])
+            for i, parts in enumerate(self._parts)
+            if len(parts) > 1
+            for j in self._begins(parts, -1)
+            if j != i
+        ]
+        seen = set()
+        while ways:
+            ahead, behind, left = ways.pop()
+            if not left:
+                return ahead, behind
+            if (state := (ahead[-1], behind[-1], left)) in seen:
+                continue
+            seen.add(state)
+            for i in self._begin.get(left[0], ()):
+                parts, common = self._parts[i], min(len(left), len(self._parts[i]))
+                if i <= behind[-1] or parts[:common] != left[:common]:
+                    continue
+                ahead_still = len(left) >= len(parts)
+                further = (*behind, i)
+                ways.append((ahead, further, left[common:]) if ahead_still else (further, ahead, parts[common:]))
+        return None
 
     def _row(self, said: ParsedAnswer) -> list[int]:
         if not (said.affirmed or said.denied or said.open or said.normal):
@@ -246,14 +323,20 @@ class AnswerVocabulary:
         return [i for i in found if i < len(self)]
 
     def _one(self, answer: str | None, letters: bool) -> int:
-        if letters and isinstance(answer, str) and (match := _LETTER.match(answer)):
+        if (
+            letters
+            and isinstance(answer, str)
+            and (match := _LETTER.match(answer))
+            and (len(answer.strip()) == 1 or not self._written(answer))  # "A-scan" may be a label
+        ):
             index, rest = ord(match[1].upper()) - ord("A"), match[2]
             # A letter with text behind it: "A disc haemorrhage" is an article, "A. drusen" an option.
             marked = answer[match.end(1) : match.end(1) + 1] != " " or not rest.strip()
             if marked and index < len(self):
                 if any(i != index for i in self._further_letters(rest, match[1].isupper())):
                     return UNKNOWN
-                named = self.parse(rest).affirmed
+                said = self.parse(rest)
+                named = said.affirmed or (said.open if len(said.open) > 1 else ())
                 return index if not named or named == (self.labels[index],) else UNKNOWN
         said = self.parse(answer)
         if said.affirmed:

@@ -123,6 +123,67 @@ SAID = [
     ("no drusen, possible glaucoma", (), {D}, {G}),
     ("possible glaucoma, no drusen", (), {D}, {G}),
     ("Glaucoma. No glaucoma.", (), (), {G}),
+    ("Glaucoma may be present.", (), (), {G}),
+    ("glaucoma might be present, drusen is seen", {D}, (), {G}),
+    ("Glaucoma could possibly be present", (), (), {G}),
+    ("Glaucoma may not be present", (), (), {G}),
+    ("glaucoma and drusen may be present and atrophy is absent", (), {A}, {G, D}),
+    ("drusen in an eye that may be glaucomatous", {D}, (), ()),
+    ("glaucoma cannot be confirmed", (), (), {G}),
+    ("glaucoma could not be excluded", (), (), {G}),
+    ("glaucoma must be ruled out", (), (), {G}),
+    ("Glaucoma suspect.", (), (), {G}),
+    ("glaucoma suspect in the left eye, drusen", {D}, (), {G}),
+    ("I suspect glaucoma", (), (), {G}),
+    ("glaucoma suspected", (), (), {G}),
+    ("glaucoma is not suspected", (), {G}, ()),
+    ("Findings raise concern for glaucoma", (), (), {G}),
+    ("concerning for glaucoma", (), (), {G}),
+    ("suspicious for glaucoma", (), (), {G}),
+    ("no suspicion of glaucoma", (), {G}, ()),
+    ("Drusen and possibly glaucoma", {D}, (), {G}),
+    ("glaucoma unlikely here and drusen", {D}, (), {G}),
+    ("drusen of uncertain age", {D}, (), ()),
+    ("glaucoma denied", (), {G}, ()),
+    ("Patient denies glaucoma", (), {G}, ()),
+    ("Patient denied glaucoma", (), {G}, ()),
+    ("Denied: glaucoma", (), {G}, ()),
+    # signs, letters and numbers
+    ("glaucoma: N", (), {G}, ()),
+    ("glaucoma: N, drusen: Y", {D}, {G}, ()),
+    ("Glaucoma? N", (), {G}, ()),
+    ("glaucoma: 0", (), {G}, ()),
+    ("glaucoma: 0.0; drusen: 1.0", {D}, {G}, ()),
+    ("glaucoma 0", (), {G}, ()),
+    ("glaucoma 0, drusen 1", {D}, {G}, ()),
+    ("glaucoma: 0 drusen: 1", {D}, {G}, ()),
+    ("glaucoma: no and drusen: yes", {D}, {G}, ()),
+    ("glaucoma: 1", {G}, (), ()),
+    ("glaucoma 0.7", {G}, (), ()),
+    ("glaucoma: \u2717, drusen: \u2713", {D}, {G}, ()),
+    ("\u2717 glaucoma\n\u2713 drusen", {D}, {G}, ()),
+    ("| glaucoma | \u2717 |", (), {G}, ()),
+    ("glaucoma (-), drusen (+)", {D}, {G}, ()),
+    ("glaucoma: +", {G}, (), ()),
+    ("glaucoma: n/a", (), (), {G}),
+    ("glaucoma N/A, drusen", {D}, (), {G}),
+    ("glaucoma: -", (), (), {G}),
+    # alternatives
+    ("glaucoma or drusen", (), (), {G, D}),
+    ("either glaucoma or drusen", (), (), {G, D}),
+    ("early glaucoma, mild drusen, or atrophy", (), (), {G, D, A}),
+    ("glaucoma or possible drusen", (), (), {G, D}),
+    ("atrophy and glaucoma or drusen", {A}, (), {G, D}),
+    ("glaucoma and/or drusen", (), (), {G, D}),
+    ("glaucoma vs drusen", (), (), {G, D}),
+    ("glaucoma vs. drusen", (), (), {G, D}),
+    ("glaucoma versus drusen", (), (), {G, D}),
+    ("glaucoma and drusen", {G, D}, (), ()),
+    ("no glaucoma or drusen", (), {G, D}, ()),
+    ("glaucoma or drusen: no", (), {G, D}, ()),
+    ("PPA or peripapillary atrophy", {P}, (), ()),
+    ("glaucoma in the left or right eye", {G}, (), ()),
+    ("drusen in one or both eyes with glaucoma", {D, G}, (), ()),
     # "nothing to find" beside findings
     ("Healthy apart from drusen", {D}, (), ()),
     ("no abnormality other than drusen", {D}, (), ()),
@@ -175,7 +236,7 @@ CLOSED = AnswerVocabulary({"no glaucoma": [], "glaucoma": ["glaucomatous damage"
     ("answer", "label"),
     [("glaucoma", 1), ("no glaucoma", 0), ("No evidence of glaucoma", 0), ("Glaucoma is absent", 0), ("glaucomatous damage", 1),
      ("Glaucoma: yes", 1), ("Glaucoma: no", 0), ("healthy", 0),
-     ("Glaucoma, or no glaucoma?", -1), ("glaucoma or no glaucoma", -1),
+     ("Glaucoma, or no glaucoma?", -1), ("glaucoma or no glaucoma", -1), ("no glaucoma or glaucoma", -1),
      ("possible glaucoma", -1), ("glaucoma cannot be excluded", -1), ("blurred", -1), ("not healthy", -1)],
 )  # fmt: skip
 def test_closed_question(answer, label):
@@ -211,7 +272,9 @@ def test_yes_and_no_may_be_the_options():
      ("B. drusen", 1), ("B) glaucoma", -1), ("A disc haemorrhage", 2), ("D", -1), ("glaucoma", 0), ("I see drusen", 1),
      ("Answer: drusen", 1), ("", -1), (None, -1), ("BB", -1),
      ("(A) or (B)", -1), ("A, B", -1), ("A/B", -1), ("A, not B", -1), ("(a) or (b)", -1), ("a, b and c", -1), ("B. A or C", -1),
-     ("Answer: A, C", -1), ("B. B is right", 1), ("B, a finding", 1), ("C. A disc haemorrhage", 2), ("C. A-scan", 2),
+     ("Answer: A, C", -1),
+     ("B. drusen or glaucoma", -1), ("B. possible drusen", 1),
+     ("B. B is right", 1), ("B, a finding", 1), ("C. A disc haemorrhage", 2), ("C. A-scan", 2),
      ("B, Z", 1), ("(B) I'd say", 1), ("B. Patient's drusen", 1)],
 )  # fmt: skip
 def test_letters_of_options(answer, label):
@@ -221,11 +284,56 @@ def test_letters_of_options(answer, label):
         assert options.single([answer]).tolist() == [-1]
 
 
+def test_a_label_that_begins_like_a_letter():
+    assert AnswerVocabulary(["B-scan", "A-scan"]).single(["A-scan", "B", "A"], letters=True).tolist() == [1, 1, 0]
+
+
 @pytest.mark.parametrize("decorate", [str, str.upper, lambda t: f"Findings:\n- {t}.", lambda t: f"The eye shows {t}!"])
 def test_every_subset_is_read_back(decorate):
     for row in itertools.product((0, 1), repeat=5):
         assert FINDINGS.multi([decorate(FINDINGS.write(row))])[0].tolist() == list(row)
     assert [int(CLOSED.single([decorate(CLOSED.write(i))])[0]) for i in range(2)] == [0, 1]
+
+
+PUNCTUATED = ["Glaucoma (POAG)", "H40.1", "left, upper", "mild: early", "edema - pulmonary", "pneumonia [viral]", "St. Anna",
+              "(POAG) glaucoma", "retina | drusen", "a; b", "St. Anna Hosp.", "x?"]  # fmt: skip
+
+
+@pytest.mark.parametrize("label", PUNCTUATED)
+def test_labels_with_punctuation(label):
+    vocabulary = AnswerVocabulary([label, "other", "left"])
+    bare = label.translate(str.maketrans("", "", "()[]|:;,-?"))
+    answers = [label, f"The eye shows {label}!", f"{label} is present", bare, bare.upper(), f"{label}; no other"]
+    assert vocabulary.single(answers).tolist() == [0] * len(answers)
+    assert vocabulary.multi([f"No {label}, other", f"Findings:\n- {label}\n- other"]).tolist() == [[0, 0, 0], [1, 1, 0]]
+    for row in itertools.product((0, 1), repeat=3):
+        assert vocabulary.multi([vocabulary.write(row)])[0].tolist() == list(row)
+
+
+def test_punctuation_that_is_not_the_names_own_ends_it():
+    answers = ["left upper", "left, upper", "left. Upper", "left; upper", "left (upper)"]
+    assert AnswerVocabulary(["left upper", "x"]).single(answers).tolist() == [0, -1, -1, -1, -1]
+    assert AnswerVocabulary(["left, upper", "x"]).single(answers).tolist() == [0, 0, -1, -1, -1]
+    poag = AnswerVocabulary(["Glaucoma (POAG)", "drusen"])  # the second bracket is the sentence's
+    assert poag.multi(["no drusen (glaucoma POAG)", "no drusen (glaucoma (POAG))"]).tolist() == [[1, 0], [1, 0]]
+
+
+@pytest.mark.parametrize("labels", [["left", "upper", "left, upper"], ["a, b", "c", "a", "b, c"]])
+def test_labels_whose_list_reads_in_two_ways(labels):
+    with pytest.raises(ValueError, match="labels: '.*' may be"):
+        AnswerVocabulary(labels)
+    assert len(AnswerVocabulary(["upper", "left", "left, upper"])) == 3  # "upper, left" is never written otherwise
+
+
+def test_labels_that_are_negations_or_stand_for_nothing_are_read_back():
+    for labels in (["no glaucoma", "drusen"], ["possible glaucoma", "no"], ["no finding", "x"], ["finding", "no"]):
+        vocabulary = AnswerVocabulary(labels)
+        for row in itertools.product((0, 1), repeat=2):
+            assert vocabulary.multi([vocabulary.write(row)])[0].tolist() == list(row)
+    phrases = ["no finding", "none", "without abnormality", "free of disease"]
+    with pytest.raises(ValueError, match="labels: .* normal_label is needed"):
+        AnswerVocabulary(phrases, normal=["none"])
+    assert AnswerVocabulary(phrases, normal=["none"], normal_label="none").write([0] * 4) == "none"
 
 
 @given(st.text(max_size=60))

@@ -41,6 +41,29 @@ def test_what_it_writes_it_reads(row, index):
     assert GRADES.single([GRADES.write(index)]).tolist() == [index]
 
 
+MARKS = """( ) [ ] | : ; , . ? ! - (-) / ' \u2014 \u2717 no or and possible absent yes n 0 0.0 n/a normal finding
+glaucoma left upper"""
+NAMES = st.lists(st.sampled_from([*MARKS.split(), " ", ", ", " - ", "\n"]), min_size=1, max_size=6).map("".join)
+
+
+@fuzz(
+    "fairloss.AnswerVocabulary",
+    labels=st.lists(NAMES, min_size=1, max_size=4),
+    rows=st.lists(st.integers(0, 15), max_size=4),
+)
+def test_any_label_it_accepts_is_read_back(labels, rows):
+    try:
+        vocabulary = AnswerVocabulary(labels)
+    except ValueError as error:
+        refused(error, "labels")
+        return
+    for i in range(len(labels)):
+        assert vocabulary.single([vocabulary.write(i)]).tolist() == [i]
+    for bits in rows:
+        row = [bits >> i & 1 for i in range(len(labels))]
+        assert vocabulary.multi([vocabulary.write(row)]).tolist() == [row]
+
+
 @fuzz(
     "fairloss.AnswerVocabulary",
     labels=st.one_of(
