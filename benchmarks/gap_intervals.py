@@ -18,7 +18,8 @@ import numpy as np
 
 from fairloss.metrics import gap
 from fairloss.metrics._inputs import as_predictions
-from fairloss.metrics.bootstrap import bootstrap_groups, corrected_gap, gap_interval, patient_codes
+from fairloss.metrics.bootstrap import bootstrap_groups, patient_codes
+from fairloss.metrics.intervals import corrected_gap, gap_interval
 
 PACKAGES = ()
 TRIALS = 100

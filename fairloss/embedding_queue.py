@@ -57,7 +57,7 @@ class EmbeddingQueue(StatefulModule):
         self.capacity = _checks.integer("capacity", capacity, minimum=1)
         self.dim = _checks.integer("dim", dim, minimum=1)
         self.num_attributes = _checks.integer("num_attributes", num_attributes, minimum=1)
-        self.register_state("embeddings", torch.zeros(self.capacity, self.dim))
+        self.register_state("embeddings", torch.zeros(self.capacity, self.dim, dtype=torch.float32))
         self.register_state("labels", torch.zeros(self.capacity, dtype=torch.int64))
         self.register_state("groups", torch.full((self.capacity, self.num_attributes), -1))
         self.register_state("seen", torch.zeros((), dtype=torch.int64))

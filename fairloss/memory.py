@@ -68,7 +68,7 @@ class GroupMemory(StatefulModule):
         self.capacity = _checks.integer("capacity", capacity, minimum=1)
         counts = None if group_counts is None else group_counts_tensor(group_counts, self.num_groups)
         self.register_constant("counts", counts)
-        self.register_state("values", torch.zeros(self.num_groups, self.capacity))
+        self.register_state("values", torch.zeros(self.num_groups, self.capacity, dtype=torch.float32))
         self.register_state("seen", torch.zeros(self.num_groups, dtype=torch.int64))
 
     def extra_repr(self) -> str:  # noqa: D102

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fairloss.metrics as fm
-from fairloss.metrics import bootstrap
+from fairloss.metrics import bootstrap, intervals
 from fairloss.metrics._inputs import as_predictions
 from tests import oracles_metrics as oracle
 from tests.test_report import METRICS, data
@@ -80,9 +80,9 @@ def test_intervals_cover_where_patients_change_groups():
         right = (rng.random(len(patients)) < rng.beta(8, 2, people)[patients]).astype(float)
         found = bootstrap.bootstrap_means({"right": right}, g, groups, weight=np.ones(len(g)), patient=patients,
                                           num_replicates=200, rng=np.random.default_rng(1))  # fmt: skip
-        low, high = bootstrap.percentile_interval(found.drawn[:, 0], 0.95)
+        low, high = intervals.percentile_interval(found.drawn[:, 0], 0.95)
         inside += ((low <= truth) & (truth <= high)).tolist()
-        alike += bootstrap.gap_interval(found.values[0], found.drawn[:, 0], 0.95)[0] == 0
+        alike += intervals.gap_interval(found.values[0], found.drawn[:, 0], 0.95)[0] == 0
     # About thirty samples a group: a little below the level, as for groups of forty in docs/report.md.
     assert np.mean(inside) > 0.88
     assert alike / trials > 0.83
@@ -111,13 +111,13 @@ def test_gap_interval_covers_and_corrected_gap_is_less_biased(truth):
         y = np.ones(len(g), dtype=int)
         s = (rng.random(len(g)) < np.repeat(truth, size)).astype(float)
         found = draw(y, s, g, len(truth), metrics=("accuracy",), replicates=250, seed=1)
-        low, high = bootstrap.gap_interval(found.values[0], found.drawn[:, 0], 0.95)
+        low, high = intervals.gap_interval(found.values[0], found.drawn[:, 0], 0.95)
         covered += low <= true_gap + 1e-12 and true_gap <= high + 1e-12
         gaps = found.drawn[:, 0].max(axis=1) - found.drawn[:, 0].min(axis=1)
         a, b = np.quantile(gaps, [0.025, 0.975])
         percentile += a <= true_gap <= b
         raw.append(fm.gap(found.values[0]))
-        corrected.append(bootstrap.corrected_gap(found.values[0], found.drawn[:, 0]))
+        corrected.append(intervals.corrected_gap(found.values[0], found.drawn[:, 0]))
     # 0.95 less three standard errors of 150 trials
     assert covered / trials >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / trials)
     if len(truth) == 2:  # a plain difference of 1.7 standard errors needs no correction, and is corrected too far

@@ -44,5 +44,7 @@ class Grouped(Metric):
         if low < -1 or high >= self.num_groups:
             bad = low if low < -1 else high
             raise ValueError(f"groups: {bad} was given; accepted are -1 (unknown) .. {self.num_groups - 1}")
+        if preds.is_floating_point() and not bool(preds.isfinite().all()):
+            raise ValueError("preds: NaN or infinity was given; finite scores are needed")
         if not bool(((target >= 0) & (target < classes)).all()):
             raise ValueError(f"target: {target.min()} .. {target.max()} was given; accepted are 0 .. {classes - 1}")

@@ -14,7 +14,8 @@ from fairloss.metrics import disparity
 from fairloss.metrics._inputs import Floats, Predictions, as_groups, cross_groups, to_array
 from fairloss.metrics._results import AttributeReport, Estimate, Gap, Group, counted
 from fairloss.metrics._results import label as name_of
-from fairloss.metrics.bootstrap import Replicates, corrected_gap, gap_interval, percentile_interval, unseen
+from fairloss.metrics.bootstrap import Replicates
+from fairloss.metrics.intervals import centred_interval, corrected_gap, gap_interval, percentile_interval, unseen
 from fairloss.metrics.per_group import METRICS
 
 __all__ = [
@@ -144,6 +145,9 @@ def _estimates(found: Replicates, trials: Floats, level: float, kinds: Mapping[s
     for i, metric in enumerate(found.metrics):
         kind, values, drawn = kinds[metric], found.values[i], found.drawn[:, i]
         low, high = percentile_interval(drawn, level)
+        if (over := found.bias[i]).any():
+            low, high = centred_interval(values, drawn, level, over)
+            low, high = np.maximum(kind.low, low), np.minimum(kind.high, high)
         slack = unseen(values, drawn, trials[i], _scale(kind))
         low = np.maximum(np.minimum(kind.low, low), low - slack)
         high = np.minimum(np.maximum(kind.high, high), high + slack)
@@ -217,7 +221,7 @@ def _gap(
     metric: str, i: int, found: Replicates, labels: tuple[Any, ...], level: float, trials: Floats, kind: Kind
 ) -> Gap:
     values, drawn = found.values[i], found.drawn[:, i]
-    low, high = gap_interval(values, drawn, level, trials, _scale(kind))
+    low, high = gap_interval(values, drawn, level, trials, _scale(kind), found.bias[i])
     best = worst = None
     # Two groups at least, and not all alike: else naming one as the worst would mislead.
     if disparity.gap(values) > 1e-12 * max(1.0, float(np.nanmax(np.abs(values), initial=0.0))):
@@ -271,10 +275,18 @@ def _combined(found: Replicates, level: float, trials: Floats) -> list[Gap]:
     if "auc" in names:
         i = names.index("auc")
         values = np.array([_scaled(o, v) for o, v in zip(found.drawn_overall[:, i], found.drawn[:, i], strict=True)])
-        low, high = percentile_interval(values, level)
-        if unseen(found.values[i], found.drawn[:, i], trials[i]).any():
+        overall, of_groups = float(found.overall[i]), found.values[i]
+        value = _scaled(overall, of_groups)
+        # The mean of |overall - group| keeps the noise of every group: where all are alike it is too large by this much.
+        apart = found.drawn_overall[:, i, None] - found.drawn[:, i]
+        apart = apart[:, (~np.isnan(apart)).any(axis=0)]
+        noise = float(np.sqrt(2 / np.pi) * np.nanstd(apart, axis=0).mean()) if apart.size else 0.0
+        penalty = max(0.0, overall / value - 1 - noise) if value > 0 else 0.0
+        low, high = centred_interval(np.array(value), values, level)
+        high = np.minimum(1.0, high + overall / (1 + penalty) - value)
+        if unseen(of_groups, found.drawn[:, i], trials[i]).any():
             low = high = np.array(np.nan)  # a group whose replicates do not vary is not thereby known
-        estimate = Estimate(_scaled(float(found.overall[i]), found.values[i]), float(low), float(high))
+        estimate = Estimate(value, max(0.0, float(low)) if low == low else float(low), float(high))
         gaps.append(Gap("equity_scaled_auc", "equity-scaled AUC (mean_abs)", estimate, float("nan")))
     return gaps
 

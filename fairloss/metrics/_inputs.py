@@ -281,6 +281,11 @@ def _infer_task(true: NDArray[Any], pred: NDArray[Any]) -> str:
     if pred.ndim == 2:
         return "multiclass"
     if _is_zero_one(true) and pred.dtype.kind in "biuf":
+        if pred.dtype.kind in "iu" and not _is_zero_one(pred):
+            raise ValueError(
+                "y_pred: whole numbers other than 0 and 1 beside labels 0 and 1 may be classes or scores; say which: "
+                "task='multiclass' or task='binary'"
+            )
         return "binary"
     if pred.dtype.kind == "f" and bool((pred != np.floor(pred)).any()):
         # Scores, which are nobody's classes: read as classes, all would be wrong answers.

@@ -7,19 +7,7 @@ hold a single patient, who is then in every replicate, and intervals would be to
 
 Rates, calibration errors and means are functions of sums over samples, so a block of replicates is one product of
 resampling counts with per-sample columns; an AUC is one sort and cumulative sums.
-
-The percentile interval of a max-min gap is no confidence interval: replicates add noise to noise, so that it lies too
-high and, for equal groups, never contains 0. The interval here is simultaneous over all pairs of groups, studentized as
-Tukey's: with q the ``level`` quantile of max_ij |(v*_i - v*_j) - (v_i - v_j)| / se_ij, it runs from
-max_ij (v_i - v_j - q se_ij), at least 0, to max_ij (v_i - v_j + q se_ij). In large samples it covers the true gap with
-probability of at least ``level``, whatever the groups' true values, and a tiny group widens it upwards without hiding a
-difference between large ones. A group whose replicates are all alike (everything right, say, or one patient) is given
-the uncertainty 3 / n that the rule of three gives an event never seen in n trials.
-
-The bias-corrected
-gap is sqrt(max(0, 2 gap^2 - mean(gap*^2))): noise adds to the square of a gap, once to the estimate and twice to a
-replicate, so extrapolating the square back to no noise removes it (exactly so, in expectation and before the floor, for
-two groups and for any number of equal ones). The report does not let it fall below the interval's lower end.
+Intervals are in :mod:`fairloss.metrics.intervals`.
 """
 
 from __future__ import annotations
@@ -42,11 +30,7 @@ __all__ = [
     "Replicates",
     "bootstrap_groups",
     "bootstrap_means",
-    "corrected_gap",
-    "gap_interval",
     "patient_codes",
-    "percentile_interval",
-    "unseen",
 ]
 
 _BLOCK = 2_000_000  # resampling counts at a time: 16 MB, about a cache
@@ -62,6 +46,7 @@ class Replicates:
         overall: (M,) point values over all samples.
         drawn: (R, M, G) replicates.
         drawn_overall: (R, M) replicates.
+        bias: (M, G) how much too large a value may be on average, 0 where it is unbiased.
     """
 
     metrics: tuple[str, ...]
@@ -69,6 +54,7 @@ class Replicates:
     overall: Floats
     drawn: Floats
     drawn_overall: Floats
+    bias: Floats
 
 
 def patient_codes(patients: Any, n: int) -> NDArray[np.int64]:
@@ -174,6 +160,21 @@ class _Evaluator:
                 found[..., i] = ratio(sums[..., self.where[name]][..., 0], n)
         return found
 
+    def ece_bias(self, at: slice, weight: Floats, patient: NDArray[np.int64]) -> float:
+        """Largest bias of the calibration error of the samples ``at``.
+
+        A bin's |d| of a sum d with standard error s is too large by at most E|N(0, s^2)| = s sqrt(2 / pi), where the bin is
+        calibrated, and by little where it is not.
+        """
+        total = weight.sum()
+        if not total > 0:
+            return 0.0
+        columns = self.columns[at, self.where["ece"]] * weight[:, None] / total
+        _, of = np.unique(patient, return_inverse=True)
+        by_patient = np.zeros((int(of.max()) + 1, columns.shape[1]))
+        np.add.at(by_patient, of.ravel(), columns)
+        return float(np.sqrt(2 / np.pi) * np.sqrt((by_patient**2).sum(axis=0)).sum())
+
     def auc(self, at: slice, weight: Floats) -> Floats:
         """(r,) mean over classes of the areas of the samples ``at``."""
         assert self.pred.score is not None
@@ -223,7 +224,12 @@ def bootstrap_groups(
                 drawn[rows, m, g] = evaluator.auc(s, w[:, s])
             drawn_overall[rows, m] = evaluator.auc(slice(0, len(order)), w)
         at += len(w)
-    return Replicates(tuple(metrics), np.array(point), np.array(overall), drawn, drawn_overall)
+    values, bias = np.array(point), np.zeros((len(metrics), num_groups))
+    if "ece" in metrics:
+        m = list(metrics).index("ece")
+        for g, s in enumerate(slices[:num_groups]):
+            bias[m, g] = evaluator.ece_bias(s, weight[order][s], patient[s])
+    return Replicates(tuple(metrics), values, np.array(overall), drawn, drawn_overall, bias)
 
 
 def bootstrap_means(
@@ -260,75 +266,4 @@ def bootstrap_means(
         drawn_overall[rows] = means(w @ columns)
         start += len(w)
     point = means(sums(weight[None]))[0].T
-    return Replicates(tuple(values), point, means(weight @ columns), drawn, drawn_overall)
-
-
-def percentile_interval(drawn: Floats, level: float) -> tuple[Floats, Floats]:
-    """Equal-tailed percentiles over the first axis, of the replicates that are defined."""
-    tail = (1 - level) / 2
-    flat = drawn.reshape(len(drawn), -1)
-    bounds = np.full((2, flat.shape[1]), np.nan)
-    for j in range(flat.shape[1]):
-        column = flat[:, j]
-        column = column[~np.isnan(column)]
-        if len(column):
-            bounds[:, j] = np.quantile(column, [tail, 1 - tail])
-    low, high = bounds.reshape(2, *drawn.shape[1:])
-    return low, high
-
-
-def _range(values: Floats) -> Floats:
-    """Range over the last axis of the defined values; NaN with fewer than two."""
-    if values.shape[-1] == 0:
-        return np.full(values.shape[:-1], np.nan)
-    few = (~np.isnan(values)).sum(axis=-1) < 2
-    high = np.where(np.isnan(values), -np.inf, values).max(axis=-1)
-    low = np.where(np.isnan(values), np.inf, values).min(axis=-1)
-    return np.where(few, np.nan, high - np.where(few, 0.0, low))
-
-
-def unseen(values: Floats, drawn: Floats, sizes: Floats | None, scale: float = 1.0) -> Floats:
-    """(G,) 3 / n of ``scale``, at most all of it, for groups whose replicates do not vary; 0 for all others."""
-    n = np.full(len(values), np.inf) if sizes is None else np.maximum(sizes, 1.0)
-    varies = np.nanmax(np.abs(drawn - values), axis=0, initial=0.0, where=~np.isnan(drawn)) > 1e-12
-    return np.where(varies, 0.0, scale * np.minimum(1.0, 3.0 / n))
-
-
-def gap_interval(
-    values: Floats, drawn: Floats, level: float, sizes: Floats | None = None, scale: float = 1.0
-) -> tuple[float, float]:
-    """Interval of max - min over groups of (G,) values from (R, G) replicates; see the module's text.
-
-    ``sizes`` (G,) are the numbers of trials behind the values, for groups whose replicates do not vary; ``scale`` is the
-    range that the values may have.
-    """
-    kept = ~np.isnan(values)
-    if kept.sum() < 2:
-        return float("nan"), float("nan")
-    v, d = values[kept], drawn[:, kept]
-    slack = unseen(v, d, None if sizes is None else sizes[kept], scale)
-    deviation = d - v
-    rows, columns = np.triu_indices(len(v), k=1)
-    largest = np.zeros(len(d))
-    error = np.zeros(len(rows))
-    for pair, (i, j) in enumerate(zip(rows, columns, strict=True)):
-        difference = deviation[:, i] - deviation[:, j]
-        defined = ~np.isnan(difference)
-        if defined.any():
-            error[pair] = difference[defined].std()
-        if error[pair] > 0:
-            scaled = np.where(defined, np.abs(difference), 0.0) / error[pair]
-            np.maximum(largest, scaled, out=largest)
-    radius = float(np.quantile(largest, level)) * error + slack[rows] + slack[columns]
-    gaps = np.abs(v[rows] - v[columns])
-    return max(0.0, float((gaps - radius).max())), float((gaps + radius).max())
-
-
-def corrected_gap(values: Floats, drawn: Floats) -> float:
-    """Bias-corrected max - min over groups of (G,) values from (R, G) replicates; see the module's text."""
-    gap = float(_range(values))
-    squares = _range(np.where(np.isnan(values), np.nan, drawn)) ** 2
-    squares = squares[~np.isnan(squares)]
-    if np.isnan(gap) or not len(squares):
-        return float("nan")
-    return float(np.sqrt(max(0.0, 2 * gap**2 - squares.mean())))
+    return Replicates(tuple(values), point, means(weight @ columns), drawn, drawn_overall, np.zeros_like(point))

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from fairloss.labels import GroupEncoding
 from fairloss.metrics._assemble import attribute_report, check_resampling
-from fairloss.metrics._inputs import Floats, as_groups, as_numbers, as_predictions, as_weight
+from fairloss.metrics._inputs import as_groups, as_numbers, as_predictions, as_weight
 from fairloss.metrics._results import AttributeReport, label
 from fairloss.metrics.bootstrap import Replicates, bootstrap_groups, patient_codes
 from fairloss.metrics.disparity import gap
+from fairloss.metrics.intervals import gap_difference
 from fairloss.metrics.per_group import UndefinedGroupWarning
 
 __all__ = ["GapDifference", "ModelComparison", "compare_models", "gap_difference_test", "pareto_front"]
@@ -255,25 +256,10 @@ def _warn_of_undefined(reports: Mapping[str, AttributeReport], metrics: Sequence
             warnings.warn(text, UndefinedGroupWarning, stacklevel=3)
 
 
-def _gaps(drawn: Floats, values: Floats) -> Floats:
-    kept = drawn[:, ~np.isnan(values)]
-    if kept.shape[1] < 2:
-        return np.full(len(drawn), np.nan)
-    return np.asarray(kept.max(axis=1) - kept.min(axis=1))  # NaN where a group is undefined in the replicate
-
-
 def _difference(metric: str, i: int, a: Replicates, b: Replicates, level: float) -> GapDifference:
     gap_a, gap_b = gap(a.values[i]), gap(b.values[i])
-    difference = gap_b - gap_a
-    drawn = _gaps(b.drawn[:, i], b.values[i]) - _gaps(a.drawn[:, i], a.values[i])
-    drawn = drawn[~np.isnan(drawn)]
-    if np.isnan(difference) or not len(drawn):
-        nan = float("nan")
-        return GapDifference(metric, gap_a, gap_b, difference, nan, nan, nan)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    # The slack keeps replicates equal but for rounding.
-    extreme = int((np.abs(drawn - difference) >= abs(difference) - 1e-12).sum())
-    return GapDifference(metric, gap_a, gap_b, difference, float(low), float(high), (extreme + 1) / (len(drawn) + 1))
+    first, second = ((r.values[i], r.drawn[:, i], r.bias[i]) for r in (a, b))
+    return GapDifference(metric, gap_a, gap_b, gap_b - gap_a, *gap_difference(first, second, level))
 
 
 def pareto_front(performance: Any, disparity: Any) -> NDArray[np.bool_]:

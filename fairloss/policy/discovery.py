@@ -184,7 +184,8 @@ class Discovery(StatefulModule):
         self.width = num_clusters if isinstance(num_clusters, int) else _MOST_CLUSTERS
         self.num_features, self.reservoir_size = num_features, reservoir_size
         self.seed, self.mode = seed, mode
-        self.register_state("features", torch.zeros(num_domains, reservoir_size, num_features + 3))
+        features = torch.zeros(num_domains, reservoir_size, num_features + 3, dtype=torch.float32)
+        self.register_state("features", features)
         self.register_state("seen", torch.zeros(num_domains, dtype=torch.int64))
 
     def propose(
@@ -255,7 +256,7 @@ class ReleasedDiscovery(StatefulModule):
     def __init__(self, num_domains: int) -> None:
         super().__init__()
         self.num_domains = num_domains
-        self.register_state("vectors", torch.zeros(0, 0), growing=True)
+        self.register_state("vectors", torch.zeros(0, 0, dtype=torch.float32), growing=True)
         self.register_state("owners", torch.zeros(0, dtype=torch.int64), growing=True)
 
     def propose(
