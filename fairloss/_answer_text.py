@@ -84,6 +84,14 @@ BARE = ("no", "0", "na")  # these without a mark, too: "drusen no, atrophy 0"
 ALTERNATIVES = ("or", "vs", "versus")
 LINKS = ("is", "are", "was", "were", "remains", "remain", "seems", "seem", "appears", "appear")
 NEW_START = ("with", "only", "just", "there", "this", "it")  # after a comma they begin another statement
+# After a comma or "and", behind a subject or not, they affirm: "no glaucoma and the disc shows drusen".
+STATES = (
+    *("positive for", "shows", "show", "showing", "has", "have"),
+    *(f"there {be}" for be in ("is", "are", "was", "were", "s")),
+)
+TIED = ("showing", "show", "have")  # without a subject: "does not show glaucoma and have drusen", "area showing drusen"
+CONTENT = ("whether", "if", "that")  # "I cannot tell whether there is glaucoma and there are drusen"
+NO_SUBJECT = ("which", "who", "nothing", *CONTENT)
 REACH = 5  # words between a name and what is said after it: "drusen in this eye is absent"
 
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)+|[^\W_]+|[.;!?\n)\]]|[:=]|[(\[|]|(?<!\S)[-\u2013\u2014]+(?=\s)|\u2014|,")
@@ -261,12 +269,40 @@ def _clauses(items: list[_Item]) -> Iterator[tuple[list[_Item], str]]:
     for i, item in enumerate(items):
         following = items[i + 1] if i + 1 < len(items) else None
         starts = item.kind == "comma" and following is not None and following.text.split(" ")[0] in NEW_START
-        if item.kind == "break" or starts:
+        if item.kind == "break" or starts or _states(items, i, clause):
             yield clause, item.text
             clause = []
         else:
             clause.append(item)
     yield clause, ""
+
+
+def _states(items: list[_Item], i: int, before: list[_Item]) -> bool:
+    """Whether a comma or "and" at ``i``, with ``before`` in its clause, begins a statement: "..., positive for drusen"."""
+    if items[i].kind != "comma" and (items[i].kind, items[i].text) != ("join", "and"):
+        return False
+    for k, item in enumerate(items[i + 1 : i + 2 + REACH]):
+        pair = " ".join(it.text for it in items[i + 1 + k : i + 3 + k]).split(" ")[:2]
+        if item.kind != "word" or item.text in NO_SUBJECT:
+            return False
+        if item.text in STATES or " ".join(pair) in STATES:
+            break
+    else:
+        return False
+    rest = list(takewhile(lambda item: item.kind != "break", items[i + 1 :]))
+    asks = [it.text for it in items[i + 1 + len(rest) :][:1]] == ["?"]
+    if asks or not any(it.kind == "name" for it in rest):
+        return False
+    scope = [j for j, it in enumerate(before) if it.kind in ("before", "both")]
+    if not scope:
+        return True
+    said = [it.text for it in takewhile(lambda it: it.kind == "word", before[scope[-1] + 1 :])]
+    if any(word in CONTENT for word in (*said, before[scope[-1]].text.split(" ")[-1])):
+        return False
+    if item.text == "showing":
+        return k == 0
+    verb = before[scope[-1]].says == OPEN or before[scope[-1]].text in ("not", "never")
+    return k > 0 or item.text not in TIED or not verb
 
 
 def _clause(items: list[_Item]) -> dict[int, str]:
@@ -284,10 +320,20 @@ def _clause(items: list[_Item]) -> dict[int, str]:
                 status[j] = VERDICTS[verdict]
             if items[of].kind == "name":
                 items[i] = _Item("skip", item.text)
+        listed = i >= 2 and [it.kind for it in items[i - 2 : i]] == ["name", "comma"] and item.kind != "name"
+        listed &= i + 1 == len(items) or items[i + 1].kind == "comma"
+        if listed and VERDICTS.get(verdict, AFFIRMED) != AFFIRMED:
+            for j in _chain(items, i - 2):  # "glaucoma, no; drusen, yes"
+                if _before(items, j) == AFFIRMED:
+                    status[j] = VERDICTS[verdict]
+            items[i] = _Item("skip", item.text)
     if len(items) > 1 and items[0].text == "no" and items[1].kind in ("comma", "colon"):
         items[0] = _Item("skip", "no")  # "No, ..." answers the question and denies nothing that follows
     if len(items) > 1 and items[0].kind == "after" and items[1].kind == "colon":
         items[0] = items[0]._replace(kind="before")  # "Absent: drusen, haemorrhage"
+    for i, item in enumerate(items[1:], 1):  # "there is possible drusen"
+        if item.kind == "after" and item.says == OPEN and items[i - 1].text == "there":
+            items[i] = item._replace(kind="before")
     # "glaucoma is unlikely, ..." speaks of what comes before it, "unlikely glaucoma" of what follows.
     for i, item in enumerate(items):
         if item.kind == "both":

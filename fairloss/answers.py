@@ -80,9 +80,10 @@ class AnswerVocabulary:
         Everything in the text counts: cut a reasoning part (``<think>...</think>``), the prompt and quoted options off first.
 
         A negation reaches to the end of its clause, over commas, "and" and "or" ("no glaucoma, drusen or atrophy"
-        denies three); full stop, semicolon, bracket, "but", "except" and a comma before "with", "only" or "there" end
-        it, and what a comma separates may be affirmed by itself ("no glaucoma, drusen present"). Behind a colon, dash,
-        bracket or bar stands what is said of a name ("Drusen: not seen", "| drusen | no |"). "No, drusen" answers a
+        denies three); full stop, semicolon, bracket, "but", "except", a comma before "with", "only" or "there", and a
+        comma or "and" before "positive for", "shows", "has" or "there is" end it, and what a comma separates may be
+        affirmed by itself ("no glaucoma, drusen present"). Behind a colon, dash, bracket or bar stands what is said of a
+        name ("Drusen: not seen", "| drusen | no |", also "drusen, no; atrophy, yes"). "No, drusen" answers a
         question and affirms drusen. "Likely" and "consistent with" affirm, "possible", "may be", "suspect", "concern for",
         "unlikely", "cannot be excluded" and "n/a" leave open, and so does "or" or "vs" between names that are not denied.
         Two negations are not multiplied out. Words in between two words of a name are not skipped: give such variants as
