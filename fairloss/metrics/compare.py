@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairloss.labels import GroupEncoding
-from fairloss.metrics._assemble import attribute_report, check_resampling
+from fairloss.metrics._assemble import attribute_report, check_resampling, metric_names, note_scale
 from fairloss.metrics._inputs import Floats, as_groups, as_numbers, as_predictions, as_weight
 from fairloss.metrics._results import AttributeReport, label
 from fairloss.metrics.bootstrap import Replicates, bootstrap_groups, patient_codes
@@ -173,7 +173,8 @@ def compare_models(
         One entry a model, in the order given.
 
     Raises:
-        ValueError: no model, shapes that do not fit, an unknown metric, fewer than 100 replicates.
+        TypeError: ``scores`` is no mapping.
+        ValueError: no model, shapes that do not fit, no or an unknown metric, fewer than 100 replicates.
 
     Note:
         A metric that is undefined in some group gives one :class:`UndefinedGroupWarning`. Where it is so for some of
@@ -185,7 +186,10 @@ def compare_models(
         >>> first.gaps["accuracy"][0], second.gaps["accuracy"][0], second.against_first["accuracy"].difference
         (1.0, 0.0, -1.0)
     """
-    check_resampling(num_replicates, level)
+    check_resampling(num_replicates, level, min_group_size, seed)
+    metrics = metric_names(metrics)
+    if not isinstance(scores, Mapping):
+        raise TypeError(f"scores: a mapping of model names to predictions is needed, {type(scores).__name__} was given")
     if not scores:
         raise ValueError("scores: no model was given")
     attribute = " & ".join(map(str, groups)) if isinstance(groups, Mapping) else "group"
@@ -200,7 +204,7 @@ def compare_models(
             pred,
             encoding.ids,
             encoding.num_groups,
-            metrics=tuple(metrics),
+            metrics=metrics,
             weight=as_weight(sample_weight, len(pred)),
             patient=patient,
             num_replicates=num_replicates,
@@ -208,6 +212,7 @@ def compare_models(
             options={},
         )
         notes: list[str] = []
+        note_scale(pred, metrics, threshold, notes)
         report = attribute_report(attribute, encoding, replicates, pred, patient, level, min_group_size, notes)
         gaps = {m: report.gap(m) for m in metrics}
         lost = [label(m) for m in metrics if np.isnan(gaps[m].estimate.value)]

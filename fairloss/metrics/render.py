@@ -109,7 +109,9 @@ def as_frame(report: FairnessReport) -> Any:
         for gap in a.gaps:
             e = gap.estimate
             rows.append((a.name, "gap", None, gap.name, e.value, e.low, e.high, gap.corrected, None, None))
-    return pandas.DataFrame(rows, columns=columns)
+    frame = pandas.DataFrame(rows, columns=columns)
+    frame["group"] = pandas.Series([row[2] for row in rows], dtype=object)  # else None makes floats of integer labels
+    return frame
 
 
 def marked(attribute: AttributeReport, name: Any) -> str:
