@@ -19,16 +19,21 @@ class InputError(Exception):
 
 
 def read_predictions(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Columns of one file, checked row by row; rows are counted as a text editor does, the header being line 1."""
+    """Columns of one file, checked row by row; lines are counted as a text editor does, from 1."""
     wanted = [arguments.target, arguments.score, *arguments.group]
     wanted += [c for c in (arguments.patient, getattr(arguments, "id", None)) if c is not None]
     columns: dict[str, list[str]] = {name: [] for name in wanted}
     lines: list[int] = []
+    start = 1
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            header = next(reader, None)
-            if not header:
+            reader = csv.reader(file, strict=True)  # else an open quote takes in the rest of the file
+            header: list[str] = []
+            for header in reader:
+                start = reader.line_num + 1
+                if len(header) > 1 or "".join(header).strip():
+                    break
+            else:
                 raise InputError(f"{path}: the file is empty; a header is needed")
             for name in wanted:
                 if header.count(name) != 1:
@@ -36,6 +41,7 @@ def read_predictions(path: Path, arguments: argparse.Namespace) -> dict[str, Any
                     raise InputError(f"{path}: {problem} {name!r}; the columns are {', '.join(header)}")
             at = {name: header.index(name) for name in wanted}
             for row in reader:
+                start = reader.line_num + 1
                 if not row:
                     continue
                 if len(row) != len(header):
@@ -45,8 +51,10 @@ def read_predictions(path: Path, arguments: argparse.Namespace) -> dict[str, Any
                 lines.append(reader.line_num)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not a UTF-8 CSV file ({error})") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a UTF-8 file ({error})") from None
+    except csv.Error as error:
+        raise InputError(f'{path}, line {start}: a row that is no CSV ({error}); is a quote (") left open?') from None
     if not lines:
         raise InputError(f"{path}: no row after the header")
     groups = {name: _labels(columns[name], name, path, lines, arguments.unknown) for name in arguments.group}

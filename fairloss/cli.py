@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 2 for wrong input.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A label that the terminal cannot write is no reason to stop; other ways to write it are the user's choice.
+        if hasattr(stream, "reconfigure") and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments)
@@ -112,9 +117,12 @@ def _shared(parser: argparse.ArgumentParser) -> None:
 
 
 def _number(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} was given; a number is needed") from None
     if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+        raise argparse.ArgumentTypeError(f"{text!r} was given; a finite number is needed")
     return value
 
 
@@ -159,7 +167,8 @@ def _report(arguments: argparse.Namespace) -> None:
 def _compare(arguments: argparse.Namespace) -> None:
     if len(arguments.file) < 2:
         raise InputError("at least two files are needed to compare")
-    _can_write(arguments.json, arguments.plot)
+    plot = _with_suffix(arguments.plot)
+    _can_write(arguments.json, plot)
     names = [path.stem for path in arguments.file]
     if len(set(names)) < len(names):
         names = [str(path) for path in arguments.file]
@@ -171,7 +180,7 @@ def _compare(arguments: argparse.Namespace) -> None:
         if arguments.id is not None:
             match_rows(table, first, path, arguments)
         check_same_samples(table, first, path, arguments)
-    if arguments.plot is not None:
+    if plot is not None:
         from fairloss.metrics._extras import require
 
         require("matplotlib")
@@ -201,16 +210,16 @@ def _compare(arguments: argparse.Namespace) -> None:
         front = {a: pareto_front(*_axes(models, metrics[0])[:2]) for a, models in found.items()}
     except ValueError as error:
         raise InputError(str(error)) from None
-    if arguments.plot is not None:
+    if plot is not None:
         attribute = next(iter(found))
         drawn = [m for m in found[attribute] if not math.isnan(m.gaps[metrics[0]][0] + m.overall[metrics[0]])]
         if not drawn:
-            raise InputError(f"{arguments.plot}: over {attribute} no model has a gap in {metrics[0]} to draw")
+            raise InputError(f"{plot}: over {attribute} no model has a gap in {metrics[0]} to draw")
     if arguments.json is not None:  # files first, as in _report
         from dataclasses import asdict
 
         _write_json(arguments.json, {a: [asdict(m) for m in models] for a, models in found.items()})
-    if arguments.plot is not None:
+    if plot is not None:
         from fairloss.metrics.plots import plot_pareto
 
         performance, disparity, name = _axes(drawn, metrics[0])
@@ -222,14 +231,14 @@ def _compare(arguments: argparse.Namespace) -> None:
             disparity_label=f"{metrics[0]} gap over {attribute}",
         )
         try:
-            figure.savefig(arguments.plot)
+            figure.savefig(plot)
         except ValueError as error:
-            raise InputError(f"{arguments.plot}: {error}") from None
+            raise InputError(f"{plot}: {error}") from None
     print_comparison(found, metrics, front)
     for line in [*unknown_lines(first["groups"]), *_warnings(found)]:
         print(line)
-    if arguments.plot is not None:
-        print(f"wrote {arguments.plot}")
+    if plot is not None:
+        print(f"wrote {plot}")
 
 
 def _axes(models: Sequence[ModelComparison], metric: str) -> tuple[list[float], list[float], str]:
@@ -254,7 +263,14 @@ def _warnings(found: Mapping[str, Sequence[ModelComparison]]) -> list[str]:
                 concerned.setdefault(warning, []).append(model.name)
         for warning, names in concerned.items():
             lines.append("Warning: " + ("" if len(names) == len(models) else f"{', '.join(names)}: ") + warning)
-    return lines
+    return list(dict.fromkeys(lines))  # that of the scores' scale comes with every attribute
+
+
+def _with_suffix(path: Path | None) -> Path | None:
+    """The file that will be written: to a name without a suffix matplotlib appends one, which depends on its settings."""
+    if path is None or path.is_dir() or os.path.splitext(path)[1].strip("."):
+        return path
+    return Path(str(path).rstrip(".") + ".png")
 
 
 def _can_write(*paths: Path | None) -> None:

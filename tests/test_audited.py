@@ -171,3 +171,33 @@ def test_a_corrected_gap_lies_in_its_interval():
         for found in attribute.gaps:
             if not np.isnan(found.corrected):
                 assert found.estimate.low <= found.corrected <= found.estimate.high
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+def test_state_is_float32_whatever_the_default_dtype(default):
+    torch.set_default_dtype(default)
+    try:
+        memory, queue = fairloss.GroupMemory(3, 8), fairloss.EmbeddingQueue(8, 4)
+        discovery = FairGRPOAdvantage(2, discover_groups="kmeans")
+        released = FairGRPOAdvantage(2, discover_groups="kmeans", variant="released")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    state = [memory.values, queue.embeddings, discovery.discovery.features, released.discovery.vectors]
+    assert {t.dtype for t in state} == {torch.float32}
+
+
+def test_whole_numbers_beside_zero_and_one_need_a_task():
+    with pytest.raises(ValueError, match=r"y_pred: whole numbers .* task="):
+        fm.group_metric("accuracy", [0, 1, 1, 0], [0, 1, 2, 2], ["a", "a", "b", "b"])
+    found = fm.group_metric("accuracy", [0, 1, 1, 0], [0, 1, 2, 2], ["a", "a", "b", "b"], task="multiclass")
+    assert found.values.tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("name", ["MaxAccuracyGap", "AUCGap", "DemographicParityDifference"])
+def test_torchmetrics_refuse_scores_that_are_no_numbers(name):
+    pytest.importorskip("torchmetrics", reason="fairloss[torchmetrics]")
+    import fairloss.integrations.torchmetrics as tm
+
+    metric = getattr(tm, name)(2)
+    with pytest.raises(ValueError, match="preds: NaN"):
+        metric.update(torch.tensor([float("nan"), 0.2]), torch.tensor([0, 1]), torch.tensor([0, 1]))

@@ -128,3 +128,30 @@ def test_size_of_the_gap_difference_test():
         a, b = ((rng.random(len(g)) < np.repeat(truth, size)).astype(float) for _ in range(2))
         rejected += fm.gap_difference_test(y, a, b, g, num_replicates=300).p_value < 0.05
     assert rejected / trials <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / trials)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"scores": [[0.1, 0.9] * 20]}, TypeError, "scores: a mapping of model names to predictions is needed, list"),
+        ({"scores": np.ones((2, 40))}, TypeError, "scores: a mapping of model names .* ndarray was given"),
+        ({"scores": {}}, ValueError, "scores: no model was given"),
+        ({"metrics": []}, ValueError, "metrics: none was given"),
+        ({"metrics": "auc"}, TypeError, "metrics: a sequence of names is needed, 'auc' was given"),
+        ({"min_group_size": "a"}, TypeError, "min_group_size: an integer is needed"),
+        ({"num_replicates": 200.5}, TypeError, "num_replicates: an integer is needed"),
+        ({"seed": -1}, ValueError, "seed: -1 was given; at least 0"),
+    ],
+)
+def test_arguments_are_named(change, error, message):
+    arguments = {"scores": {"a": [0.1, 0.9] * 20}, "num_replicates": 100} | change
+    with pytest.raises(error, match=message):
+        fm.compare_models([0, 1] * 20, groups=[0, 0, 1, 1] * 10, **arguments)
+
+
+def test_scores_that_are_no_probabilities_are_warned_of():
+    y, g, s = [0, 1] * 20, [0, 0, 1, 1] * 10, np.array([0.1, 0.9] * 20)
+    line = "Scores reach 90: are they percentages? Decisions were made at 0.5."
+    first, second = fm.compare_models(y, {"a": s, "b": 100 * s}, g, num_replicates=100)
+    assert line not in first.warnings
+    assert line in second.warnings

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import fairloss.metrics as fm
 from fairloss.metrics import bootstrap, intervals
@@ -216,3 +217,90 @@ def test_equity_scaled_auc_has_no_interval_where_a_group_is_not_known():
     )
     assert scaled.estimate.value == pytest.approx(fm.equity_scaled_auc(y, s, g))
     assert np.isnan([scaled.estimate.low, scaled.estimate.high]).all()
+
+
+def test_calibrated_groups_of_different_size_have_no_clear_calibration_gap():
+    """A group's value lies in its interval, and that of a calibrated one reaches down to 0."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        groups, score = np.repeat([0, 1], [1000, 60]), rng.random(1060)
+        y = (rng.random(1060) < score).astype(int)
+        report = fm.FairnessReport.from_predictions(y, score, groups, metrics=["ece"], num_replicates=200, seed=seed)
+        (attribute,) = report.attributes
+        assert not attribute.gaps[0].clear
+        for group in attribute.groups:
+            found = group.metrics["ece"]
+            assert found.low <= found.value <= found.high
+
+
+def test_a_miscalibrated_group_is_clear():
+    rng = np.random.default_rng(0)
+    groups, score = np.repeat([0, 1], [2000, 1000]), rng.random(3000)
+    y = (rng.random(3000) < np.where(groups == 0, score, 0.5)).astype(int)
+    (attribute,) = fm.FairnessReport.from_predictions(y, score, groups, metrics=["ece"], num_replicates=200).attributes
+    assert attribute.gaps[0].clear
+    assert attribute.gaps[0].estimate.low < 0.25 < attribute.gaps[0].estimate.high
+
+
+def test_equity_scaled_auc_of_equal_groups_covers_the_auc():
+    covered = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        groups, y = np.repeat(np.arange(6), 100), rng.integers(0, 2, 600)
+        score = 1 / (1 + np.exp(-rng.standard_normal(600) - 1.2 * y))
+        report = fm.FairnessReport.from_predictions(y, score, groups, metrics=["auc"], num_replicates=200, seed=seed)
+        (found,) = (g.estimate for g in report.attributes[0].gaps if g.name == "equity_scaled_auc")
+        covered += found.low <= stats.norm.cdf(1.2 / np.sqrt(2)) <= found.high
+    assert covered >= 18
+
+
+def models(seed, first, second, sizes):
+    """Answers of two models with given accuracies by group; half of the noise in common."""
+    rng = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    y, shared, own = rng.integers(0, 2, len(groups)), rng.random(len(groups)), rng.random(len(groups))
+    noise = np.where(rng.random(len(groups)) < 0.5, shared, own)
+    a, b = (np.where(u < np.asarray(p)[groups], y, 1 - y) for u, p in ((shared, first), (noise, second)))
+    return y, a, b, groups
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "size", "rejected"),
+    [
+        ([0.98] * 6, [0.7] * 6, 100, (0, 0.1)),  # percentiles of differences excluded 0 in most of these
+        ([0.9, 0.7], [0.9, 0.8], 600, (0.8, 1)),
+        ([0.9] * 5 + [0.7], [0.9] * 5 + [0.85], 400, (0.8, 1)),
+    ],
+)
+def test_the_difference_of_gaps_holds_and_agrees_with_its_p_value(first, second, size, rejected):
+    true = np.ptp(second) - np.ptp(first)
+    covered, below, trials = 0, 0, 30
+    for seed in range(trials):
+        y, a, b, groups = models(seed, first, second, [size] * len(first))
+        found = fm.gap_difference_test(y, a, b, groups, num_replicates=200, seed=seed)
+        covered += found.low <= true <= found.high
+        below += found.p_value < 0.05
+        if found.low > 0 or found.high < 0:
+            assert found.p_value < 0.06
+        else:
+            assert found.p_value > 0.04
+    assert covered >= 0.9 * trials
+    assert rejected[0] <= below / trials <= rejected[1]
+
+
+def test_many_groups_compare_each_pair_with_itself():
+    y, a, b, groups = models(0, [0.9] * 24 + [0.5], [0.9] * 25, [200] * 25)
+    found = fm.gap_difference_test(y, a, b, groups, num_replicates=100)
+    assert found.low < found.difference < found.high
+    exchanged = fm.gap_difference_test(y, b, a, groups, num_replicates=100)
+    np.testing.assert_allclose([exchanged.low, exchanged.high], [-found.high, -found.low], atol=1e-12)
+    assert exchanged.p_value == found.p_value
+
+
+def test_a_group_that_one_model_alone_defines():
+    y, a, b, groups = models(0, [0.9, 0.8, 0.7], [0.9, 0.9, 0.9], [100] * 3)
+    a[groups == 2] = 0  # no positive decision: no FDR there
+    with pytest.warns(fm.UndefinedGroupWarning):
+        found = fm.gap_difference_test(y, a, b, groups, metric="fdr", num_replicates=100)
+    assert found.low <= found.difference <= found.high
+    assert np.isnan(found.p_value)

@@ -408,3 +408,13 @@ def test_ids_of_integers_are_those_of_a_sort(array):
     np.testing.assert_array_equal(ids, inverse)
     assert labels.dtype == array.dtype
     assert ids.dtype == np.int64
+
+
+def test_combinations_keep_labels_of_their_own():
+    crossed = fm.cross_groups({"a": ["A & B", "A", "D"], "b": ["C", "B & C", "E"]})
+    assert [crossed.labels[i] for i in crossed.ids] == ["'A & B' & 'C'", "'A' & 'B & C'", "D & E"]
+    numbers = fm.cross_groups({"a": [1, "1", 2], "b": ["x"] * 3})
+    assert [numbers.labels[i] for i in numbers.ids] == ["1 & 'x'", "'1' & 'x'", "2 & x"]
+    taken = {"a": ["A & B", "A", "'A & B'"], "b": ["C", "B & C", "'C'"]}
+    with pytest.raises(ValueError, match="attributes: two combinations of a, b would be called 'A & B' & 'C'"):
+        fm.cross_groups(taken)

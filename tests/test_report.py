@@ -387,12 +387,29 @@ def test_equal_groups_have_no_worst():
         ({"groups": {}}, "groups: no attribute"),
         ({"groups": {"sex": [None] * 100}}, "every sample of 'sex' is unknown"),
         ({"patients": [1, 2]}, r"patients: shape \(2,\)"),
+        ({"metrics": []}, "metrics: none was given"),
+        ({"metrics": "accuracy"}, "metrics: a sequence of names is needed, 'accuracy' was given"),
+        ({"metrics": 3}, "metrics: a sequence of names is needed, 3 was given"),
+        ({"metrics": [["accuracy"]]}, r"metrics: \['accuracy'\] was given"),
+        ({"min_group_size": "a"}, "min_group_size: an integer is needed, 'a' was given"),
+        ({"min_group_size": -1}, "min_group_size: -1"),
+        ({"num_replicates": 200.5}, "num_replicates: an integer is needed, 200.5 was given"),
+        ({"level": "a"}, "level: a number is needed, 'a' was given"),
+        ({"seed": -1}, "seed: -1 was given; at least 0"),
+        ({"seed": None}, "seed: an integer is needed, None was given"),
+        ({"groups": {"a": [0] * 100, "b": [0] * 100, "a & b": [0] * 100}}, "groups: an attribute .* called 'a & b'"),
+        ({"groups": {"a": [0] * 100, "b": [0] * 100, "c": [0] * 100, "a & b": [0] * 100}}, "called 'a & b'"),
+        (
+            {"groups": {"a & b": [0] * 100, "a": [0] * 100, "b & c": [0] * 100, "c": [0] * 100}},
+            "called 'a & b & c' like that of 'a', 'b & c'",
+        ),
+        ({"groups": {1: [0] * 100, "1": [0] * 100}}, r"groups: two of the attributes \[1, '1'\] have one name"),
     ],
 )
 def test_errors(change, message):
     y, s, g = data(100)
     arguments = {"groups": g, "num_replicates": 100} | change
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         fm.FairnessReport.from_predictions(y, s, **arguments)
 
 
@@ -411,3 +428,56 @@ def test_resampling_sorts_by_the_block_and_holds_one_block(monkeypatch):
         blocks = -(-replicates // (2_000_000 // len(y)))
         assert len(sorts) <= 18 * blocks + 10 < replicates / 5
     assert peaks[1] < 1.2 * peaks[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"dcie": False}, ValueError, "higher_is_better: 'dcie' was given; accepted are 'dice', '1'"),
+        ({"dice": "no"}, TypeError, r"higher_is_better: True or False is needed \(of dice\), 'no' was given"),
+        (None, TypeError, "higher_is_better: True or False is needed"),
+    ],
+)
+def test_directions_of_values(given, error, message):
+    values, g = {"dice": [0.1, 0.2] * 30, 1: [0.1, 0.2] * 30}, ["a", "b"] * 30
+    with pytest.raises(error, match=message):
+        fm.FairnessReport.from_values(values, g, higher_is_better=given)
+    found = fm.FairnessReport.from_values(values, g, higher_is_better={1: np.bool_(False)}, num_replicates=100)
+    assert [gap.worst for gap in found["group"].gaps] == ["a", "b"]
+    with pytest.raises(TypeError, match="values: a mapping of names to values is needed, list was given"):
+        fm.FairnessReport.from_values([0.1, 0.2], [0, 1])
+
+
+def test_labels_in_the_frame_are_those_given():
+    y, s, g = data(100)
+    frame = fm.FairnessReport.from_predictions(y, s, g, num_replicates=100, metrics=["accuracy"]).to_frame()
+    assert frame.group.tolist() == [None, 0, 1, 2, None]
+    assert [type(v) for v in frame.group] == [type(None), int, int, int, type(None)]
+    flags = fm.FairnessReport.from_predictions(y, s, g > 0, num_replicates=100, metrics=["accuracy"]).to_frame()
+    assert flags.group.tolist() == [None, False, True, None]
+
+
+def test_scores_that_are_no_probabilities_are_warned_of():
+    y, s, g = data(100)
+
+    def warned(score, **options):
+        found = fm.FairnessReport.from_predictions(y, score, g, num_replicates=100, **options)
+        return [w for w in found.warnings if "Decisions were made at 0.5" in w]
+
+    s[0] = 1.0
+    assert warned(100 * s) == ["Scores reach 100: are they percentages? Decisions were made at 0.5."]
+    assert warned(4 * s - 1) == ["Scores lie between -1 and 3: are they logits? Decisions were made at 0.5."]
+    assert warned(s) == warned(100 * s, threshold=50) == warned(100 * s, metrics=["auc"]) == []
+    # The largest score decides among classes, whatever the scale.
+    assert warned(np.stack([50 * s, 100 - 50 * s], axis=1), task="multiclass") == []
+
+
+def test_one_area_is_not_scaled():
+    y, s, g = data(200, groups=2)
+    alone = fm.FairnessReport.from_predictions(y, s, ["all"] * 200, num_replicates=100)
+    y[g == 1] = 0
+    half = fm.FairnessReport.from_predictions(y, s, g, num_replicates=100)
+    for found in (alone, half):
+        e = found["group"].gap("equity_scaled_auc").estimate
+        assert np.isnan([e.value, e.low, e.high]).all()
+        assert "| equity-scaled AUC (mean_abs) | n/a |" in found.to_markdown()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fairloss._checks import choice, integer, number
 from fairloss.labels import GroupEncoding
 from fairloss.metrics import disparity
 from fairloss.metrics._inputs import Floats, Predictions, as_groups, cross_groups, to_array
@@ -17,6 +19,7 @@ from fairloss.metrics._results import label as name_of
 from fairloss.metrics.bootstrap import Replicates
 from fairloss.metrics.intervals import centred_interval, corrected_gap, gap_interval, percentile_interval, unseen
 from fairloss.metrics.per_group import METRICS
+from fairloss.metrics.rates import RATES
 
 __all__ = [
     "KINDS",
@@ -24,6 +27,8 @@ __all__ = [
     "Kind",
     "attribute_report",
     "check_resampling",
+    "metric_names",
+    "note_scale",
     "overall_estimates",
     "read_attributes",
     "read_metrics",
@@ -51,6 +56,8 @@ def read_attributes(groups: Any, n: int, intersections: bool) -> dict[str, Group
     if not groups:
         raise ValueError("groups: no attribute was given")
     found = {str(name): as_groups(value, n) for name, value in groups.items()}
+    if len(found) < len(groups):
+        raise ValueError(f"groups: two of the attributes {list(groups)} have one name")
     for name, encoding in found.items():
         if not encoding.num_groups:
             raise ValueError(f"groups: every sample of {name!r} is unknown")
@@ -59,6 +66,11 @@ def read_attributes(groups: Any, n: int, intersections: bool) -> dict[str, Group
         sizes = range(2, len(names) + 1) if len(names) == 2 else (2, len(names))
         for size in sizes:
             for several in combinations(names, size):
+                if " & ".join(several) in found:
+                    raise ValueError(
+                        f"groups: an attribute or intersection is called {' & '.join(several)!r} like that of "
+                        f"{', '.join(map(repr, several))}; rename it, or leave intersections out"
+                    )
                 crossed = cross_groups({k: found[k] for k in several})
                 if crossed.num_groups:
                     found[" & ".join(several)] = crossed
@@ -67,10 +79,7 @@ def read_attributes(groups: Any, n: int, intersections: bool) -> dict[str, Group
 
 def read_metrics(pred: Predictions, metrics: Sequence[str] | None, notes: list[str]) -> tuple[str, ...]:
     if metrics is not None:
-        unknown = [m for m in metrics if m not in METRICS]
-        if unknown:
-            raise ValueError(f"metrics: {unknown[0]!r} was given; accepted are {', '.join(METRICS)}")
-        return tuple(dict.fromkeys(metrics))
+        return metric_names(metrics)
     names = list(_DEFAULT)
     if pred.task == "multiclass":
         names.remove("positive_rate")  # its mean over classes is one over their number in every group
@@ -86,12 +95,36 @@ def read_metrics(pred: Predictions, metrics: Sequence[str] | None, notes: list[s
     return tuple(names)
 
 
-def check_resampling(num_replicates: int, level: float) -> None:
-    """Refuse too few replicates, and a level outside (0, 1)."""
-    if num_replicates < 100:
-        raise ValueError(f"num_replicates: {num_replicates} was given; at least 100 are needed for an interval")
-    if not 0 < level < 1:
+def metric_names(metrics: Any) -> tuple[str, ...]:
+    """The names, each once."""
+    if isinstance(metrics, str) or not isinstance(metrics, Iterable):
+        raise TypeError(f"metrics: a sequence of names is needed, {metrics!r} was given")
+    names = tuple(metrics)
+    if not names:
+        raise ValueError(f"metrics: none was given; accepted are {', '.join(METRICS)}")
+    for name in names:
+        choice("metrics", name, tuple(METRICS))
+    return tuple(dict.fromkeys(names))
+
+
+def check_resampling(num_replicates: int, level: float, min_group_size: int, seed: int) -> None:
+    """Refuse too few replicates, a level outside (0, 1), and sizes and seeds that are none."""
+    integer("num_replicates", num_replicates, minimum=100)
+    if not 0 < number("level", level) < 1:
         raise ValueError(f"level: {level} was given; a level between 0 and 1 is needed")
+    integer("min_group_size", min_group_size, minimum=0)
+    integer("seed", seed, minimum=0)
+
+
+def note_scale(pred: Predictions, metrics: Sequence[str], threshold: float, notes: list[str]) -> None:
+    """Append a warning where the default threshold decided on scores that are no probabilities."""
+    if pred.score is None or pred.task == "multiclass" or threshold != 0.5 or not any(m in RATES for m in metrics):
+        return
+    low, high = float(pred.score.min()), float(pred.score.max())
+    if low < 0:
+        notes.append(f"Scores lie between {low:g} and {high:g}: are they logits? Decisions were made at 0.5.")
+    elif high > 1:
+        notes.append(f"Scores reach {high:g}: are they percentages? Decisions were made at 0.5.")
 
 
 def read_values(values: Any, name: str) -> Floats:
@@ -118,9 +151,18 @@ KINDS = {m: Kind(higher, 0.0, float("inf") if m == "bce" else 1.0) for m, higher
 
 def value_kinds(values: Mapping[str, Floats], higher_is_better: bool | Mapping[str, bool]) -> dict[str, Kind]:
     """Kinds of per-sample values: in [0, 1], where they all are, else between the smallest and the largest."""
+    if isinstance(higher_is_better, Mapping):
+        directions = {str(name): better for name, better in higher_is_better.items()}  # as the values' names
+        for name in directions:
+            choice("higher_is_better", name, tuple(values))
+    else:
+        directions = dict.fromkeys(values, higher_is_better)
     kinds = {}
     for name, v in values.items():
-        better = higher_is_better if isinstance(higher_is_better, bool) else higher_is_better.get(name, True)
+        better = directions.get(name, True)
+        if not isinstance(better, (bool, np.bool_)):
+            raise TypeError(f"higher_is_better: True or False is needed (of {name}), {better!r} was given")
+        better = bool(better)
         low, high = float(np.nanmin(v)), float(np.nanmax(v))
         kinds[name] = Kind(better) if low >= 0 and high <= 1 else Kind(better, low, high)
     return kinds
@@ -197,7 +239,12 @@ def attribute_report(
         groups.append(Group(label, n, people, positives, values, bool(reason)))
     gaps = [_gap(m, i, found, encoding.labels, level, trials[i], kinds[m]) for i, m in enumerate(found.metrics)]
     if pred is not None:
-        gaps += _combined(found, level, trials)
+        combined = _combined(found, level, trials)
+        if any(g.name == "auc" and np.isnan(g.estimate.value) for g in gaps):
+            # With fewer than two areas the scaled one would be the plain one: nothing was compared.
+            nothing = Estimate(float("nan"), float("nan"), float("nan"))
+            combined = [replace(g, estimate=nothing) if g.name == "equity_scaled_auc" else g for g in combined]
+        gaps += combined
     return AttributeReport(name, tuple(groups), tuple(gaps), int((encoding.ids < 0).sum()))
 
 

@@ -7,6 +7,7 @@ torch is never imported here.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -169,7 +170,8 @@ def _distinct(array: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
 def cross_groups(attributes: Mapping[str, Any], *, separator: str = " & ") -> GroupEncoding:
     """Intersection of several attributes as one attribute, with labels such as ``"F & 60+"``.
 
-    Only the combinations that occur are groups. A sample with an unknown attribute is in no group.
+    Only the combinations that occur are groups. A sample with an unknown attribute is in no group. Where two would have
+    the same label, theirs are written in quotes: ``"'A & B' & 'C'"``.
 
     Args:
         attributes: names to (N,) group labels.
@@ -179,7 +181,7 @@ def cross_groups(attributes: Mapping[str, Any], *, separator: str = " & ") -> Gr
         Ids, (N,) int64, -1 for unknown, and the label of each id.
 
     Raises:
-        ValueError: no attribute, or attributes of different lengths.
+        ValueError: no attribute, attributes of different lengths, or combinations that cannot be told apart.
 
     Example:
         >>> codes = cross_groups({"sex": ["F", "M", "F"], "age": ["60+", "60+", None]})
@@ -201,13 +203,22 @@ def cross_groups(attributes: Mapping[str, Any], *, separator: str = " & ") -> Gr
     present, inverse = np.unique(code[known], return_inverse=True)
     ids = np.full(len(code), -1, dtype=np.int64)
     ids[known] = inverse
-    names = []
+    combinations = []
     for value in present.tolist():
         parts = []
         for e in reversed(encodings):
             value, digit = divmod(value, max(e.num_groups, 1))
-            parts.append(str(e.labels[digit]))
-        names.append(separator.join(reversed(parts)))
+            parts.append(e.labels[digit])
+        combinations.append(parts[::-1])
+    names = [separator.join(map(str, parts)) for parts in combinations]
+    count = Counter(names)
+    names = [
+        separator.join(map(repr, parts)) if count[name] > 1 else name
+        for parts, name in zip(combinations, names, strict=True)
+    ]
+    if len(set(names)) < len(names):
+        twice = next(name for name, times in Counter(names).items() if times > 1)
+        raise ValueError(f"attributes: two combinations of {', '.join(map(str, attributes))} would be called {twice}")
     return GroupEncoding(ids, tuple(names))
 
 

@@ -57,7 +57,7 @@ def expected_calibration_error(
 
     Note:
         The error of a small sample is biased upwards: compare groups of different sizes through the report's
-        intervals.
+        intervals, whose lower ends allow for it.
 
     Example:
         >>> round(expected_calibration_error([0, 1, 1, 1], [0.1, 0.6, 0.6, 0.9]), 6)

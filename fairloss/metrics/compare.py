@@ -1,7 +1,7 @@
 """Comparing models on the same samples: differences of gaps with bootstrap p-values, and the accuracy-fairness front.
 
-Both models are drawn with the same patients in every replicate, so that what they share cancels. The p-value is that of
-the centred bootstrap: how often |d* - d| is at least |d|, d the difference of the two gaps.
+Both models are drawn with the same patients in every replicate, so that what they share cancels. Interval and p-value of
+the difference are those of :mod:`fairloss.metrics.intervals`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairloss.labels import GroupEncoding
-from fairloss.metrics._assemble import attribute_report, check_resampling
+from fairloss.metrics._assemble import attribute_report, check_resampling, metric_names, note_scale
 from fairloss.metrics._inputs import as_groups, as_numbers, as_predictions, as_weight
 from fairloss.metrics._results import AttributeReport, label
 from fairloss.metrics.bootstrap import Replicates, bootstrap_groups, patient_codes
@@ -109,9 +109,10 @@ def gap_difference_test(
         ValueError: shapes that do not fit, an unknown metric, fewer than 100 replicates.
 
     Note:
-        A large-sample test. Where the groups of both models are nearly alike, gaps are bounded by 0 and the test
-        becomes conservative. Where no replicate varies (both models right everywhere), the interval of the difference
-        has no width; the gaps' own intervals (:func:`compare_models`) have.
+        A large-sample test. It holds where one model is noisier than the other (whose gap is then the larger by chance),
+        and is conservative where the groups of both models are nearly alike. Where no replicate varies (both models
+        right everywhere), the interval of the difference has no width; the gaps' own intervals (:func:`compare_models`)
+        have. Where a group is undefined in one model alone, the p-value is NaN.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -174,7 +175,8 @@ def compare_models(
         One entry a model, in the order given.
 
     Raises:
-        ValueError: no model, shapes that do not fit, an unknown metric, fewer than 100 replicates.
+        TypeError: ``scores`` is no mapping.
+        ValueError: no model, shapes that do not fit, no or an unknown metric, fewer than 100 replicates.
 
     Note:
         A metric that is undefined in some group gives one :class:`UndefinedGroupWarning`. Where it is so for some of
@@ -186,7 +188,10 @@ def compare_models(
         >>> first.gaps["accuracy"][0], second.gaps["accuracy"][0], second.against_first["accuracy"].difference
         (1.0, 0.0, -1.0)
     """
-    check_resampling(num_replicates, level)
+    check_resampling(num_replicates, level, min_group_size, seed)
+    metrics = metric_names(metrics)
+    if not isinstance(scores, Mapping):
+        raise TypeError(f"scores: a mapping of model names to predictions is needed, {type(scores).__name__} was given")
     if not scores:
         raise ValueError("scores: no model was given")
     attribute = " & ".join(map(str, groups)) if isinstance(groups, Mapping) else "group"
@@ -201,7 +206,7 @@ def compare_models(
             pred,
             encoding.ids,
             encoding.num_groups,
-            metrics=tuple(metrics),
+            metrics=metrics,
             weight=as_weight(sample_weight, len(pred)),
             patient=patient,
             num_replicates=num_replicates,
@@ -209,6 +214,7 @@ def compare_models(
             options={},
         )
         notes: list[str] = []
+        note_scale(pred, metrics, threshold, notes)
         report = attribute_report(attribute, encoding, replicates, pred, patient, level, min_group_size, notes)
         gaps = {m: report.gap(m) for m in metrics}
         lost = [label(m) for m in metrics if np.isnan(gaps[m].estimate.value)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 import re
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from fairloss.metrics._extras import require
@@ -95,8 +96,11 @@ def _cell(text: str) -> str:
 
 def _plot(figure: Any, caption: str) -> str:
     text = io.StringIO()
-    # Glyphs as paths and fixed ids: the page looks and reads the same everywhere, twice.
-    with require("matplotlib").rc_context({"svg.hashsalt": "fairloss", "svg.fonttype": "path"}):
+    # Text stays text: the browser has glyphs that matplotlib's font lacks, of which matplotlib warns. Fixed ids: the page
+    # is the same twice.
+    settings = {"svg.hashsalt": "fairloss", "svg.fonttype": "none"}
+    with require("matplotlib").rc_context(settings), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+|Matplotlib currently does not support", UserWarning)
         figure.savefig(text, format="svg", metadata={"Date": None})
     svg = text.getvalue()
     return f"<figure>{svg[svg.index('<svg') :]}<figcaption>{html.escape(caption)}</figcaption></figure>"

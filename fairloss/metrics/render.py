@@ -109,7 +109,9 @@ def as_frame(report: FairnessReport) -> Any:
         for gap in a.gaps:
             e = gap.estimate
             rows.append((a.name, "gap", None, gap.name, e.value, e.low, e.high, gap.corrected, None, None))
-    return pandas.DataFrame(rows, columns=columns)
+    frame = pandas.DataFrame(rows, columns=columns)
+    frame["group"] = pandas.Series([row[2] for row in rows], dtype=object)  # else None makes floats of integer labels
+    return frame
 
 
 def marked(attribute: AttributeReport, name: Any) -> str:
@@ -187,6 +189,11 @@ def legend(report: FairnessReport) -> list[str]:
         "A gap or difference is the largest minus the smallest group value; 0 means that the groups are alike. Those of "
         "small groups are too large on average: the bias-corrected value allows for that."
     )
+    if "ece" in names:
+        lines.append(
+            "A calibration error (ECE) is too large on average, too, the more the smaller the group; the lower ends of its "
+            "intervals allow for that."
+        )
     if "equalized_odds" in names:
         lines.append("The equalized odds difference is the larger of the differences in TPR and in FPR.")
     if "demographic_parity_ratio" in names:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from fairloss.metrics._assemble import (
     attribute_report,
     check_resampling,
+    note_scale,
     overall_estimates,
     read_attributes,
     read_metrics,
@@ -98,7 +99,9 @@ class FairnessReport:
             The report.
 
         Raises:
-            ValueError: shapes that do not fit, no attribute, a metric that the predictions do not allow.
+            TypeError: a number, or names of metrics, of another type.
+            ValueError: shapes that do not fit, no attribute, one named like an intersection, a metric that the predictions
+                do not allow, a number out of range.
 
         Example:
             >>> import numpy as np
@@ -110,13 +113,14 @@ class FairnessReport:
             >>> gap.worst, round(gap.estimate.value, 2), gap.estimate.low > 0
             ('M', 0.23, True)
         """
-        check_resampling(num_replicates, level)
+        check_resampling(num_replicates, level, min_group_size, seed)
         pred = as_predictions(y_true, y_score, task=task, threshold=threshold, strict=strict, labels=labels)
         weight = as_weight(sample_weight, len(pred))
         encodings = read_attributes(groups, len(pred), intersections)
         patient = patient_codes(patients, len(pred))
         notes: list[str] = []
         names = read_metrics(pred, metrics, notes)
+        note_scale(pred, names, threshold, notes)
         options = {"convention": convention}
 
         def replicates(ids: NDArray[np.int64], size: int) -> Replicates:
@@ -188,7 +192,8 @@ class FairnessReport:
             The report: group means and gaps of means.
 
         Raises:
-            ValueError: no values, or not one number a sample.
+            TypeError: ``values`` is no mapping, a direction is neither True nor False.
+            ValueError: no values, not one number a sample, a direction of a name that is not among the values.
 
         Example:
             >>> dice = [0.9, 0.8, 0.7, 0.6] * 30
@@ -197,7 +202,9 @@ class FairnessReport:
             >>> round(gap.estimate.value, 3), gap.worst, gap.clear
             (0.2, 'M', True)
         """
-        check_resampling(num_replicates, level)
+        check_resampling(num_replicates, level, min_group_size, seed)
+        if not isinstance(values, Mapping):
+            raise TypeError(f"values: a mapping of names to values is needed, {type(values).__name__} was given")
         if not values:
             raise ValueError("values: none were given")
         arrays = {str(name): read_values(v, str(name)) for name, v in values.items()}

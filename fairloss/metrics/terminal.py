@@ -96,7 +96,9 @@ def print_comparison(found: Mapping[str, Sequence[ModelComparison]], metrics: Se
         for row in rows:
             table.add_row(*map(_text, row))
         console.print(table)
-    print(f"* on the front of {label(metrics[0])} against its gap: no other model is at least as good in both.")
+    print(
+        f"* on the front of {label(metrics[0])} against its gap: no other model is at least as good in both and better in one."
+    )
 
 
 def _against(test: GapDifference | None) -> tuple[str, str]:
