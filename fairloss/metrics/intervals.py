@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from fairloss.metrics._inputs import Floats
 
-_MOST_PAIRS = 200
+_MOST_PAIRS = 105  # of fifteen groups
 
 __all__ = ["centred_interval", "corrected_gap", "gap_difference", "gap_interval", "percentile_interval", "unseen"]
 
@@ -135,7 +135,7 @@ def _largest(deviation: Floats, error: Floats) -> Floats:
 def _cross_errors(of_a: Floats, of_b: Floats) -> tuple[Floats, Floats]:
     """Standard errors (2P, 2P) of all differences between a pair of b and a pair of a, and the largest studentized ones.
 
-    Beyond some twenty groups a pair is compared with itself alone, which is as valid and wider: pairs of pairs are too many.
+    Beyond fifteen groups a pair is compared with itself alone, which is as valid and wider: pairs of pairs are too many.
     """
     r, p = of_a.shape
     mixed = of_b.T @ of_a / r - np.outer(of_b.mean(axis=0), of_a.mean(axis=0))
