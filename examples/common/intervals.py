@@ -180,7 +180,11 @@ def weighted_auc(labels: NDArray[np.bool_], scores: Floats, weights: NDArray[np.
 
 
 def difference(a: Estimate, b: Estimate, level: float = 0.95) -> Estimate:
-    """a - b, paired by resample (and by seed, where both have as many)."""
+    """a - b, paired by resample (and by seed, where both have as many).
+
+    Percentiles of resampled differences; of gaps they hold where both methods' groups are about equally noisy or clearly
+    apart, as in the examples. ``fairloss.metrics.gap_difference_test`` holds without that, for one model each.
+    """
     seeds = a.per_seed - b.per_seed if a.per_seed.size == b.per_seed.size else np.array([a.value - b.value])
     table = np.concatenate([[a.value - b.value], a.samples - b.samples])[:, None]
     e = Estimate.of(table, level)
