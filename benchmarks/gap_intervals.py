@@ -1,9 +1,10 @@
 """How biased is a max-min gap of small groups, and which interval covers the true one? A simulation of accuracies.
 
-    python benchmarks/gap_intervals.py [--trials 400]     prints the table; the other benchmarks run it with fewer
+    python benchmarks/gap_intervals.py [--trials 400]     prints the tables; the other benchmarks run it with fewer
 
 Each trial draws right and wrong answers for groups of known accuracy, and puts the gap, the bias-corrected gap, the
-report's interval and the plain percentile interval against the true gap.
+report's interval and the plain percentile interval against the true gap. Two more tables, printed alone: the difference of
+two models' gaps; calibration gaps and equity-scaled AUCs of groups that are alike.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+from scipy.stats import norm
 
-from fairloss.metrics import gap
+from fairloss.metrics import FairnessReport, gap, gap_difference_test
 from fairloss.metrics._inputs import as_predictions
 from fairloss.metrics.bootstrap import bootstrap_groups, patient_codes
 from fairloss.metrics.intervals import corrected_gap, gap_interval
@@ -33,6 +35,16 @@ CASES = {
     "6 groups of 1000 to 40, equal": ([0.8] * 6, [1000, 500, 300, 150, 80, 40]),
     "6 groups of 1000 to 40, the smallest 15 points below": ([0.8] * 5 + [0.65], [1000, 500, 300, 150, 80, 40]),
 }
+# Accuracies of the groups under either model, and the groups' size.
+DIFFERENCES = {
+    "6 groups of 100: all 0.98, all 0.70": ([0.98] * 6, [0.7] * 6, 100),
+    "10 groups of 60: all 0.95, all 0.75": ([0.95] * 10, [0.75] * 10, 60),
+    "6 groups of 100: all 0.80 in both": ([0.8] * 6, [0.8] * 6, 100),
+    "2 groups of 300: 0.9 and 0.7, then 0.9 and 0.8": ([0.9, 0.7], [0.9, 0.8], 300),
+    "3 groups of 1,000: 0.9, 0.8, 0.7, then 0.9, 0.85, 0.8": ([0.9, 0.8, 0.7], [0.9, 0.85, 0.8], 1000),
+    "6 groups of 300: five 0.9 and one 0.7, then 0.85": ([0.9] * 5 + [0.7], [0.9] * 5 + [0.85], 300),
+}
+ALIKE = {"1,000 and 100": [1000, 100], "1,000 and 40": [1000, 40], "6 of 100": [100] * 6}
 
 
 def simulate(truth: list[float], sizes: list[int], trials: int, seed: int = 0) -> list[float]:
@@ -69,6 +81,48 @@ def extras(quick: bool) -> dict[str, object]:
     return {"trials": trials, "rows": rows}
 
 
+def difference(first: list[float], second: list[float], size: int, trials: int) -> list[float]:
+    """True difference of the gaps, its coverage by interval and by percentiles, and the share of p-values up to 0.05."""
+    true = max(second) - min(second) - max(first) + min(first)
+    groups = np.repeat(np.arange(len(first)), size)
+    found = []
+    for trial in range(trials):
+        rng = np.random.default_rng(trial)
+        y, shared, own = rng.integers(0, 2, len(groups)), rng.random(len(groups)), rng.random(len(groups))
+        noise = np.where(rng.random(len(groups)) < 0.5, shared, own)
+        a, b = (np.where(u < np.array(p)[groups], y, 1 - y) for u, p in ((shared, first), (noise, second)))
+        test = gap_difference_test(y, a, b, groups, num_replicates=400, seed=trial)
+        right = np.stack([a == y, b == y], 1).astype(float)
+        drawn = []
+        for _ in range(400):
+            at = (rng.integers(0, size, (len(first), size)) + size * np.arange(len(first))[:, None]).ravel()
+            means = right[at].reshape(len(first), size, 2).mean(1)
+            drawn.append(np.ptp(means[:, 1]) - np.ptp(means[:, 0]))
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        found.append([test.low - 1e-9 <= true <= test.high + 1e-9, low <= true <= high, test.p_value <= 0.05])
+    return [true, *np.mean(found, axis=0).tolist()]
+
+
+def alike(sizes: list[int], trials: int) -> list[float]:
+    """Of calibrated, equal groups: the share of clear calibration gaps; the coverage of the equity-scaled AUC."""
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    clear = covered = 0
+    for trial in range(trials):
+        rng = np.random.default_rng(trial)
+        p = rng.random(len(groups))
+        calibrated = (rng.random(len(groups)) < p).astype(int)
+        report = FairnessReport.from_predictions(
+            calibrated, p, groups, metrics=["ece"], num_replicates=400, seed=trial, min_group_size=0
+        )
+        clear += report.attributes[0].gaps[0].clear
+        y = rng.integers(0, 2, len(groups))
+        score = 1 / (1 + np.exp(-rng.standard_normal(len(groups)) - 1.2 * y))
+        report = FairnessReport.from_predictions(y, score, groups, metrics=["auc"], num_replicates=400, seed=trial)
+        (scaled,) = (g.estimate for g in report.attributes[0].gaps if g.name == "equity_scaled_auc")
+        covered += scaled.low <= norm.cdf(1.2 / np.sqrt(2)) <= scaled.high
+    return [clear / trials, covered / trials]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=400)
@@ -80,6 +134,15 @@ def main() -> None:
         print(
             f"| {name} | {true:.2f} | {raw:+.3f} | {corrected:+.3f} | {covered:.1%} | {percentile:.1%} | {width:.3f} |"
         )
+    print("\n| models | true difference | covered | covered, percentile | p <= 0.05 |")
+    print("| --- | --- | --- | --- | --- |")
+    for name, case in DIFFERENCES.items():
+        true, held, percentile, small = difference(*case, trials)
+        print(f"| {name} | {true:+.2f} | {held:.1%} | {percentile:.1%} | {small:.1%} |")
+    print("\n| equal groups | calibration gap clear | equity-scaled AUC covered |\n| --- | --- | --- |")
+    for name, sizes in ALIKE.items():
+        clear, covered = alike(sizes, trials)
+        print(f"| {name} | {clear:.1%} | {covered:.1%} |")
 
 
 if __name__ == "__main__":
