@@ -464,6 +464,7 @@ def test_encode_groups(labels, categories, unknown):
     assert codes.ids.max(initial=-1) < codes.num_groups
     for label, i in zip(labels, codes.ids.tolist(), strict=True):
         known = label is not None and label == label and label not in unknown
+        known = known and (label != -1 or (categories is not None and -1 in categories))
         assert known == (i >= 0)
         assert not known or codes.labels[i] == label
 
