@@ -92,10 +92,17 @@ def _ratio(a, b):
 
 
 @triton.jit
+def _wide(x: tl.constexpr):
+    """A constant in float64: a bare number is float32 in some versions of Triton."""
+    return tl.full((1, 1), x, tl.float64)
+
+
+@triton.jit
 def _lift(mean, shift):
     """``mean + shift``, 0 where nothing but rounding is left of the sum."""
     lifted = mean + shift
-    return tl.where(tl.abs(lifted) <= _ROUNDING * tl.abs(shift), 0.0, lifted)
+    # The constant on the right: on the left Triton 3.8's interpreter does not know the product for a tensor.
+    return tl.where(tl.abs(lifted) <= tl.abs(shift) * _ROUNDING, 0.0, lifted)
 
 
 @triton.jit
@@ -180,7 +187,7 @@ def weigh_kernel(partials, past, share, cluster_mean, shift_at, table, counts_ou
     if HAS_SHIFT:
         shift = tl.load(shift_at)
     else:
-        shift = tl.full((1, 1), SHIFT, tl.float64)  # a bare number would become float32
+        shift = _wide(SHIFT)
     means = _lift(means, shift)
     domain_count = tl.sum(prompts, 1)[:, None]
     domain_mean = _lift(_ratio(tl.sum(rewards, 1), tl.sum(rollouts, 1))[:, None], shift)
@@ -192,28 +199,28 @@ def weigh_kernel(partials, past, share, cluster_mean, shift_at, table, counts_ou
     some = tl.sum(tl.sum(informative, 1), 0)
     if VARIANT == "default":
         t_domain = SIZE_POWER * tl.log(tl.maximum(domain_count, 1e-300)) + REWARD_POWER * tl.log(
-            tl.maximum(domain_mean, _FLOOR)
+            tl.maximum(domain_mean, _wide(_FLOOR))
         )
-        t_group = SIZE_POWER * tl.log(filled) + REWARD_POWER * tl.log(tl.maximum(means, _FLOOR))
+        t_group = SIZE_POWER * tl.log(filled) + REWARD_POWER * tl.log(tl.maximum(means, _wide(_FLOOR)))
         weights = tl.exp(-(t_domain + t_group))
         if MAX_RATIO > 0:
             smallest = tl.min(tl.min(tl.where(cells, weights, float("inf")), 1), 0)
             middle = _median(tl.reshape(weights, (BD * BW,)), tl.reshape(informative, (BD * BW,)), BITS)
             weights = tl.minimum(weights, MAX_RATIO * tl.where(some > 0, middle, smallest))
         average = _ratio(tl.sum(tl.sum(tl.where(informative > 0, weights * informative, 0.0), 1), 0), some)
-        weights = tl.minimum(weights / tl.where(average > 0, average, 1.0), _CEILING)
+        weights = tl.minimum(weights / tl.where(average > 0, average, 1.0), _wide(_CEILING))
         neutral = some * 0.0 + 1.0
     else:
         t_domain = _power(domain_count, SIZE_POWER, 1) * _power(domain_mean, REWARD_POWER, NEGATIVE_REWARD)
         t_group = _power(filled, SIZE_POWER, 1) * _power(means, REWARD_POWER, NEGATIVE_REWARD)
         if VARIANT == "released":
             # A comparison that NaN fails: a NaN stays one, and the score is left as it is.
-            temperature = tl.where(t_domain < EPS, EPS, t_domain) * t_group
+            temperature = tl.where(t_domain < EPS, _wide(EPS), t_domain) * t_group
             usable = tl.abs(temperature) > 0
             weights = tl.where(usable, 1.0 / tl.where(usable, temperature, 1.0), 1.0)
         else:
             temperature = t_domain * t_group
-            weights = 1.0 / tl.maximum(tl.where(temperature == temperature, temperature, 0.0), EPS)
+            weights = 1.0 / tl.maximum(tl.where(temperature == temperature, temperature, 0.0), _wide(EPS))
         neutral = _ratio(tl.sum(tl.sum(tl.where(informative > 0, weights * informative, 0.0), 1), 0), some)
         neutral = tl.where(neutral > 0, neutral, 1.0)
     weights = tl.where(known, weights, neutral)

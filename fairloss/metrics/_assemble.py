@@ -277,7 +277,7 @@ def _gap(
     title = TITLES.get(metric, f"{name_of(metric)} gap")
     high = min(kind.high - kind.low, high) if high == high else high
     # Extrapolation goes too far where one tiny group makes most of the noise: not below what the data exclude.
-    corrected = float(np.clip(corrected_gap(values, drawn), low, high))
+    corrected = float(np.minimum(np.maximum(corrected_gap(values, drawn), low), high))
     return Gap(metric, title, Estimate(disparity.gap(values), low, high), corrected, best, worst)
 
 
@@ -314,7 +314,7 @@ def _combined(found: Replicates, level: float, trials: Floats) -> list[Gap]:
         bounds = np.max([gap_interval(found.values[i], found.drawn[:, i], each, trials[i]) for i in pair], axis=0)
         corrected = float(np.max([corrected_gap(found.values[i], found.drawn[:, i]) for i in pair]))
         interval = Estimate(value, float(bounds[0]), min(1.0, float(bounds[1])))
-        corrected = float(np.clip(corrected, interval.low, interval.high))
+        corrected = float(np.minimum(np.maximum(corrected, interval.low), interval.high))
         gaps.append(Gap("equalized_odds", "equalized odds difference", interval, corrected))
     if "positive_rate" in names:
         i = names.index("positive_rate")
