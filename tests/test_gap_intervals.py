@@ -1,5 +1,7 @@
 """Bootstrap replicates against naive oracles; intervals of gaps that hold, and gaps that are less biased."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -295,6 +297,16 @@ def test_many_groups_compare_each_pair_with_itself():
     exchanged = fm.gap_difference_test(y, b, a, groups, num_replicates=100)
     np.testing.assert_allclose([exchanged.low, exchanged.high], [-found.high, -found.low], atol=1e-12)
     assert exchanged.p_value == found.p_value
+
+
+def test_memory_of_many_groups_is_no_table_of_pairs_of_pairs():
+    rng = np.random.default_rng(0)
+    a, b = ((rng.random(60), rng.random((20, 60)), np.zeros(60)) for _ in range(2))
+    tracemalloc.start()
+    intervals.gap_difference(a, b, 0.95)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * 8 * 60 * 59  # such a table would be (60 * 59)^2 numbers
 
 
 def test_a_group_that_one_model_alone_defines():

@@ -183,10 +183,12 @@ class GroupDROLoss(StatefulModule):
         losses = _estimates(sums, counts, shares)
         if self.training and torch.is_grad_enabled():
             self._step(losses.detach().to(torch.float64), seen)
-        # Before the first step no group has a weight, and a mean of nothing would pass for a perfect loss.
-        here = counts > 0
-        alike = here / here.sum().clamp(min=1)
-        weights = torch.where(self.seen.sum() > 0, self._weights(self.seen), alike.to(torch.float64))
+            weights = self._weights(self.seen)
+        else:
+            # Before the first step no group has a weight, and a mean of nothing would pass for a perfect loss.
+            here = counts > 0
+            alike = here / here.sum().clamp(min=1)
+            weights = torch.where(self.seen.sum() > 0, self._weights(self.seen), alike.to(torch.float64))
         return (weights.to(v) * losses).sum()
 
     def _step(self, losses: Tensor, seen: Tensor) -> None:

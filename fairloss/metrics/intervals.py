@@ -87,11 +87,15 @@ def _studentized(deviation: Floats, i: NDArray[np.int64], j: NDArray[np.int64]) 
     return np.tile(error, 2), largest
 
 
+def _mean(drawn: Floats) -> Floats:
+    """Mean over the first axis of the replicates that are defined."""
+    known = ~np.isnan(drawn)
+    return np.asarray(np.where(known, drawn, 0.0).sum(axis=0) / np.maximum(1, known.sum(axis=0)))
+
+
 def _deviation(values: Floats, drawn: Floats, bias: Floats) -> Floats:
     """Replicates less what they scatter about: the values, or their own mean where resampling adds to a bias."""
-    with np.errstate(invalid="ignore"):
-        centre = np.where(bias > 0, np.nansum(drawn, axis=0) / np.maximum(1, (~np.isnan(drawn)).sum(axis=0)), values)
-    return np.asarray(drawn - centre)
+    return np.asarray(drawn - np.where(bias > 0, _mean(drawn), values))
 
 
 def gap_interval(
@@ -120,36 +124,22 @@ def gap_interval(
     return max(0.0, float((difference - over[i] - radius).max())), float((difference + over[j] + radius).max())
 
 
-def _pair_errors(deviation: Floats, i: NDArray[np.int64], j: NDArray[np.int64]) -> Floats:
-    """(R, P) deviations of the differences i - j, of each pair once; 0 where undefined."""
-    half = len(i) // 2
-    return np.nan_to_num(deviation[:, i[:half]] - deviation[:, j[:half]])
-
-
-def _largest(deviation: Floats, error: Floats) -> Floats:
-    """(R,) largest of the studentized (R, ...) deviations; those without error are left out."""
-    scaled = np.abs(deviation) / np.where(error > 1e-12, error, np.inf)
-    return np.asarray(scaled.reshape(len(deviation), -1).max(axis=1))
-
-
-def _cross_errors(of_a: Floats, of_b: Floats) -> tuple[Floats, Floats]:
-    """Standard errors (2P, 2P) of all differences between a pair of b and a pair of a, and the largest studentized ones.
-
-    Beyond fifteen groups a pair is compared with itself alone, which is as valid and wider: pairs of pairs are too many.
-    """
-    r, p = of_a.shape
-    mixed = of_b.T @ of_a / r - np.outer(of_b.mean(axis=0), of_a.mean(axis=0))
+def _across(spread_a: Floats, spread_b: Floats, i: NDArray[np.int64], j: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Standard errors (2P, 2P) of the differences between a pair of b and one of a, and the (R,) largest studentized ones."""
+    p = len(i) // 2
+    of_a, of_b = (np.nan_to_num(spread[:, i[:p]] - spread[:, j[:p]]) for spread in (spread_a, spread_b))
+    mixed = of_b.T @ of_a / len(of_a) - np.outer(of_b.mean(axis=0), of_a.mean(axis=0))
     total = of_b.var(axis=0)[:, None] + of_a.var(axis=0)
     same, opposite = (np.sqrt(np.maximum(0.0, total + sign * 2 * mixed)) for sign in (-1, 1))
     error = np.block([[same, opposite], [opposite, same]])
-    if p > _MOST_PAIRS:
-        return np.where(np.eye(2 * p, dtype=bool), error, np.inf), _largest(of_b - of_a, np.diagonal(same))
-    largest = np.zeros(r)
+    scale = np.where(error[:p] > 1e-12, error[:p], np.inf)
+    largest = np.zeros(len(of_a))
     block = max(1, 500_000 // p**2)
-    for start in range(0, r, block):
+    for start in range(0, len(of_a), block):
         at = slice(start, start + block)
         b, a = of_b[at, :, None], of_a[at, None]
-        largest[at] = np.maximum(_largest(b - a, same), _largest(b + a, opposite))
+        scaled = np.concatenate([b - a, b + a], axis=2) / scale
+        largest[at] = np.abs(scaled).max(axis=(1, 2))
     return error, largest
 
 
@@ -170,21 +160,24 @@ def gap_difference(
     (va, da, ba), (vb, db, bb) = ((v[kept], d[:, kept], o[kept]) for v, d, o in (a, b))
     i, j = _pairs(len(va))
     x, y = va[i] - va[j], vb[i] - vb[j]
-    of_a, of_b = _pair_errors(_deviation(va, da, ba), i, j), _pair_errors(_deviation(vb, db, bb), i, j)
-    error, largest = _cross_errors(of_a, of_b)
-    for deviation in (of_a, of_b):
-        np.maximum(largest, _largest(deviation, deviation.std(axis=0)), out=largest)
-    error_a, error_b = (np.tile(deviation.std(axis=0), 2) for deviation in (of_a, of_b))
-    between = y[:, None] - x  # (pairs of b, pairs of a)
-    most, least = between + bb[j][:, None] + ba[i], between - bb[i][:, None] - ba[j]
+    spread_a, spread_b = _deviation(va, da, ba), _deviation(vb, db, bb)
+    error_a, largest_a = _studentized(spread_a, i, j)
+    error_b, largest_b = _studentized(spread_b, i, j)
+    if len(i) <= 2 * _MOST_PAIRS:
+        error, largest = _across(spread_a, spread_b, i, j)
+        between, above, below = y[:, None] - x, bb[j][:, None] + ba[i], bb[i][:, None] + ba[j]
+    else:  # pairs of pairs are too many: each pair is compared with itself alone, which is as valid and wider
+        error, largest = _studentized(spread_b - spread_a, i, j)
+        between, above, below = y - x, bb[j] + ba[i], bb[i] + ba[j]
+    largest = np.maximum(largest, np.maximum(largest_a, largest_b))
 
     def interval(q: float) -> tuple[float, float]:
-        q = max(q, np.finfo(np.float64).tiny)  # 0 times the infinite error of what is not compared
         may_be_a = x + ba[j] + q * error_a >= (x - ba[i] - q * error_a).max() - 1e-12
         may_be_b = y + bb[j] + q * error_b >= (y - bb[i] - q * error_b).max() - 1e-12
-        low = (least - q * error).max(axis=0)[may_be_a].min()
-        high = (most + q * error).min(axis=1)[may_be_b].max()
-        return float(low), float(high)
+        low, high = between - below - q * error, between + above + q * error
+        if between.ndim > 1:  # (pairs of b, pairs of a)
+            low, high = low.max(axis=0), high.min(axis=1)
+        return float(low[may_be_a].min()), float(high[may_be_b].max())
 
     low, high = interval(float(np.quantile(largest, level)))
     # The interval grows with q: the replicates beyond the last q that leaves 0 out are the risk.
@@ -202,9 +195,7 @@ def gap_difference(
 
 def centred_interval(value: Floats, drawn: Floats, level: float, bias: Floats | float = 0.0) -> tuple[Floats, Floats]:
     """Interval of values that are too large by 0 to ``bias``: the scatter of (R, ...) replicates about their own mean."""
-    known = ~np.isnan(drawn)
-    mean = np.where(known, drawn, 0.0).sum(axis=0) / np.maximum(1, known.sum(axis=0))
-    low, high = percentile_interval(drawn - mean, level)
+    low, high = percentile_interval(drawn - _mean(drawn), level)
     return np.asarray(value - bias + low), np.asarray(value + high)
 
 
