@@ -86,7 +86,7 @@ $(VERL_VENV)/.verl: pyproject.toml constraints-verl.txt
 	touch $@
 
 test-verl: $(VERL_VENV)/.verl  ## FairGRPO in verl's v1 and legacy trainers, without GPU engines
-	$(VERL_VENV)/bin/python -m pytest tests/with_verl tests/test_verl_state.py fairloss/integrations/verl.py
+	$(VERL_VENV)/bin/python -m pytest tests/integrations/with_verl tests/integrations/test_verl_state.py fairloss/integrations/verl.py
 
 # The oldest versions that the package admits, on the oldest Python. PyPI's torch is a CUDA build of several gigabytes.
 # Old packages warn of what new ones deprecate, hence -W default; what needs a newer Triton is skipped with that reason.

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from common import plots
-from fairloss.metrics import friedman_nemenyi, plot_critical_difference
+from fairloss.metrics import friedman_nemenyi
+from fairloss.report import plot_critical_difference
 
 from .fairness_methods import PLAIN
 from .fairness_summary import ALPHA, table

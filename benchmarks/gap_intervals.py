@@ -18,10 +18,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from scipy.stats import norm
 
-from fairloss.metrics import FairnessReport, gap, gap_difference_test
-from fairloss.metrics._inputs import as_predictions
-from fairloss.metrics.bootstrap import bootstrap_groups, patient_codes
-from fairloss.metrics.intervals import corrected_gap, gap_interval
+from fairloss.metrics import gap
+from fairloss.metrics.inputs import as_predictions
+from fairloss.report import FairnessReport, gap_difference_test
+from fairloss.report.bootstrap import bootstrap_groups, patient_codes
+from fairloss.report.intervals import corrected_gap, gap_interval
 
 PACKAGES = ()
 TRIALS = 100

@@ -20,10 +20,10 @@ import torch
 
 import fairloss
 from benchmarks.harness import save
-from fairloss import kernels
+from fairloss import ops as kernels
 from fairloss.functional import cross_group_contrastive
-from fairloss.groups import segment_totals
-from fairloss.policy.core import Options, fair_grpo_core
+from fairloss.groups.ids import segment_totals
+from fairloss.policy.weights import Options, fair_grpo_core
 
 DEADLINE_S = 480
 """No measurement starts after this, so that a slow card still ends within ten minutes and writes what it has."""

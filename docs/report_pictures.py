@@ -11,13 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fairloss.metrics import (
-    FairnessReport,
-    friedman_nemenyi,
-    plot_critical_difference,
-    plot_gaps,
-    plot_pareto,
-)
+from fairloss.metrics import friedman_nemenyi
+from fairloss.report import FairnessReport, plot_critical_difference, plot_gaps, plot_pareto
 
 HERE = Path(__file__).parent
 IMAGES = HERE / "img"

@@ -13,71 +13,71 @@ from fairloss._version import __version__
 if TYPE_CHECKING:
     from fairloss.answers import AnswerVocabulary as AnswerVocabulary
     from fairloss.answers import format_instruction as format_instruction
-    from fairloss.data import BalancedGroupSampler as BalancedGroupSampler
-    from fairloss.data import GroupBatchSampler as GroupBatchSampler
-    from fairloss.embedding_queue import EmbeddingQueue as EmbeddingQueue
-    from fairloss.groups import intersect_groups as intersect_groups
-    from fairloss.heads import GroupHeads as GroupHeads
-    from fairloss.inputs import check_inputs as check_inputs
-    from fairloss.labels import encode_groups as encode_groups
-    from fairloss.losses.adversarial import AdversarialGroupLoss as AdversarialGroupLoss
-    from fairloss.losses.adversarial import GradientReversal as GradientReversal
-    from fairloss.losses.concept import ConceptAlignmentLoss as ConceptAlignmentLoss
-    from fairloss.losses.contrastive import CrossGroupContrastiveLoss as CrossGroupContrastiveLoss
-    from fairloss.losses.cross_entropy import FairCrossEntropyLoss as FairCrossEntropyLoss
+    from fairloss.groups.encode import encode_groups as encode_groups
+    from fairloss.groups.ids import intersect_groups as intersect_groups
+    from fairloss.groups.memory import GroupMemory as GroupMemory
+    from fairloss.language import pool_last_token as pool_last_token
+    from fairloss.language import shift_labels as shift_labels
+    from fairloss.losses.adversarial_group import AdversarialGroupLoss as AdversarialGroupLoss
+    from fairloss.losses.adversarial_group import GradientReversal as GradientReversal
+    from fairloss.losses.check_inputs import check_inputs as check_inputs
+    from fairloss.losses.concept_alignment import ConceptAlignmentLoss as ConceptAlignmentLoss
+    from fairloss.losses.cross_group_contrastive import CrossGroupContrastiveLoss as CrossGroupContrastiveLoss
     from fairloss.losses.distribution_alignment import DistributionAlignmentLoss as DistributionAlignmentLoss
+    from fairloss.losses.embedding_queue import EmbeddingQueue as EmbeddingQueue
+    from fairloss.losses.fair_cross_entropy import FairCrossEntropyLoss as FairCrossEntropyLoss
     from fairloss.losses.fair_distillation import FairDistillationLoss as FairDistillationLoss
-    from fairloss.losses.fair_error_bound import FEBSLoss as FEBSLoss
-    from fairloss.losses.fair_identity_scaling import FISLoss as FISLoss
+    from fairloss.losses.febs import FEBSLoss as FEBSLoss
+    from fairloss.losses.fis import FISLoss as FISLoss
     from fairloss.losses.group_dro import GroupDROLoss as GroupDROLoss
+    from fairloss.losses.group_heads import GroupHeads as GroupHeads
+    from fairloss.losses.inverse_frequency_weighting import InverseFrequencyWeighting as InverseFrequencyWeighting
     from fairloss.losses.loss_variance import LossVarianceLoss as LossVarianceLoss
     from fairloss.losses.max_acc_gap import MaxAccGapLoss as MaxAccGapLoss
-    from fairloss.losses.moments import MomentAlignmentLoss as MomentAlignmentLoss
+    from fairloss.losses.moment_alignment import MomentAlignmentLoss as MomentAlignmentLoss
     from fairloss.losses.parity import DemographicParityLoss as DemographicParityLoss
     from fairloss.losses.parity import EqualizedOddsLoss as EqualizedOddsLoss
-    from fairloss.losses.weighting import InverseFrequencyWeighting as InverseFrequencyWeighting
-    from fairloss.memory import GroupMemory as GroupMemory
     from fairloss.policy.advantages import fair_grpo_advantages as fair_grpo_advantages
     from fairloss.policy.fair_grpo import FairGRPOAdvantage as FairGRPOAdvantage
     from fairloss.policy.objective import fair_grpo_policy_loss as fair_grpo_policy_loss
-    from fairloss.tokens import pool_last_token as pool_last_token
-    from fairloss.tokens import shift_labels as shift_labels
+    from fairloss.samplers import BalancedGroupSampler as BalancedGroupSampler
+    from fairloss.samplers import GroupBatchSampler as GroupBatchSampler
 
 # Public name -> the module that defines it.
 _HOME = {
     "AnswerVocabulary": "fairloss.answers",
-    "AdversarialGroupLoss": "fairloss.losses.adversarial",
-    "GradientReversal": "fairloss.losses.adversarial",
-    "BalancedGroupSampler": "fairloss.data",
-    "GroupBatchSampler": "fairloss.data",
+    "AdversarialGroupLoss": "fairloss.losses.adversarial_group",
+    "GradientReversal": "fairloss.losses.adversarial_group",
+    "BalancedGroupSampler": "fairloss.samplers",
+    "GroupBatchSampler": "fairloss.samplers",
     "MaxAccGapLoss": "fairloss.losses.max_acc_gap",
-    "FairCrossEntropyLoss": "fairloss.losses.cross_entropy",
-    "InverseFrequencyWeighting": "fairloss.losses.weighting",
+    "FairCrossEntropyLoss": "fairloss.losses.fair_cross_entropy",
+    "InverseFrequencyWeighting": "fairloss.losses.inverse_frequency_weighting",
     "GroupDROLoss": "fairloss.losses.group_dro",
     "LossVarianceLoss": "fairloss.losses.loss_variance",
     "DemographicParityLoss": "fairloss.losses.parity",
     "EqualizedOddsLoss": "fairloss.losses.parity",
-    "check_inputs": "fairloss.inputs",
-    "ConceptAlignmentLoss": "fairloss.losses.concept",
-    "CrossGroupContrastiveLoss": "fairloss.losses.contrastive",
-    "EmbeddingQueue": "fairloss.embedding_queue",
-    "MomentAlignmentLoss": "fairloss.losses.moments",
+    "check_inputs": "fairloss.losses.check_inputs",
+    "ConceptAlignmentLoss": "fairloss.losses.concept_alignment",
+    "CrossGroupContrastiveLoss": "fairloss.losses.cross_group_contrastive",
+    "EmbeddingQueue": "fairloss.losses.embedding_queue",
+    "MomentAlignmentLoss": "fairloss.losses.moment_alignment",
     "DistributionAlignmentLoss": "fairloss.losses.distribution_alignment",
     "FairDistillationLoss": "fairloss.losses.fair_distillation",
-    "GroupHeads": "fairloss.heads",
-    "FEBSLoss": "fairloss.losses.fair_error_bound",
-    "FISLoss": "fairloss.losses.fair_identity_scaling",
+    "GroupHeads": "fairloss.losses.group_heads",
+    "FEBSLoss": "fairloss.losses.febs",
+    "FISLoss": "fairloss.losses.fis",
     "FairGRPOAdvantage": "fairloss.policy.fair_grpo",
-    "GroupMemory": "fairloss.memory",
-    "encode_groups": "fairloss.labels",
+    "GroupMemory": "fairloss.groups.memory",
+    "encode_groups": "fairloss.groups.encode",
     "fair_grpo_advantages": "fairloss.policy.advantages",
     "fair_grpo_policy_loss": "fairloss.policy.objective",
     "format_instruction": "fairloss.answers",
-    "intersect_groups": "fairloss.groups",
-    "pool_last_token": "fairloss.tokens",
-    "shift_labels": "fairloss.tokens",
+    "intersect_groups": "fairloss.groups.ids",
+    "pool_last_token": "fairloss.language",
+    "shift_labels": "fairloss.language",
 }
-_SUBMODULES = ("functional", "integrations", "metrics", "policy")
+_SUBMODULES = ("functional", "integrations", "metrics", "policy", "report")
 
 __all__ = ["__version__", *_HOME]
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fairloss import _answer_text as text_rules
-from fairloss.labels import UNKNOWN
+from fairloss.groups.encode import UNKNOWN
 
 __all__ = ["AnswerVocabulary", "ParsedAnswer", "format_instruction"]
 

@@ -3,26 +3,26 @@
 ``AdversarialGroupLoss`` has none, because it holds a network to train.
 """
 
-from fairloss.heads import route_by_group
-from fairloss.losses.adversarial import gradient_reversal
-from fairloss.losses.concept import concept_alignment
-from fairloss.losses.contrastive import ContrastiveParts, cross_group_contrastive
-from fairloss.losses.cross_entropy import CrossEntropyParts, fair_cross_entropy
+from fairloss.losses.adversarial_group import gradient_reversal
+from fairloss.losses.concept_alignment import concept_alignment
+from fairloss.losses.cross_group_contrastive import ContrastiveParts, cross_group_contrastive
 from fairloss.losses.dice import group_dice_loss, sample_dice_loss
 from fairloss.losses.distribution_alignment import distribution_alignment
+from fairloss.losses.fair_cross_entropy import CrossEntropyParts, fair_cross_entropy
 from fairloss.losses.fair_distillation import fair_distillation
-from fairloss.losses.fair_error_bound import febs
-from fairloss.losses.fair_identity_scaling import fis, fis_weights
+from fairloss.losses.febs import febs
+from fairloss.losses.fis import fis, fis_weights
 from fairloss.losses.group_dro import group_dro
-from fairloss.losses.likelihood import Likelihood, sample_likelihood
+from fairloss.losses.group_heads import route_by_group
+from fairloss.losses.inverse_frequency_weighting import inverse_frequency_weighting, inverse_frequency_weights
 from fairloss.losses.loss_variance import loss_variance
 from fairloss.losses.max_acc_gap import group_gap, max_acc_gap
-from fairloss.losses.moments import moment_alignment
+from fairloss.losses.moment_alignment import moment_alignment
 from fairloss.losses.parity import demographic_parity, equalized_odds
-from fairloss.losses.weighting import inverse_frequency_weighting, inverse_frequency_weights
+from fairloss.losses.tasks import Likelihood, sample_likelihood
+from fairloss.ops.transport import transport_distances
 from fairloss.policy.advantages import fair_grpo_advantages
 from fairloss.policy.objective import fair_grpo_policy_loss
-from fairloss.transport import transport_distances
 
 __all__ = [
     "ContrastiveParts",

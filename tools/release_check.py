@@ -27,7 +27,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # What a base installation says where an extra is missing: the code, and what the one error line has to contain.
 MISSING = {
     "report": (
-        "from fairloss.metrics import FairnessReport\n"
+        "from fairloss.report import FairnessReport\n"
         "FairnessReport.from_predictions([0, 1] * 40, [0.2, 0.8] * 40, ['a'] * 40 + ['b'] * 40).to_frame()",
         "fairloss[report]",
     ),
@@ -36,7 +36,7 @@ MISSING = {
     "torchmetrics": ("from fairloss.integrations.torchmetrics import MaxAccuracyGap", "fairloss[torchmetrics]"),
     "verl": ("from fairloss.integrations.verl import fair_grpo", "fairloss[verl]"),
     "triton": (
-        "import torch, fairloss\nfrom fairloss import kernels\nkernels.set_backend('triton')\n"
+        "import torch, fairloss\nfrom fairloss import ops as kernels\nkernels.set_backend('triton')\n"
         "z = torch.randn(4, 8)\n"
         "fairloss.CrossGroupContrastiveLoss()(z, torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1]))",
         "fairloss[triton]",
@@ -46,7 +46,7 @@ MISSING = {
 CONSTRAINTS = {"verl": "constraints-verl.txt"}
 # With the extra the same code runs; Triton's needs a GPU, so there the kernels' module is imported.
 PRESENT = {name: code for name, (code, _) in MISSING.items()}
-PRESENT["triton"] = "import fairloss.kernels.segments_triton, fairloss.kernels.advantages_triton"
+PRESENT["triton"] = "import fairloss.ops.segments_triton, fairloss.ops.advantages_triton"
 BASE = {
     "import fairloss": "import sys, fairloss\nassert 'torch' not in sys.modules\nassert fairloss.__version__",
     "every public name": "import fairloss\nfor name in fairloss.__all__: getattr(fairloss, name)",
@@ -57,7 +57,7 @@ BASE = {
     ),
     "the README's Python": "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL)),
     "the metrics of a file": (
-        "from fairloss.cli import main\n"
+        "from fairloss.report.cli import main\n"
         "from pathlib import Path\n"
         "Path('p.csv').write_text('y,p,sex\\n' + '1,0.9,F\\n0,0.2,M\\n1,0.4,M\\n0,0.1,F\\n' * 20)\n"
         "raise SystemExit(main(['report', 'p.csv', '--target', 'y', '--score', 'p', '--group', 'sex']))"
@@ -148,7 +148,14 @@ def main() -> None:
     check_wheel(wheel)
     with tarfile.open(sdist) as archive:
         inner = {name.partition("/")[2] for name in archive.getnames()}
-    wanted = {"README.md", "LICENSE", "CITATION.cff", "tests/test_contract.py", "mkdocs.yml", "constraints.txt"}
+    wanted = {
+        "README.md",
+        "LICENSE",
+        "CITATION.cff",
+        "tests/contract/test_contract.py",
+        "mkdocs.yml",
+        "constraints.txt",
+    }
     check("the sdist holds what its tests need", wanted <= inner, f"{sdist.stat().st_size / 2**20:.1f} MiB")
     run(Path(sys.executable).parent / "cffconvert", "--validate", "--infile", "CITATION.cff")
     check("CITATION.cff is valid", True)
@@ -166,7 +173,7 @@ def main() -> None:
         done = run(python, "-c", code, cwd=empty, ok=False)
         last = (done.stderr.strip().splitlines() or ["no error"])[-1]
         check(f"base, without {name}", done.returncode == 1 and message in last, last)
-    for statement in ("import fairloss", "import fairloss.metrics", "from fairloss.metrics import FairnessReport"):
+    for statement in ("import fairloss", "import fairloss.metrics", "from fairloss.report import FairnessReport"):
         check(f"seconds of `{statement}`", True, f"{import_seconds(python, empty, statement):.3f}")
     for name in args.extras:
         python = environment(args.work / name, wheel, name, base)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fairloss.metrics import friedman_nemenyi, paired_t_test, plot_critical_difference
+from fairloss.metrics import friedman_nemenyi, paired_t_test
+from fairloss.report import plot_critical_difference
 
 from . import plots, toolkit
 from .blocks import Cells

@@ -4,7 +4,7 @@ A resample draws patients, not images, within every group (both eyes of a patien
 out empty). All methods are evaluated on the same resamples, so that differences are paired. The spread between seeds
 is reported apart: an interval over patients says how far the test set can be trusted, not how far one training run
 can, so that a difference gets an interval over seeds as well. A gap of noisy figures is positive even where the groups
-are alike, so that a small gap sits low in its own percentile interval; ``fairloss.metrics.FairnessReport`` has intervals
+are alike, so that a small gap sits low in its own percentile interval; ``fairloss.report.FairnessReport`` has intervals
 of single gaps that allow for that, these are made for comparing methods on the same patients.
 """
 
@@ -183,7 +183,7 @@ def difference(a: Estimate, b: Estimate, level: float = 0.95) -> Estimate:
     """a - b, paired by resample (and by seed, where both have as many).
 
     Percentiles of resampled differences; of gaps they hold where both methods' groups are about equally noisy or clearly
-    apart, as in the examples. ``fairloss.metrics.gap_difference_test`` holds without that, for one model each.
+    apart, as in the examples. ``fairloss.report.gap_difference_test`` holds without that, for one model each.
     """
     seeds = a.per_seed - b.per_seed if a.per_seed.size == b.per_seed.size else np.array([a.value - b.value])
     table = np.concatenate([[a.value - b.value], a.samples - b.samples])[:, None]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fairloss.integrations._torchmetrics_base import Grouped
 from fairloss.integrations._torchmetrics_scores import AUCGap, CalibrationGap, EquityScaledAUC
-from fairloss.metrics._gaps import Options, OverClasses, spread
+from fairloss.metrics.group_gaps import Options, OverClasses, spread
 from fairloss.metrics.rates import RATES, Convention, mean_over_classes, rates, ratio
 
 __all__ = [

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from fairloss.integrations._group_metrics import argmax_for_metrics, group_metrics
 from fairloss.integrations._trainers import arguments_of, check_columns, check_methods
-from fairloss.tokens import shift_labels as shifted
+from fairloss.language import shift_labels as shifted
 
 if TYPE_CHECKING:
     FairTrainer: Any

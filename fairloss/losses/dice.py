@@ -13,11 +13,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fairloss import _checks
-from fairloss.distributed import ProcessGroup, all_reduce_sums, check_process_group
-from fairloss.groups import check_groups, segment_sum, single_attribute
-from fairloss.kernels.dice_sums import dice_sums
-from fairloss.losses.likelihood import check_fractions
+from fairloss.core import checks
+from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
+from fairloss.groups.ids import check_groups, segment_sum, single_attribute
+from fairloss.losses.tasks import check_fractions
+from fairloss.ops.dice_sums import dice_sums
 
 __all__ = [
     "Overlap",
@@ -72,7 +72,7 @@ def overlap(logits: Tensor, target: Tensor, *, num_classes: int | None = None, w
     if not isinstance(target, Tensor) or target.dtype.is_complex:
         given = target.dtype if isinstance(target, Tensor) else type(target).__name__
         raise TypeError(f"target: a tensor of labels or probabilities is needed, {given} was given")
-    _checks.same_device("target", target, "logits", logits)
+    checks.same_device("target", target, "logits", logits)
     size, classes, spatial = logits.shape[0], logits.shape[1], logits.shape[2:]
     x = logits.flatten(2)
     if target.shape == logits.shape:
@@ -105,8 +105,8 @@ def check_ids(ids: Tensor, num_classes: int) -> None:
 
 def check_smoothing(smooth_nr: float, smooth_dr: float) -> None:
     """Raise unless smooth_nr >= 0 and smooth_dr > 0, without which an empty class would be 0 / 0."""
-    _checks.number("smooth_nr", smooth_nr, minimum=0)
-    _checks.number("smooth_dr", smooth_dr, above=0)
+    checks.number("smooth_nr", smooth_nr, minimum=0)
+    checks.number("smooth_dr", smooth_dr, above=0)
 
 
 def dice_loss_of_sums(sums: Tensor, *, include_background: bool, smooth_nr: float, smooth_dr: float) -> Tensor:
@@ -148,7 +148,7 @@ def sample_dice_loss(
         >>> sample_dice_loss(logits, torch.tensor([[0, 1], [0, 1]]))
         tensor([0.0159, 0.5389])
     """
-    w = _checks.number("dice_weight", dice_weight, minimum=0, maximum=1)
+    w = checks.number("dice_weight", dice_weight, minimum=0, maximum=1)
     check_smoothing(smooth_nr, smooth_dr)
     found = overlap(logits, target, with_nll=w < 1)
     per_class = dice_loss_of_sums(

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fairloss import _checks
-from fairloss.distributed import ProcessGroup, check_process_group, gather_rows, gather_rows_with_gradient
-from fairloss.groups import check_groups, single_attribute, statistics_dtype
-from fairloss.losses.values import check_values
-from fairloss.transport import wasserstein_to_all
+from fairloss.core import checks
+from fairloss.core.distributed import ProcessGroup, check_process_group, gather_rows, gather_rows_with_gradient
+from fairloss.core.dtypes import statistics_dtype
+from fairloss.groups.ids import check_groups, single_attribute
+from fairloss.groups.values import check_values
+from fairloss.ops.transport import wasserstein_to_all
 
 __all__ = ["DistributionAlignmentLoss", "distribution_alignment"]
 
 
 def _check(num_groups: int, p: int) -> int:
     size = single_attribute(num_groups, "DistributionAlignmentLoss")
-    if _checks.integer("p", p, minimum=1) > 2:
+    if checks.integer("p", p, minimum=1) > 2:
         raise ValueError(f"p: {p} was given; accepted are 1 and 2")
     return size
 
@@ -56,7 +57,7 @@ class DistributionAlignmentLoss(nn.Module):
         num_groups: number of groups of the one attribute.
         p: 2, squared distances, or 1, absolute ones.
         process_group: makes the loss that of all its ranks' samples, gathered (lengths are exchanged, which waits for the
-            device); see :mod:`fairloss.distributed`.
+            device); see :mod:`fairloss.core.distributed`.
 
     Shape:
         - scores: (N,) logits, probabilities or similarities, float16 to float64 (computed in float64)

@@ -20,13 +20,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairloss import _checks
-from fairloss.distributed import ProcessGroup, all_reduce_sums, check_process_group
-from fairloss.groups import check_groups, single_attribute, statistics_dtype
-from fairloss.heads import route_by_group
+from fairloss.core import checks
+from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
+from fairloss.core.dtypes import statistics_dtype
+from fairloss.groups.ids import check_groups, single_attribute
 from fairloss.losses.dice import check_ids
-from fairloss.losses.fair_identity_scaling import fis
-from fairloss.losses.likelihood import check_fractions
+from fairloss.losses.fis import fis
+from fairloss.losses.group_heads import route_by_group
+from fairloss.losses.tasks import check_fractions
 
 __all__ = ["Direction", "FairDistillationLoss", "TaskLoss", "fair_distillation"]
 
@@ -86,10 +87,10 @@ def takes_values(task_loss: TaskLoss) -> bool:
 
 def _check(num_groups: int, distill_weight: float, temperature: float, direction: str, variant: str) -> int:
     size = single_attribute(num_groups, "FairDistillationLoss")
-    _checks.number("distill_weight", distill_weight, minimum=0, maximum=1)
-    _checks.number("temperature", temperature, above=0)
-    _checks.choice("direction", direction, ("teacher||student", "student||teacher"))
-    _checks.choice("variant", variant, ("default", "paper"))
+    checks.number("distill_weight", distill_weight, minimum=0, maximum=1)
+    checks.number("temperature", temperature, above=0)
+    checks.choice("direction", direction, ("teacher||student", "student||teacher"))
+    checks.choice("variant", variant, ("default", "paper"))
     return size
 
 
@@ -108,8 +109,8 @@ def _check_logits(student: Tensor, teacher: Tensor, target: Tensor, num_groups: 
     if not isinstance(target, Tensor) or target.dtype.is_complex:
         given = target.dtype if isinstance(target, Tensor) else type(target).__name__
         raise TypeError(f"target: a tensor of labels or probabilities is needed, {given} was given")
-    _checks.same_device("teacher_logits", teacher, "student_logits", student)
-    _checks.same_device("target", target, "student_logits", student)
+    checks.same_device("teacher_logits", teacher, "student_logits", student)
+    checks.same_device("target", target, "student_logits", student)
     binary = student.ndim == 1 or student.shape[1] == 1
     n = student.shape[0]
     pixels = student.shape[2:]
@@ -209,7 +210,7 @@ class FairDistillationLoss(nn.Module):
         task_loss: ``None``: ``FISLoss(num_groups, c=0.5)`` on the cross-entropy; else a module or function of
             (losses, groups), called with the samples' cross-entropies, or of (logits, target, groups). Which of the two is
             read off its signature.
-        process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.distributed`. A ``task_loss`` of
+        process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.core.distributed`. A ``task_loss`` of
             your own needs its own.
 
     Shape:

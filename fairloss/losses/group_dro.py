@@ -14,18 +14,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fairloss import _checks
-from fairloss.distributed import ProcessGroup, check_process_group
-from fairloss.groups import (
-    check_groups,
-    estimate_scale,
-    group_counts_tensor,
-    group_shares,
-    single_attribute,
-    statistics_dtype,
-)
-from fairloss.losses.values import check_values, global_sums
-from fairloss.state import StatefulModule
+from fairloss.core import checks
+from fairloss.core.distributed import ProcessGroup, check_process_group
+from fairloss.core.dtypes import statistics_dtype
+from fairloss.core.state import StatefulModule
+from fairloss.groups.ids import check_groups, estimate_scale, group_counts_tensor, group_shares, single_attribute
+from fairloss.groups.values import check_values, global_sums
 
 __all__ = ["GroupDROLoss", "group_dro"]
 
@@ -76,7 +70,7 @@ def group_dro(
             raise TypeError(f"{name}: a floating-point tensor is needed, {given} was given")
         if table.ndim != 1 or table.shape != q.shape:
             raise ValueError(f"{name}: shape (G,) is needed, {tuple(table.shape)} was given")
-        _checks.same_device(name, table, "values", values)
+        checks.same_device(name, table, "values", values)
     sizes = (q.shape[0],)
     ids = check_groups(groups, sizes, values.shape[0], like=values)
     v = values.to(statistics_dtype(values.dtype))
@@ -97,7 +91,7 @@ class GroupDROLoss(StatefulModule):
         adjustment: C >= 0 of the generalisation adjustment C / sqrt(N_g); needs ``group_counts``.
         group_counts: training-set counts a group, (G,).
         variant: ``"default"`` as above; ``"released"``: batch means and all groups from the first step on.
-        process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.distributed`.
+        process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.core.distributed`.
 
     Attributes:
         log_q: (G,) float64 state.
@@ -146,9 +140,9 @@ class GroupDROLoss(StatefulModule):
     ) -> None:
         super().__init__()
         self.num_groups = single_attribute(num_groups, "GroupDROLoss")
-        self.step_size = _checks.number("step_size", step_size, above=0)
-        self.adjustment = _checks.number("adjustment", adjustment, minimum=0)
-        self.variant = _checks.choice("variant", variant, ("default", "released"))
+        self.step_size = checks.number("step_size", step_size, above=0)
+        self.adjustment = checks.number("adjustment", adjustment, minimum=0)
+        self.variant = checks.choice("variant", variant, ("default", "released"))
         check_process_group(process_group)
         self.process_group = process_group
         counts = None if group_counts is None else group_counts_tensor(group_counts, self.num_groups)
@@ -171,7 +165,7 @@ class GroupDROLoss(StatefulModule):
     def forward(self, values: Tensor, groups: Tensor) -> Tensor:
         """Loss of a batch; see the class."""
         check_values(values)
-        _checks.same_device("values", values, "the loss", self.log_q)
+        checks.same_device("values", values, "the loss", self.log_q)
         sizes = (self.num_groups,)
         ids = check_groups(groups, sizes, values.shape[0], like=values)
         v = values.to(statistics_dtype(values.dtype))

@@ -11,18 +11,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fairloss import _checks
-from fairloss.distributed import ProcessGroup, check_process_group
-from fairloss.groups import (
+from fairloss.core import checks
+from fairloss.core.distributed import ProcessGroup, check_process_group
+from fairloss.core.dtypes import statistics_dtype
+from fairloss.groups.ids import (
     ATTRIBUTE_REDUCTIONS,
     AttributeReduction,
     attribute_slices,
     check_groups,
     check_num_groups,
     reduce_attributes,
-    statistics_dtype,
 )
-from fairloss.losses.values import check_values, global_sums
+from fairloss.groups.values import check_values, global_sums
 
 __all__ = ["LossVarianceLoss", "loss_variance"]
 
@@ -42,7 +42,7 @@ def loss_variance(
         tensor(1.)
     """
     sizes = check_num_groups(num_groups)
-    _checks.choice("reduction", reduction, ATTRIBUTE_REDUCTIONS)
+    checks.choice("reduction", reduction, ATTRIBUTE_REDUCTIONS)
     check_process_group(process_group)
     check_values(values)
     ids = check_groups(groups, sizes, values.shape[0], like=values)
@@ -67,7 +67,7 @@ class LossVarianceLoss(nn.Module):
     Args:
         num_groups: number of groups; a tuple for several attributes.
         reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.
-        process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.distributed`.
+        process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.core.distributed`.
 
     Shape:
         - values: (N,) floating, any per-sample loss
@@ -97,7 +97,7 @@ class LossVarianceLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.num_groups = check_num_groups(num_groups)
-        self.reduction = _checks.choice("reduction", reduction, ATTRIBUTE_REDUCTIONS)
+        self.reduction = checks.choice("reduction", reduction, ATTRIBUTE_REDUCTIONS)
         check_process_group(process_group)
         self.process_group = process_group
 

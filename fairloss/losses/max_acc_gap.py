@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fairloss import _checks
-from fairloss.distributed import ProcessGroup, check_process_group
-from fairloss.groups import (
+from fairloss.core import checks
+from fairloss.core.distributed import ProcessGroup, check_process_group
+from fairloss.core.dtypes import statistics_dtype
+from fairloss.groups.ids import (
     ATTRIBUTE_REDUCTIONS,
     AttributeReduction,
     check_groups,
@@ -22,11 +23,10 @@ from fairloss.groups import (
     estimate_scale,
     reduce_attributes,
     single_attribute,
-    statistics_dtype,
 )
-from fairloss.losses.likelihood import Task, TokenReduction, check_task, resolve_task, sample_likelihood
-from fairloss.losses.values import check_values, global_sums
-from fairloss.memory import GroupMemory
+from fairloss.groups.memory import GroupMemory
+from fairloss.groups.values import check_values, global_sums
+from fairloss.losses.tasks import Task, TokenReduction, check_task, resolve_task, sample_likelihood
 
 __all__ = ["MaxAccGapLoss", "check_memory", "gap_over_groups", "group_gap", "max_acc_gap"]
 
@@ -82,7 +82,7 @@ def check_memory(memory: GroupMemory | None, num_groups: tuple[int, ...], like: 
     if memory.num_groups != size:
         raise ValueError(f"memory: it has {memory.num_groups} groups, num_groups is {size}")
     if like is not None:
-        _checks.same_device("memory", memory.values, "the batch", like)
+        checks.same_device("memory", memory.values, "the batch", like)
 
 
 def _with_memory(sums: Tensor, counts: Tensor, memory: GroupMemory) -> tuple[Tensor, Tensor]:
@@ -138,8 +138,8 @@ def group_gap(
     """
     sizes = check_num_groups(num_groups)
     if smoothing is not None:
-        smoothing = _checks.number("smoothing", smoothing, above=0)
-    _checks.choice("reduction", reduction, ATTRIBUTE_REDUCTIONS)
+        smoothing = checks.number("smoothing", smoothing, above=0)
+    checks.choice("reduction", reduction, ATTRIBUTE_REDUCTIONS)
     check_process_group(process_group)
     check_values(values)
     check_memory(memory, sizes, like=values)
@@ -193,9 +193,9 @@ def max_acc_gap(
     """
     sizes = check_num_groups(num_groups)
     if smoothing is not None:
-        smoothing = _checks.number("smoothing", smoothing, above=0)
-    _checks.choice("token_reduction", token_reduction, ("mean", "sum"))
-    _checks.choice("reduction", reduction, ATTRIBUTE_REDUCTIONS)
+        smoothing = checks.number("smoothing", smoothing, above=0)
+    checks.choice("token_reduction", token_reduction, ("mean", "sum"))
+    checks.choice("reduction", reduction, ATTRIBUTE_REDUCTIONS)
     check_process_group(process_group)
     resolve_task(input, target, task)
     check_memory(memory, sizes, like=input)
@@ -225,7 +225,7 @@ class MaxAccGapLoss(nn.Module):
         ignore_index: integer targets that count for nothing.
         token_reduction: ``"mean"`` or ``"sum"`` of the token nlls of an answer.
         reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.
-        process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.distributed`.
+        process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.core.distributed`.
 
     Shape:
         - input: logits (N,), (N, 1), (N, C) or (N, T, V), float16 to float64 (computed in float32 at least)
@@ -264,14 +264,14 @@ class MaxAccGapLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.num_groups = check_num_groups(num_groups)
-        self.smoothing = None if smoothing is None else _checks.number("smoothing", smoothing, above=0)
+        self.smoothing = None if smoothing is None else checks.number("smoothing", smoothing, above=0)
         check_memory(memory, self.num_groups)
         check_process_group(process_group)
         self.memory = memory
         self.task = check_task(task)
-        self.ignore_index = _checks.integer("ignore_index", ignore_index, minimum=-(2**63))
-        self.token_reduction = _checks.choice("token_reduction", token_reduction, ("mean", "sum"))
-        self.reduction = _checks.choice("reduction", reduction, ATTRIBUTE_REDUCTIONS)
+        self.ignore_index = checks.integer("ignore_index", ignore_index, minimum=-(2**63))
+        self.token_reduction = checks.choice("token_reduction", token_reduction, ("mean", "sum"))
+        self.reduction = checks.choice("reduction", reduction, ATTRIBUTE_REDUCTIONS)
         self.process_group = process_group
 
     def forward(self, input: Tensor, target: Tensor, groups: Tensor) -> Tensor:

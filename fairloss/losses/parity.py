@@ -13,19 +13,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fairloss import _checks
-from fairloss.distributed import ProcessGroup, all_reduce_sums, check_process_group
-from fairloss.groups import (
+from fairloss.core import checks
+from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
+from fairloss.core.dtypes import statistics_dtype
+from fairloss.groups.ids import (
     ATTRIBUTE_REDUCTIONS,
     AttributeReduction,
     check_groups,
     check_num_groups,
     segment_sum,
     segment_totals,
-    statistics_dtype,
 )
-from fairloss.losses.likelihood import Task, check_range, check_task, resolve_task
 from fairloss.losses.max_acc_gap import gap_over_groups
+from fairloss.losses.tasks import Task, check_range, check_task, resolve_task
 
 __all__ = ["DemographicParityLoss", "EqualizedOddsLoss", "demographic_parity", "equalized_odds"]
 
@@ -120,7 +120,7 @@ def equalized_odds(
         tensor(0.1904)
     """
     sizes = _check_scalars(num_groups, positive_class, smoothing, reduction, process_group)
-    _checks.choice("agg", agg, ("mean", "worst_case"))
+    checks.choice("agg", agg, ("mean", "worst_case"))
     p, labels = _positive_probabilities(input, target, task, positive_class, by_label=True)
     ids = check_groups(groups, sizes, p.shape[0], like=p)
     # Both rates at once: columns of the positives, then of the negatives, and their weights beside them.
@@ -140,10 +140,10 @@ def _check_scalars(
     process_group: ProcessGroup | None,
 ) -> tuple[int, ...]:
     if smoothing is not None:
-        _checks.number("smoothing", smoothing, above=0)
+        checks.number("smoothing", smoothing, above=0)
     if positive_class is not None:
-        _checks.integer("positive_class", positive_class, minimum=0)
-    _checks.choice("reduction", reduction, ATTRIBUTE_REDUCTIONS)
+        checks.integer("positive_class", positive_class, minimum=0)
+    checks.choice("reduction", reduction, ATTRIBUTE_REDUCTIONS)
     check_process_group(process_group)
     return check_num_groups(num_groups)
 
@@ -199,7 +199,7 @@ class DemographicParityLoss(_ParityLoss):
         smoothing: t > 0 replaces max and min by softmax(+-r/t)-weighted averages.
         task: ``"auto"``, ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
         reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.
-        process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.distributed`.
+        process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.core.distributed`.
 
     Shape:
         - input: logits (N,), (N, 1) or (N, C), float16 to float64 (computed in float32 at least)
@@ -242,7 +242,7 @@ class EqualizedOddsLoss(_ParityLoss):
         smoothing: t > 0 replaces max and min by softmax(+-r/t)-weighted averages.
         task: ``"auto"``, ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
         reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.
-        process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.distributed`.
+        process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.core.distributed`.
 
     Shape:
         - input: logits (N,), (N, 1) or (N, C), float16 to float64 (computed in float32 at least)
@@ -285,7 +285,7 @@ class EqualizedOddsLoss(_ParityLoss):
             reduction=reduction,
             process_group=process_group,
         )
-        _checks.choice("agg", agg, ("mean", "worst_case"))
+        checks.choice("agg", agg, ("mean", "worst_case"))
         self.agg: OddsAggregation = agg
 
     def forward(self, input: Tensor, target: Tensor, groups: Tensor) -> Tensor:

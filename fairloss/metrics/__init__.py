@@ -9,8 +9,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fairloss.metrics._gaps import GapOptions as GapOptions
-    from fairloss.metrics._inputs import cross_groups as cross_groups
     from fairloss.metrics.aggregate import aggregate_disparity as aggregate_disparity
     from fairloss.metrics.aggregate import hierarchical_mean as hierarchical_mean
     from fairloss.metrics.calibration import best_f1_threshold as best_f1_threshold
@@ -24,15 +22,14 @@ if TYPE_CHECKING:
     from fairloss.metrics.classification import false_positive_rate_difference as false_positive_rate_difference
     from fairloss.metrics.classification import max_accuracy_gap as max_accuracy_gap
     from fairloss.metrics.classification import predictive_parity_difference as predictive_parity_difference
-    from fairloss.metrics.compare import compare_models as compare_models
-    from fairloss.metrics.compare import gap_difference_test as gap_difference_test
-    from fairloss.metrics.compare import pareto_front as pareto_front
     from fairloss.metrics.disparity import equity_scaled as equity_scaled
     from fairloss.metrics.disparity import error_skew as error_skew
     from fairloss.metrics.disparity import gap as gap
     from fairloss.metrics.disparity import group_std as group_std
     from fairloss.metrics.disparity import performance_scaled_disparity as performance_scaled_disparity
     from fairloss.metrics.disparity import worst as worst
+    from fairloss.metrics.group_gaps import GapOptions as GapOptions
+    from fairloss.metrics.inputs import cross_groups as cross_groups
     from fairloss.metrics.odds import equalized_odds_difference as equalized_odds_difference
     from fairloss.metrics.odds import equalized_odds_ratio as equalized_odds_ratio
     from fairloss.metrics.per_group import METRICS as METRICS
@@ -40,12 +37,7 @@ if TYPE_CHECKING:
     from fairloss.metrics.per_group import UndefinedGroupWarning as UndefinedGroupWarning
     from fairloss.metrics.per_group import group_mean as group_mean
     from fairloss.metrics.per_group import group_metric as group_metric
-    from fairloss.metrics.plots import plot_critical_difference as plot_critical_difference
-    from fairloss.metrics.plots import plot_gaps as plot_gaps
-    from fairloss.metrics.plots import plot_groups as plot_groups
-    from fairloss.metrics.plots import plot_pareto as plot_pareto
     from fairloss.metrics.ranking import auc as auc
-    from fairloss.metrics.report import FairnessReport as FairnessReport
     from fairloss.metrics.scored import auc_gap as auc_gap
     from fairloss.metrics.scored import calibration_gap as calibration_gap
     from fairloss.metrics.scored import equity_scaled_auc as equity_scaled_auc
@@ -55,8 +47,8 @@ if TYPE_CHECKING:
     from fairloss.metrics.significance import paired_t_test as paired_t_test
 
 _MODULES = {
-    "_gaps": ["GapOptions"],
-    "_inputs": ["cross_groups"],
+    "group_gaps": ["GapOptions"],
+    "inputs": ["cross_groups"],
     "aggregate": ["aggregate_disparity", "hierarchical_mean"],
     "calibration": [
         "best_f1_threshold",
@@ -77,10 +69,7 @@ _MODULES = {
     "odds": ["equalized_odds_difference", "equalized_odds_ratio"],
     "scored": ["auc_gap", "calibration_gap", "equity_scaled_auc"],
     "per_group": ["METRICS", "GroupMetric", "UndefinedGroupWarning", "group_mean", "group_metric"],
-    "compare": ["compare_models", "gap_difference_test", "pareto_front"],
-    "plots": ["plot_critical_difference", "plot_gaps", "plot_groups", "plot_pareto"],
     "ranking": ["auc"],
-    "report": ["FairnessReport"],
     "segmentation": ["dice", "iou"],
     "significance": ["friedman_nemenyi", "paired_t_test"],
 }

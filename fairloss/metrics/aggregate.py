@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fairloss.metrics import disparity
-from fairloss.metrics._inputs import Floats, as_numbers
+from fairloss.metrics.inputs import Floats, as_numbers
 
 __all__ = ["aggregate_disparity", "hierarchical_mean"]
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fairloss.metrics._inputs import Floats, Predictions, as_predictions, as_weight
+from fairloss.metrics.inputs import Floats, Predictions, as_predictions, as_weight
 from fairloss.metrics.rates import ratio
 
 __all__ = [

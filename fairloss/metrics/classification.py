@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fairloss.metrics._gaps import GapOptions, read_options, spread_of
+from fairloss.metrics.group_gaps import GapOptions, read_options, spread_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

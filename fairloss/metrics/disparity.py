@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fairloss.metrics._inputs import Floats, as_numbers
+from fairloss.metrics.inputs import Floats, as_numbers
 
 __all__ = ["equity_scaled", "error_skew", "gap", "group_std", "performance_scaled_disparity", "worst"]
 
@@ -55,7 +55,7 @@ def gap(values: Any) -> float:
 
     Note:
         In small samples the gap of an estimate is biased upwards: it is positive even where all groups are alike.
-        :class:`fairloss.metrics.FairnessReport` puts a bias-corrected estimate beside it.
+        :class:`fairloss.report.FairnessReport` puts a bias-corrected estimate beside it.
 
     Example:
         >>> gap([0.75, 0.5, float("nan")])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from fairloss.metrics._gaps import GapOptions, rate_values, read_options, spread
+from fairloss.metrics.group_gaps import GapOptions, rate_values, read_options, spread
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -15,9 +15,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fairloss.labels import GroupEncoding
+from fairloss.groups.encode import GroupEncoding
 from fairloss.metrics import disparity
-from fairloss.metrics._inputs import (
+from fairloss.metrics.calibration import bin_edges, binned_error, binned_errors, nll, top_label
+from fairloss.metrics.inputs import (
     Floats,
     Predictions,
     as_groups,
@@ -27,7 +28,6 @@ from fairloss.metrics._inputs import (
     as_weight,
     to_array,
 )
-from fairloss.metrics.calibration import bin_edges, binned_error, binned_errors, nll, top_label
 from fairloss.metrics.ranking import auc_by_group
 from fairloss.metrics.rates import RATES, Convention, confusion_counts, mean_over_classes, rates, ratio
 
@@ -121,7 +121,7 @@ def group_metric(
             ``task`` is needed for whole numbers other than 0 and 1 and for several columns.
         y_pred: (N,) scores or 0/1 decisions (binary); (N, C) scores, whose largest decides, or (N,) classes, where an
             answer outside the classes is wrong and a prediction of none of them (multi-class); (N, L) (multi-label).
-        groups: (N,) labels of any kind, a :class:`fairloss.labels.GroupEncoding`, or a mapping of names to attributes,
+        groups: (N,) labels of any kind, a :class:`fairloss.groups.encode.GroupEncoding`, or a mapping of names to attributes,
             which is read as their intersection. None, NaN and -1 are unknown: in ``overall``, in no group.
         sample_weight: (N,) non-negative weights; an integer weight equals that many repetitions.
         threshold: a score is a positive decision where ``score >= threshold`` ...

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fairloss.metrics._inputs import Floats, as_predictions, as_weight
+from fairloss.metrics.inputs import Floats, as_predictions, as_weight
 from fairloss.metrics.rates import ratio
 
 __all__ = ["auc", "auc_by_group", "weighted_auc"]

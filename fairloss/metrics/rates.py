@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fairloss.metrics._inputs import Floats, Predictions
+from fairloss.metrics.inputs import Floats, Predictions
 
 __all__ = [
     "CONVENTIONS",

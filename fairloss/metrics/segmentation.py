@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fairloss.metrics._inputs import Floats, to_array
+from fairloss.metrics.inputs import Floats, to_array
 from fairloss.metrics.rates import ratio
 
 __all__ = ["dice", "iou"]

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fairloss.metrics._inputs import Floats, as_scores
+from fairloss.metrics.inputs import Floats, as_scores
 
 __all__ = ["FriedmanNemenyi", "PairedTTest", "friedman_nemenyi", "paired_t_test"]
 

@@ -20,11 +20,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fairloss import _checks
-from fairloss.distributed import ProcessGroup, all_reduce_sum, check_process_group
-from fairloss.groups import single_attribute
+from fairloss.core import checks
+from fairloss.core.distributed import ProcessGroup, all_reduce_sum, check_process_group
+from fairloss.groups.ids import single_attribute
 from fairloss.policy.checks import check_clusters, check_mask, check_means, check_options, prepare
-from fairloss.policy.core import Clusters, fair_grpo_core
+from fairloss.policy.weights import Clusters, fair_grpo_core
 
 __all__ = ["fair_grpo_advantages", "lowest_reward"]
 
@@ -123,7 +123,7 @@ def fair_grpo_advantages(
         Dai et al., FairGRPO: Fair Reinforcement Learning for Equitable Clinical Reasoning, 2025, eqs 1 and 2.
     """
     num_groups = single_attribute(num_groups, "fair_grpo_advantages")
-    num_domains = _checks.integer("num_domains", num_domains, minimum=1)
+    num_domains = checks.integer("num_domains", num_domains, minimum=1)
     check_process_group(process_group)
     options, lift = check_options(size_power, reward_power, max_ratio, batch_normalize, variant, eps, reward_shift)
     batch = prepare(

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fairloss import _checks
-from fairloss.distributed import ProcessGroup, all_reduce_sum, check_process_group
-from fairloss.groups import check_groups, group_counts_tensor, lookup, segment_sum, single_attribute
+from fairloss.core import checks
+from fairloss.core.distributed import ProcessGroup, all_reduce_sum, check_process_group
+from fairloss.core.state import StatefulModule
+from fairloss.groups.ids import check_groups, group_counts_tensor, lookup, segment_sum, single_attribute
 from fairloss.policy.checks import Prepared, prepare
-from fairloss.policy.core import standardise
-from fairloss.policy.layout import as_rewards, layout_of
-from fairloss.state import StatefulModule
+from fairloss.policy.rewards import as_rewards, layout_of
+from fairloss.policy.weights import standardise
 
 __all__ = [
     "GroupDROAdvantage",
@@ -56,8 +56,8 @@ def grpo_advantages(
     Reference:
         Shao et al., DeepSeekMath, 2024.
     """
-    _checks.choice("scale", scale, ("std", "none"))
-    eps = _checks.number("eps", eps, above=0)
+    checks.choice("scale", scale, ("std", "none"))
+    eps = checks.number("eps", eps, above=0)
     rewards = as_rewards(rewards, prompt_ids)
     layout = layout_of(rewards, prompt_ids)
     if scale == "std":
@@ -117,8 +117,8 @@ def reinforce_pp_advantages(
     Reference:
         Hu, REINFORCE++: A Simple and Efficient Approach for Aligning Large Language Models, 2025.
     """
-    _checks.choice("baseline", baseline, ("batch", "prompt"))
-    eps = _checks.number("eps", eps, above=0)
+    checks.choice("baseline", baseline, ("batch", "prompt"))
+    eps = checks.number("eps", eps, above=0)
     check_process_group(process_group)
     scorable = ~torch.isnan(as_rewards(rewards, prompt_ids))
     if baseline == "prompt":
@@ -158,7 +158,7 @@ def resampling_weights(groups: Tensor, *, num_groups: int, power: float = 1.0) -
         Puyol-Anton et al., Fairness in Cardiac MR Image Analysis, 2021.
     """
     size = single_attribute(num_groups, "resampling_weights")
-    power = _checks.number("power", power, minimum=0)
+    power = checks.number("power", power, minimum=0)
     n = groups.shape[0] if isinstance(groups, Tensor) and groups.ndim else 0
     ids = check_groups(groups, (size,), n)
     counts = segment_sum(ids.new_ones(n, dtype=torch.float64), ids, (size,))
@@ -213,8 +213,8 @@ class GroupDROAdvantage(StatefulModule):
     ) -> None:
         super().__init__()
         self.num_groups = single_attribute(num_groups, "GroupDROAdvantage")
-        self.step_size = _checks.number("step_size", step_size, minimum=0)
-        self.eps, self.batch_normalize = _checks.number("eps", eps, above=0), bool(batch_normalize)
+        self.step_size = checks.number("step_size", step_size, minimum=0)
+        self.eps, self.batch_normalize = checks.number("eps", eps, above=0), bool(batch_normalize)
         check_process_group(process_group)
         self.process_group = process_group
         self.register_state("log_q", torch.zeros(self.num_groups, dtype=torch.float64))

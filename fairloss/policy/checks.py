@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fairloss import _checks
-from fairloss.distributed import ProcessGroup, all_reduce_sum
-from fairloss.groups import check_groups, segment_sum
-from fairloss.policy.core import Options, Result, cell_index, lift
-from fairloss.policy.layout import INFINITE, Flat, Layout, as_rewards, layout_of
+from fairloss.core import checks
+from fairloss.core.distributed import ProcessGroup, all_reduce_sum
+from fairloss.groups.ids import check_groups, segment_sum
+from fairloss.policy.rewards import INFINITE, Flat, Layout, as_rewards, layout_of
+from fairloss.policy.weights import Options, Result, cell_index, lift
 
 __all__ = ["VARIANTS", "Prepared", "check_clusters", "check_mask", "check_means", "check_options", "prepare"]
 
@@ -44,14 +44,14 @@ def check_options(
     if reward_shift is not None and reward_shift != "min":
         if isinstance(reward_shift, str):
             raise ValueError(f"reward_shift: {reward_shift!r} was given; accepted are None, 'min' and a number")
-        reward_shift = _checks.number("reward_shift", reward_shift)
+        reward_shift = checks.number("reward_shift", reward_shift)
     options = Options(
-        size_power=_checks.number("size_power", size_power, minimum=0),
-        reward_power=_checks.number("reward_power", reward_power, minimum=0),
-        max_ratio=None if max_ratio is None else _checks.number("max_ratio", max_ratio, minimum=1),
+        size_power=checks.number("size_power", size_power, minimum=0),
+        reward_power=checks.number("reward_power", reward_power, minimum=0),
+        max_ratio=None if max_ratio is None else checks.number("max_ratio", max_ratio, minimum=1),
         batch_normalize=bool(batch_normalize),
-        variant=_checks.choice("variant", variant, VARIANTS),
-        eps=_checks.number("eps", eps, above=0),
+        variant=checks.choice("variant", variant, VARIANTS),
+        eps=checks.number("eps", eps, above=0),
     )
     return options, reward_shift
 
@@ -102,7 +102,7 @@ def check_clusters(clusters: Any, batch: Prepared, num_domains: int) -> tuple[Te
                 f"clusters: {name} of shape ({num_domains}, K), floating, is needed, {tuple(table.shape)} ({table.dtype}) "
                 "was given"
             )
-        _checks.same_device(f"clusters: {name}", table, "rewards", batch.rewards)
+        checks.same_device(f"clusters: {name}", table, "rewards", batch.rewards)
     prompts, k = len(batch.groups), mean.shape[1]
     return check_groups(labels, (k,), prompts, like=batch.rewards, name="clusters: labels")[:, 0], share, mean
 
@@ -114,7 +114,7 @@ def check_mask(mask: Tensor | None, rewards: Tensor) -> None:
     if not isinstance(mask, Tensor) or mask.dtype.is_complex:
         given = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(f"mask: a tensor of bools or numbers is needed, {given} was given")
-    _checks.same_device("mask", mask, "rewards", rewards)
+    checks.same_device("mask", mask, "rewards", rewards)
     if mask.ndim != 2 or mask.shape[0] != rewards.numel():
         raise ValueError(
             f"mask: shape (B, L) with a row for each of the {rewards.numel()} rollouts is needed, {tuple(mask.shape)} was given"

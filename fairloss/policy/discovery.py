@@ -22,9 +22,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fairloss import _checks
-from fairloss.distributed import ProcessGroup, gather_rows
-from fairloss.state import StatefulModule
+from fairloss.core import checks
+from fairloss.core.distributed import ProcessGroup, gather_rows
+from fairloss.core.state import StatefulModule
 
 __all__ = ["Discovery", "Proposal", "ReleasedDiscovery", "check_discovery", "choose_clusters", "quantile_features"]
 
@@ -118,12 +118,12 @@ def choose_clusters(points: npt.NDArray[Any], rule: str | int, seed: int, n_init
 def check_discovery(num_clusters: str | int, num_features: int, reservoir_size: int, seed: int) -> None:
     """Raise, naming the argument, unless these are options of :class:`Discovery`."""
     if isinstance(num_clusters, str):
-        _checks.choice("num_clusters", num_clusters, ("silhouette", "elbow"))
+        checks.choice("num_clusters", num_clusters, ("silhouette", "elbow"))
     else:
-        _checks.integer("num_clusters", num_clusters, minimum=1)
-    _checks.integer("num_features", num_features, minimum=2)
-    _checks.integer("reservoir_size", reservoir_size, minimum=2)
-    _checks.integer("seed", seed, minimum=0)
+        checks.integer("num_clusters", num_clusters, minimum=1)
+    checks.integer("num_features", num_features, minimum=2)
+    checks.integer("reservoir_size", reservoir_size, minimum=2)
+    checks.integer("seed", seed, minimum=0)
 
 
 class _Tables:

@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fairloss import _checks
-from fairloss.distributed import ProcessGroup, check_process_group
-from fairloss.groups import single_attribute
+from fairloss.core import checks
+from fairloss.core.distributed import ProcessGroup, check_process_group
+from fairloss.groups.ids import single_attribute
 from fairloss.policy.advantages import lowest_reward
 from fairloss.policy.checks import Prepared, check_mask, check_means, check_options, prepare
-from fairloss.policy.core import Clusters, Result, fair_grpo_core
 from fairloss.policy.discovery import Discovery, Proposal, ReleasedDiscovery, check_discovery
 from fairloss.policy.history import RewardHistory
-from fairloss.policy.layout import Flat
+from fairloss.policy.rewards import Flat
+from fairloss.policy.weights import Clusters, Result, fair_grpo_core
 
 __all__ = ["FairGRPOAdvantage", "GroupRow"]
 
@@ -71,7 +71,7 @@ class FairGRPOAdvantage(nn.Module):
 
     Attributes:
         history: the :class:`RewardHistory`; ``history.totals()`` is what the function takes as ``past``.
-        last: all tables of the last call (:class:`fairloss.policy.core.Result`), None before the first.
+        last: all tables of the last call (:class:`fairloss.policy.weights.Result`), None before the first.
 
     Note:
         A call in training mode advances the history once, whether or not gradients are enabled; in ``eval()`` the batch
@@ -119,7 +119,7 @@ class FairGRPOAdvantage(nn.Module):
     ) -> None:
         super().__init__()
         self.num_groups = single_attribute(num_groups, "FairGRPOAdvantage")
-        self.num_domains = _checks.integer("num_domains", num_domains, minimum=1)
+        self.num_domains = checks.integer("num_domains", num_domains, minimum=1)
         self.options, self.reward_shift = check_options(
             size_power, reward_power, max_ratio, batch_normalize, variant, eps, reward_shift
         )
@@ -129,7 +129,7 @@ class FairGRPOAdvantage(nn.Module):
         self.discovery: Discovery | ReleasedDiscovery | None = None
         check_discovery(num_clusters, num_features, reservoir_size, seed)
         if discover_groups is not None:
-            _checks.choice("discover_groups", discover_groups, ("kmeans",))
+            checks.choice("discover_groups", discover_groups, ("kmeans",))
             if variant == "released":
                 if history != "cumulative":
                     raise ValueError(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fairloss import _checks
-from fairloss.state import StatefulModule
+from fairloss.core import checks
+from fairloss.core.state import StatefulModule
 
 __all__ = ["HISTORIES", "RewardHistory"]
 
@@ -36,8 +36,8 @@ class RewardHistory(StatefulModule):
 
     def __init__(self, num_groups: int, num_domains: int = 1, mode: str = "cumulative", decay: float = 0.99) -> None:
         super().__init__()
-        self.mode = _checks.choice("history", mode, HISTORIES)
-        self.decay = _checks.number("decay", decay, above=0)
+        self.mode = checks.choice("history", mode, HISTORIES)
+        self.decay = checks.number("decay", decay, above=0)
         if not self.decay < 1:
             raise ValueError(f"decay: {decay} was given; a number between 0 and 1 is needed")
         dtype = torch.float64 if mode == "ema" else torch.int64
@@ -69,7 +69,7 @@ class RewardHistory(StatefulModule):
                 raise TypeError(f"{name}: a floating-point tensor is needed, {given} was given")
             if tensor.shape != shape:
                 raise ValueError(f"{name}: shape {tuple(shape)} is needed, {tuple(tensor.shape)} was given")
-            _checks.same_device(name, tensor, "the history", self.sums)
+            checks.same_device(name, tensor, "the history", self.sums)
         sound = torch.isfinite(batch).all()
         batch = torch.where(sound, batch, 0.0)
         lowest = torch.where(sound & (lowest > -torch.inf), lowest, torch.inf)

@@ -14,9 +14,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fairloss import _checks
-from fairloss.distributed import ProcessGroup, all_reduce_sums, check_process_group
-from fairloss.groups import statistics_dtype
+from fairloss.core import checks
+from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
+from fairloss.core.dtypes import statistics_dtype
 
 __all__ = ["LOSS_AGGREGATIONS", "fair_grpo_policy_loss", "k3_kl"]
 
@@ -45,7 +45,7 @@ def _check_logps(**tensors: Tensor | None) -> None:
                 f"{name}: a {'floating-point ' if name.endswith('logp') else ''}tensor is needed, {given} was given"
             )
         first = first or (name, x)
-        _checks.same_device(name, x, *first)
+        checks.same_device(name, x, *first)
 
 
 def k3_kl(logp: Tensor, ref_logp: Tensor) -> Tensor:
@@ -123,10 +123,10 @@ def fair_grpo_policy_loss(
         Schulman et al., Proximal Policy Optimization Algorithms, 2017. Shao et al., DeepSeekMath, 2024. Dai et al., FairGRPO,
         2025.
     """
-    clip = _checks.number("clip", clip, above=0)
-    high = clip if clip_high is None else _checks.number("clip_high", clip_high, above=0)
-    beta = _checks.number("beta", beta, minimum=0)
-    _checks.choice("loss_agg", loss_agg, LOSS_AGGREGATIONS)
+    clip = checks.number("clip", clip, above=0)
+    high = clip if clip_high is None else checks.number("clip_high", clip_high, above=0)
+    beta = checks.number("beta", beta, minimum=0)
+    checks.choice("loss_agg", loss_agg, LOSS_AGGREGATIONS)
     check_process_group(process_group)
     if clip >= 1:
         raise ValueError(f"clip: {clip} was given; a number between 0 and 1 is needed")

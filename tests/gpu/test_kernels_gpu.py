@@ -8,13 +8,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fairloss import FairGRPOAdvantage, fair_grpo_advantages, kernels
+from fairloss import FairGRPOAdvantage, fair_grpo_advantages
+from fairloss import ops as kernels
 from fairloss.functional import cross_group_contrastive
-from fairloss.kernels.segments import segment_moments
-from tests import oracles_policy
-from tests.kernel_tolerances import relative, tolerance
-from tests.oracles_embeddings import contrastive as contrastive_oracle
-from tests.oracles_embeddings import with_gradient
+from fairloss.ops.segments import segment_moments
+from tests.ops.kernel_tolerances import relative, tolerance
+from tests.oracles import policy as oracles_policy
+from tests.oracles.embeddings import contrastive as contrastive_oracle
+from tests.oracles.embeddings import with_gradient
 
 pytestmark = pytest.mark.gpu
 HALF_AND_SINGLE = [torch.float32, torch.bfloat16, torch.float16]
@@ -117,7 +118,7 @@ def test_advantages_take_three_launches_and_repeat_bit_by_bit():
     rewards, groups, domains = (t.cuda() for t in batch(0, q=640))
     mask = torch.rand(5120, 4096, device="cuda") < 0.7
     sizes = {"num_groups": 4, "num_domains": 3}
-    from fairloss.kernels import advantages
+    from fairloss.ops import advantages
 
     setting = advantages.Setting(3, 4, 5, 1e-6, max_ratio=10.0)
     slots = torch.where(groups < 0, 4, groups)

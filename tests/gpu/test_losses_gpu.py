@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.contract import all_cases
+from tests.contract.case import all_cases
 
 pytestmark = pytest.mark.gpu
 CASES = all_cases()

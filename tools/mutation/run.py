@@ -166,7 +166,7 @@ def _tree_of(root: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
         shutil.copytree(root, tree, ignore=shutil.ignore_patterns(".git", ".venv*", "*.pyc", "build", "out", "site"))
-        outcome, first = _in_fork(tree, ["tests/test_memory.py"], 600)
+        outcome, first = _in_fork(tree, ["tests/groups/test_memory.py"], 600)
         if outcome != SURVIVED:
             raise SystemExit(f"the tests fail without a mutant: {first}")
         yield tree

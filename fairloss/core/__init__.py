@@ -1,0 +1,1 @@
+"""What every layer may use: checks, dtypes, state, processes, optional packages. Imports nothing itself."""

@@ -1,0 +1,153 @@
+"""Inverse-frequency weighting: rare groups' losses count for more.
+
+Paper: Gu et al., *Fairness-Aware Fine-Tuning of Vision-Language Models for Medical Glaucoma Diagnosis* (GR-LoRA), eq 8:
+w_g = min(N / N_g, w_max) and L = sum_g w_g mean_{i in g} l_i. Difference: by default the weights divide by the constant
+wbar = sum_g (N_g / N) w_g, so that the loss is linear in the samples (micro-batches, gradient accumulation and several
+processes add up to the full batch) and keeps the scale of the mean loss; eq 8 averages within each group of the batch, so
+that its value depends on which groups a batch happens to hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fairloss.core import checks
+from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
+from fairloss.core.dtypes import statistics_dtype
+from fairloss.core.state import ConstantsModule
+from fairloss.groups.ids import check_groups, group_counts_tensor, lookup
+from fairloss.groups.values import check_values, global_sums
+
+__all__ = ["InverseFrequencyWeighting", "WeightingVariant", "inverse_frequency_weighting", "inverse_frequency_weights"]
+
+WeightingVariant = Literal["default", "batch_normalised", "paper"]
+_VARIANTS = ("default", "batch_normalised", "paper")
+
+
+def inverse_frequency_weights(
+    group_counts: Sequence[float] | Tensor, max_weight: float = 10.0, *, normalise: bool = True
+) -> Tensor:
+    """w_g = min(N / N_g, max_weight), by default divided by their mean over samples wbar = sum_g (N_g / N) w_g.
+
+    Args:
+        group_counts: training-set counts a group, (G,); a group of count 0 gets ``max_weight``.
+        max_weight: the cap w_max >= 1, before normalising.
+        normalise: divide by wbar.
+
+    Returns:
+        (G,) float64 weights.
+
+    Example:
+        >>> inverse_frequency_weights([80, 20], normalise=False)
+        tensor([1.2500, 5.0000], dtype=torch.float64)
+        >>> inverse_frequency_weights([80, 20])
+        tensor([0.6250, 2.5000], dtype=torch.float64)
+    """
+    max_weight = checks.number("max_weight", max_weight, minimum=1)
+    counts = group_counts_tensor(group_counts)
+    weights = (counts.sum() / counts).clamp(max=max_weight)
+    return weights / (counts / counts.sum() * weights).sum() if normalise else weights
+
+
+def inverse_frequency_weighting(
+    values: Tensor,
+    groups: Tensor,
+    *,
+    group_counts: Sequence[float] | Tensor,
+    max_weight: float = 10.0,
+    variant: WeightingVariant = "default",
+    process_group: ProcessGroup | None = None,
+) -> Tensor:
+    """Weighted mean of per-sample losses as a function; see :class:`InverseFrequencyWeighting`.
+
+    Example:
+        >>> losses = torch.tensor([1.0, 3.0])
+        >>> inverse_frequency_weighting(losses, torch.tensor([0, 1]), group_counts=[80, 20])
+        tensor(4.0625)
+    """
+    checks.choice("variant", variant, _VARIANTS)
+    check_process_group(process_group)
+    weights = inverse_frequency_weights(group_counts, max_weight, normalise=variant == "default")
+    return weighted_value(values, groups, weights, variant, process_group)
+
+
+def weighted_value(
+    values: Tensor, groups: Tensor, weights: Tensor, variant: WeightingVariant, process_group: ProcessGroup | None
+) -> Tensor:
+    """The loss for given weights, (G,), with values and groups checked."""
+    check_values(values)
+    sizes = (weights.shape[0],)
+    ids = check_groups(groups, sizes, values.shape[0], like=values)
+    v = values.to(statistics_dtype(values.dtype))
+    weights = weights.to(v)
+    if variant == "paper":
+        sums, counts = global_sums(v, ids, sizes, process_group)
+        return (weights * sums / counts.clamp(min=1)).sum()
+    w = lookup(weights, ids[:, 0], unknown=1.0)
+    total = (w * v).sum()
+    norm = w.sum() if variant == "batch_normalised" else v.new_full((), v.shape[0])
+    total, norm = all_reduce_sums([total, norm], process_group)
+    return total / torch.where(norm > 0, norm, 1.0)  # an empty batch: 0, connected to the graph
+
+
+class InverseFrequencyWeighting(ConstantsModule):
+    """Mean of per-sample losses, each weighted by the inverse frequency of its group.
+
+    w_g = min(N / N_g, max_weight);  default: mean_i (w_{g_i} / wbar) l_i with the constant wbar = sum_g (N_g / N) w_g, so
+    that the weights have mean 1 over the training set and unknown samples weigh 1.
+
+    Args:
+        group_counts: training-set counts a group, (G,), those of known samples.
+        max_weight: cap on N / N_g, >= 1.
+        variant: ``"default"``: linear in the samples. ``"batch_normalised"``: sum_i w_i l_i / sum_i w_i over the batch.
+            ``"paper"``: eq 8 to the letter, sum_g w_g mean_{i in g} l_i; unknown samples take no part in it.
+        process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.core.distributed`.
+
+    Shape:
+        - values: (N,) floating, any per-sample loss
+        - groups: (N,) integer or bool ids, -1 = unknown
+        - output: scalar, float32 (float64 for float64 values)
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+
+    Note:
+        An absent group contributes nothing. Gradient flows to the values; the weights are constants.
+
+    Example:
+        >>> weighting = InverseFrequencyWeighting([80, 20])
+        >>> weighting(torch.tensor([1.0, 3.0]), torch.tensor([0, 1]))
+        tensor(4.0625)
+
+    References:
+        Gu et al., *Fairness-Aware Fine-Tuning of Vision-Language Models for Medical Glaucoma Diagnosis*, eq 8.
+    """
+
+    weights: Tensor
+
+    def __init__(
+        self,
+        group_counts: Sequence[float] | Tensor,
+        max_weight: float = 10.0,
+        *,
+        variant: WeightingVariant = "default",
+        process_group: ProcessGroup | None = None,
+    ) -> None:
+        super().__init__()
+        self.variant = checks.choice("variant", variant, _VARIANTS)
+        check_process_group(process_group)
+        self.process_group = process_group
+        self.register_constant(
+            "weights", inverse_frequency_weights(group_counts, max_weight, normalise=variant == "default")
+        )
+
+    def forward(self, values: Tensor, groups: Tensor) -> Tensor:
+        """Loss of a batch; see the class."""
+        return weighted_value(values, groups, self.weights, self.variant, self.process_group)  # type: ignore[arg-type]
+
+    def extra_repr(self) -> str:  # noqa: D102
+        return f"num_groups={self.weights.numel()}, variant={self.variant!r}"

@@ -1,0 +1,129 @@
+"""Negative log-likelihood of integer targets: streamed over blocks of rows, or dense for small numbers of classes.
+
+Streamed: the loss of a row needs nothing of the logits' size but its gradient: the forward keeps one float a row, the backward
+recomputes each block's softmax straight into the gradient, and half-precision logits are widened one block at a time.
+Logits that are no single run of rows, such as a slice over tokens, are read where they lie. A Python loop over rows would
+specialise a compiled graph at every number of rows, so the loops live in custom ops, which torch.compile treats as leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fairloss.core.dtypes import statistics_dtype
+
+# Elements a block: a megabyte of float32, so that a block stays in the cache between its passes.
+_BLOCK = 1 << 18
+# Logits from which on the dense form below is worth its Python.
+_DENSE_FROM = 1 << 18
+
+
+def _blocks(logits: Tensor, *rest: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Blocks of rows of (..., V) logits, each with its rows of the others, (...) or (..., V); all of them views."""
+    try:
+        rows = [t.view(-1, *t.shape[logits.ndim - 1 :]) for t in (logits, *rest)]
+    except RuntimeError:  # a slice over tokens: view by view of the leading dimension
+        for part in zip(logits, *rest, strict=True):
+            yield from _blocks(*part)
+        return
+    size = max(1, _BLOCK // max(1, logits.shape[-1]))
+    yield from zip(*(t.split(size) for t in rows), strict=True)
+
+
+@torch.library.custom_op("fairloss::nll", mutates_args=())
+def nll(logits: Tensor, target: Tensor) -> Tensor:
+    """-log softmax(x_i)_{t_i}: (..., V) logits and (...) targets in 0 .. V-1 -> (...), float32 (float64 for float64)."""
+    dtype = statistics_dtype(logits.dtype)
+    out = torch.empty(target.shape, dtype=dtype, device=logits.device)
+    for x, t, o in _blocks(logits, target.contiguous(), out):
+        logp = torch.log_softmax(x, dim=1, dtype=dtype)
+        torch.neg(logp.gather(1, t.unsqueeze(1)).squeeze(1), out=o)
+    return out
+
+
+@nll.register_fake
+def _(logits: Tensor, target: Tensor) -> Tensor:
+    return logits.new_empty(target.shape, dtype=statistics_dtype(logits.dtype))
+
+
+@torch.library.custom_op("fairloss::nll_backward", mutates_args=())
+def _nll_backward(grad: Tensor, logits: Tensor, target: Tensor) -> Tensor:
+    """(softmax(x_i) - onehot(t_i)) g_i, in the dtype of the logits."""
+    out = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    wide = grad.dtype == logits.dtype
+    for x, t, g, o in _blocks(logits, target.contiguous(), grad.contiguous(), out):
+        p = torch.softmax(x, dim=1, dtype=grad.dtype, out=o if wide else None)
+        p.scatter_add_(1, t.unsqueeze(1), p.new_full((p.shape[0], 1), -1.0)).mul_(g.unsqueeze(1))
+        if not wide:
+            o.copy_(p)
+    return out
+
+
+@_nll_backward.register_fake
+def _(grad: Tensor, logits: Tensor, target: Tensor) -> Tensor:
+    return torch.empty_like(logits, memory_format=torch.contiguous_format)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    return _nll_backward(grad, *ctx.saved_tensors), None
+
+
+nll.register_autograd(_backward, setup_context=_setup_context)
+
+
+class _DenseNLL(torch.autograd.Function):
+    """The dense form on the CPU: one exponential a logit for forward and backward together.
+
+    torch's cross-entropy exponentiates in the forward for the normaliser, again in the backward, and writes three tensors of
+    the logits' size; keeping the softmax leaves one exponential and two tensors.
+    """
+
+    @staticmethod
+    def forward(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+        ignored = target == ignore_index
+        picked = target.masked_fill(ignored, 0).unsqueeze(1)
+        p = torch.softmax(logits, 1)
+        likelihood = p.gather(1, picked).squeeze(1)
+        # -log p is as exact as log-softmax until p nears the smallest normal number.
+        if logits.numel() and bool(likelihood.amin() < 1e-30):
+            out = -torch.log_softmax(logits, 1).gather(1, picked).squeeze(1)
+        else:
+            out = likelihood.log().neg_()
+        return out.masked_fill_(ignored, 0.0), p
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: tuple[Tensor, Tensor]) -> None:
+        """Apart from the forward, as torch.func needs it; the softmax is an output for this alone."""
+        logits, target, ctx.ignore_index = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)  # no zeros in place of its gradient
+        ctx.save_for_backward(logits, target, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, None, None]:
+        if grad is None:  # the losses were not used
+            return None, None, None
+        logits, target, p = ctx.saved_tensors
+        ignored = target == ctx.ignore_index
+        picked = target.masked_fill(ignored, 0).unsqueeze(1)
+        g = grad.masked_fill(ignored, 0.0).unsqueeze(1)
+        if torch.is_grad_enabled():  # under create_graph=True: by differentiable operations
+            return torch.softmax(logits, 1) * g - torch.zeros_like(p).scatter_add(1, picked, g), None, None
+        return (p * g).scatter_add_(1, picked, -g), None, None
+
+
+def dense_nll(logits: Tensor, target: Tensor, ignore_index: int = -100) -> Tensor:
+    """-log softmax(x_i)_{t_i}, 0 where ignored: (M, C) float32 or float64 logits and (M,) targets -> (M,)."""
+    eager_cpu = logits.device.type == "cpu" and not torch.compiler.is_compiling()
+    if eager_cpu and logits.numel() >= _DENSE_FROM and logits.requires_grad and torch.is_grad_enabled():
+        return _DenseNLL.apply(logits, target, ignore_index)[0]  # type: ignore[no-any-return]
+    return F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")

@@ -1,0 +1,296 @@
+"""Comparing models on the same samples: differences of gaps with bootstrap p-values, and the accuracy-fairness front.
+
+Both models are drawn with the same patients in every replicate, so that what they share cancels. Interval and p-value of
+the difference are those of :mod:`fairloss.report.intervals`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairloss.groups.encode import GroupEncoding
+from fairloss.metrics.disparity import gap
+from fairloss.metrics.inputs import as_groups, as_numbers, as_predictions, as_weight
+from fairloss.metrics.per_group import UndefinedGroupWarning
+from fairloss.report.bootstrap import Replicates, bootstrap_groups, patient_codes
+from fairloss.report.build import attribute_report, check_resampling, metric_names, note_scale
+from fairloss.report.intervals import gap_difference
+from fairloss.report.results import AttributeReport, label
+
+__all__ = ["GapDifference", "ModelComparison", "compare_models", "gap_difference_test", "pareto_front"]
+
+
+@dataclass(frozen=True)
+class GapDifference:
+    """Result of :func:`gap_difference_test`.
+
+    Attributes:
+        metric: whose gap is compared.
+        gap_a: of the first model.
+        gap_b: of the second model.
+        difference: gap_b - gap_a; negative where the second model is fairer.
+        low: lower end of the difference's interval.
+        high: upper end.
+        p_value: two-sided.
+    """
+
+    metric: str
+    gap_a: float
+    gap_b: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+@dataclass(frozen=True)
+class ModelComparison:
+    """One model among several on the same samples.
+
+    Attributes:
+        name: of the model.
+        overall: metric to value over all samples.
+        gaps: metric to (gap, low, high), as in the fairness report.
+        corrected: metric to the bias-corrected gap.
+        against_first: metric to the difference to the first model; empty for the first.
+        warnings: in words, as the fairness report's: small groups, undefined values.
+    """
+
+    name: str
+    overall: dict[str, float]
+    gaps: dict[str, tuple[float, float, float]]
+    corrected: dict[str, float]
+    against_first: dict[str, GapDifference]
+    warnings: tuple[str, ...] = ()
+
+
+def gap_difference_test(
+    y_true: Any,
+    score_a: Any,
+    score_b: Any,
+    groups: Any,
+    *,
+    metric: str = "accuracy",
+    patients: Any = None,
+    threshold: float = 0.5,
+    strict: bool = False,
+    sample_weight: Any = None,
+    num_replicates: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> GapDifference:
+    """Bootstrap test of whether two models differ in the gap of a metric on the same samples.
+
+    Args:
+        y_true: (N,) labels 0 and 1, or (N,) classes.
+        score_a: (N,) or (N, C) predictions of the first model.
+        score_b: of the second model.
+        groups: (N,) group labels, or a mapping of names to attributes: their intersection (the report takes each apart).
+        metric: a name as in :func:`fairloss.metrics.group_metric`.
+        patients: (N,) ids; samples of one patient are drawn together.
+        threshold: a score is a positive decision where ``score >= threshold`` ...
+        strict: ... or where ``score > threshold``.
+        sample_weight: (N,) non-negative weights.
+        num_replicates: bootstrap replicates, at least 100.
+        level: of the interval of the difference.
+        seed: of the resampling.
+
+    Returns:
+        Both gaps, their difference, its interval and p-value; NaN where a gap is undefined. The smallest p-value is
+        1 / (num_replicates + 1).
+
+    Raises:
+        ValueError: shapes that do not fit, an unknown metric, fewer than 100 replicates.
+
+    Note:
+        A large-sample test. It holds where one model is noisier than the other (whose gap is then the larger by chance),
+        and is conservative where the groups of both models are nearly alike. Where no replicate varies (both models
+        right everywhere), the interval of the difference has no width; the gaps' own intervals (:func:`compare_models`)
+        have. Where a group is undefined in one model alone, the p-value is NaN.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> y, g = rng.integers(0, 2, 600), rng.integers(0, 2, 600)
+        >>> fair = np.where(rng.random(600) < 0.8, y, 1 - y)
+        >>> unfair = np.where(rng.random(600) < np.where(g == 0, 0.95, 0.65), y, 1 - y)
+        >>> result = gap_difference_test(y, fair, unfair, g)
+        >>> result.difference > 0.1, result.p_value < 0.01
+        (True, True)
+    """
+    results = compare_models(
+        y_true,
+        {"a": score_a, "b": score_b},
+        groups,
+        metrics=(metric,),
+        patients=patients,
+        threshold=threshold,
+        strict=strict,
+        sample_weight=sample_weight,
+        num_replicates=num_replicates,
+        level=level,
+        seed=seed,
+    )
+    return results[1].against_first[metric]
+
+
+def compare_models(
+    y_true: Any,
+    scores: Mapping[str, Any],
+    groups: Any,
+    *,
+    metrics: Sequence[str] = ("accuracy", "auc", "tpr", "fpr"),
+    patients: Any = None,
+    threshold: float = 0.5,
+    strict: bool = False,
+    sample_weight: Any = None,
+    num_replicates: int = 2000,
+    level: float = 0.95,
+    min_group_size: int = 30,
+    seed: int = 0,
+) -> list[ModelComparison]:
+    """Values and gaps of several models on the same samples, and each one's difference to the first.
+
+    Args:
+        y_true: (N,) labels 0 and 1, or (N,) classes.
+        scores: model name to its (N,) or (N, C) predictions.
+        groups: (N,) group labels, or a mapping of names to attributes: their intersection (the report takes each apart).
+        metrics: names as in :func:`fairloss.metrics.group_metric`.
+        patients: (N,) ids; samples of one patient are drawn together.
+        threshold: as in :func:`gap_difference_test`.
+        strict: as there.
+        sample_weight: (N,) non-negative weights.
+        num_replicates: bootstrap replicates, at least 100.
+        level: of all intervals.
+        min_group_size: groups with fewer patients, or with fewer than ten positives or negatives, are warned of, in
+            each entry's ``warnings``.
+        seed: of the resampling, the same for every model.
+
+    Returns:
+        One entry a model, in the order given.
+
+    Raises:
+        TypeError: ``scores`` is no mapping.
+        ValueError: no model, shapes that do not fit, no or an unknown metric, fewer than 100 replicates.
+
+    Note:
+        A metric that is undefined in some group gives one :class:`UndefinedGroupWarning`. Where it is so for some of
+        the models only, their gaps are over different groups; the warning names these models.
+
+    Example:
+        >>> y, g = [1, 0, 1, 0] * 10, [0, 0, 1, 1] * 10
+        >>> first, second = compare_models(y, {"A": [1, 0, 0, 1] * 10, "B": y}, g, metrics=["accuracy"])
+        >>> first.gaps["accuracy"][0], second.gaps["accuracy"][0], second.against_first["accuracy"].difference
+        (1.0, 0.0, -1.0)
+    """
+    check_resampling(num_replicates, level, min_group_size, seed)
+    metrics = metric_names(metrics)
+    if not isinstance(scores, Mapping):
+        raise TypeError(f"scores: a mapping of model names to predictions is needed, {type(scores).__name__} was given")
+    if not scores:
+        raise ValueError("scores: no model was given")
+    attribute = " & ".join(map(str, groups)) if isinstance(groups, Mapping) else "group"
+    found: list[ModelComparison] = []
+    reports: dict[str, AttributeReport] = {}
+    first: Replicates | None = None
+    for name, score in scores.items():
+        pred = as_predictions(y_true, score, threshold=threshold, strict=strict)
+        encoding = _present(as_groups(groups, len(pred)))
+        patient = patient_codes(patients, len(pred))
+        replicates = bootstrap_groups(
+            pred,
+            encoding.ids,
+            encoding.num_groups,
+            metrics=metrics,
+            weight=as_weight(sample_weight, len(pred)),
+            patient=patient,
+            num_replicates=num_replicates,
+            rng=np.random.default_rng(seed),  # the same draws for every model
+            options={},
+        )
+        notes: list[str] = []
+        note_scale(pred, metrics, threshold, notes)
+        report = attribute_report(attribute, encoding, replicates, pred, patient, level, min_group_size, notes)
+        gaps = {m: report.gap(m) for m in metrics}
+        lost = [label(m) for m in metrics if np.isnan(gaps[m].estimate.value)]
+        if lost and encoding.num_groups != 1:  # of one group the report's notes say so themselves
+            notes.append(f"{attribute}: {', '.join(lost)} defined in fewer than two groups, so there is no gap.")
+        against = {}
+        if first is not None:
+            against = {m: _difference(m, i, first, replicates, level) for i, m in enumerate(metrics)}
+        else:
+            first = replicates
+        found.append(
+            ModelComparison(
+                name,
+                {m: float(replicates.overall[i]) for i, m in enumerate(metrics)},
+                {m: (g.estimate.value, g.estimate.low, g.estimate.high) for m, g in gaps.items()},
+                {m: g.corrected for m, g in gaps.items()},
+                against,
+                tuple(notes),
+            )
+        )
+        reports[name] = report
+    _warn_of_undefined(reports, metrics)
+    return found
+
+
+def _present(encoding: GroupEncoding) -> GroupEncoding:
+    """Without the categories that no sample has."""
+    used = np.bincount(encoding.ids + 1, minlength=encoding.num_groups + 1)[1:] > 0
+    rows = np.concatenate([[-1], np.where(used, np.cumsum(used) - 1, -1)])
+    labels = tuple(name for name, here in zip(encoding.labels, used, strict=True) if here)
+    return GroupEncoding(rows[encoding.ids + 1], labels)
+
+
+def _warn_of_undefined(reports: Mapping[str, AttributeReport], metrics: Sequence[str]) -> None:
+    """One warning a metric; models are named where not all of them are concerned."""
+    for metric in dict.fromkeys(metrics):
+        models: dict[str, list[str]] = {}
+        for name, report in reports.items():
+            for group in report.groups:
+                if np.isnan(group.metrics[metric].value):
+                    models.setdefault(str(group.label), []).append(name)
+        if models:
+            groups = [g if len(m) == len(reports) else f"{g} ({', '.join(m)})" for g, m in models.items()]
+            text = f"{metric} is undefined in group(s) {', '.join(groups)}: left out"
+            warnings.warn(text, UndefinedGroupWarning, stacklevel=3)
+
+
+def _difference(metric: str, i: int, a: Replicates, b: Replicates, level: float) -> GapDifference:
+    gap_a, gap_b = gap(a.values[i]), gap(b.values[i])
+    first, second = ((r.values[i], r.drawn[:, i], r.bias[i]) for r in (a, b))
+    return GapDifference(metric, gap_a, gap_b, gap_b - gap_a, *gap_difference(first, second, level))
+
+
+def pareto_front(performance: Any, disparity: Any) -> NDArray[np.bool_]:
+    """Which models are not dominated: none performs at least as well at a smaller or equal gap, and better in one.
+
+    Args:
+        performance: (k,) larger is better; NaN where undefined.
+        disparity: (k,) smaller is better; NaN where undefined.
+
+    Returns:
+        (k,) bool. A model with an undefined value is not on the front, and dominates none.
+
+    Raises:
+        ValueError: different lengths, infinite values.
+
+    Example:
+        >>> pareto_front([0.90, 0.85, 0.80], [0.10, 0.02, 0.05]).tolist()
+        [True, True, False]
+    """
+    p, d = as_numbers(performance, "performance"), as_numbers(disparity, "disparity")
+    for name, values in (("performance", p), ("disparity", d)):
+        if np.isinf(values).any():
+            raise ValueError(f"{name}: an infinite value was given; finite numbers are needed, NaN where undefined")
+    if p.ndim != 1 or p.shape != d.shape:
+        raise ValueError(f"performance and disparity: {p.shape} and {d.shape} were given; two equal (k,) are needed")
+    weakly = (p[None, :] >= p[:, None]) & (d[None, :] <= d[:, None])
+    strictly = (p[None, :] > p[:, None]) | (d[None, :] < d[:, None])
+    return np.asarray(~(weakly & strictly).any(axis=1) & ~np.isnan(p) & ~np.isnan(d))

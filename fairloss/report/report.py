@@ -1,0 +1,280 @@
+"""The fairness report: every metric in every group, every gap, with intervals, counts and warnings.
+
+A group's values carry percentile intervals of a bootstrap over patients, stratified by group; gaps carry an interval
+that stays honest where groups are alike, and a bias-corrected estimate, both explained in
+:mod:`fairloss.report.bootstrap`. Rates of multi-class and multi-label tasks are means over classes, and their gaps the
+gaps of these means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairloss.metrics.inputs import as_predictions, as_weight
+from fairloss.metrics.rates import Convention
+from fairloss.report.bootstrap import Replicates, bootstrap_groups, bootstrap_means, patient_codes
+from fairloss.report.build import (
+    attribute_report,
+    check_resampling,
+    note_scale,
+    overall_estimates,
+    read_attributes,
+    read_metrics,
+    read_values,
+    value_kinds,
+)
+from fairloss.report.results import AttributeReport, Estimate
+
+__all__ = ["FairnessReport"]
+
+
+@dataclass(frozen=True)
+class FairnessReport:
+    """Fairness of one set of predictions; made by :meth:`from_predictions` or :meth:`from_values`.
+
+    Attributes:
+        overall: metric to estimate over all samples.
+        attributes: one report an attribute, then the intersections.
+        warnings: in words: small groups, undefined values.
+        settings: what the numbers rest on (samples, threshold, replicates, level, seed, ...).
+    """
+
+    overall: dict[str, Estimate]
+    attributes: tuple[AttributeReport, ...]
+    warnings: tuple[str, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_predictions(
+        cls,
+        y_true: Any,
+        y_score: Any,
+        groups: Any,
+        *,
+        patients: Any = None,
+        metrics: Sequence[str] | None = None,
+        threshold: float = 0.5,
+        strict: bool = False,
+        task: str = "auto",
+        labels: Sequence[Any] | None = None,
+        convention: Convention = "standard",
+        intersections: bool = True,
+        sample_weight: Any = None,
+        num_replicates: int = 2000,
+        level: float = 0.95,
+        min_group_size: int = 30,
+        seed: int = 0,
+        title: str = "Fairness report",
+    ) -> FairnessReport:
+        """Compute the report.
+
+        Args:
+            y_true: (N,) labels 0 and 1, (N,) classes, or (N, L) of 0 and 1.
+            y_score: (N,) scores, (N, C) scores or (N,) classes, or (N, L).
+            groups: attribute name to (N,) labels (a mapping or a data frame), or the labels of one attribute. None, NaN
+                and -1 are unknown.
+            patients: (N,) ids; samples of one patient are drawn together. By default each sample is a patient.
+            metrics: names as in :func:`group_metric`; by default all that the predictions allow of accuracy, AUC, TPR,
+                FPR, FDR, F1, positive rate and ECE.
+            threshold: a score is a positive decision where ``score >= threshold`` ...
+            strict: ... or where ``score > threshold``.
+            task: ``"auto"``, ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
+            labels: the classes, in the order of the columns of scores.
+            convention: ``"standard"`` or ``"fairgrpo"``.
+            intersections: with several attributes, also report every pair of them, and all together.
+            sample_weight: (N,) non-negative weights.
+            num_replicates: bootstrap replicates, at least 100.
+            level: of all intervals.
+            min_group_size: groups with fewer patients, or with fewer than ten positives or negatives, are warned of.
+            seed: of the resampling.
+            title: of the report.
+
+        Returns:
+            The report.
+
+        Raises:
+            TypeError: a number, or names of metrics, of another type.
+            ValueError: shapes that do not fit, no attribute, one named like an intersection, a metric that the predictions
+                do not allow, a number out of range.
+
+        Example:
+            >>> import numpy as np
+            >>> rng = np.random.default_rng(0)
+            >>> y, sex = rng.integers(0, 2, 400), rng.integers(0, 2, 400)
+            >>> score = np.clip(0.5 * y + 0.25 + (0.2 + 0.3 * sex) * rng.standard_normal(400), 0, 1)
+            >>> report = FairnessReport.from_predictions(y, score, {"sex": np.array(["F", "M"])[sex]})
+            >>> gap = report["sex"].gap("accuracy")
+            >>> gap.worst, round(gap.estimate.value, 2), gap.estimate.low > 0
+            ('M', 0.23, True)
+        """
+        check_resampling(num_replicates, level, min_group_size, seed)
+        pred = as_predictions(y_true, y_score, task=task, threshold=threshold, strict=strict, labels=labels)
+        weight = as_weight(sample_weight, len(pred))
+        encodings = read_attributes(groups, len(pred), intersections)
+        patient = patient_codes(patients, len(pred))
+        notes: list[str] = []
+        names = read_metrics(pred, metrics, notes)
+        note_scale(pred, names, threshold, notes)
+        options = {"convention": convention}
+
+        def replicates(ids: NDArray[np.int64], size: int) -> Replicates:
+            rng = np.random.default_rng(seed)
+            return bootstrap_groups(
+                pred,
+                ids,
+                size,
+                metrics=names,
+                weight=weight,
+                patient=patient,
+                num_replicates=num_replicates,
+                rng=rng,
+                options=options,
+            )
+
+        overall = overall_estimates(replicates(np.zeros(len(pred), dtype=np.int64), 1), pred, patient, level)
+        reports = []
+        for name, encoding in encodings.items():
+            found = replicates(encoding.ids, encoding.num_groups)
+            reports.append(attribute_report(name, encoding, found, pred, patient, level, min_group_size, notes))
+        settings = {
+            "title": title,
+            "task": pred.task,
+            "samples": len(pred),
+            "patients": int(patient.max()) + 1,
+            "threshold": threshold,
+            "decision": "score > threshold" if strict else "score >= threshold",
+            "convention": convention,
+            "replicates": num_replicates,
+            "level": level,
+            "min_group_size": min_group_size,
+            "seed": seed,
+        }
+        return cls(overall, tuple(reports), tuple(notes), settings)
+
+    @classmethod
+    def from_values(
+        cls,
+        values: Mapping[str, Any],
+        groups: Any,
+        *,
+        higher_is_better: bool | Mapping[str, bool] = True,
+        patients: Any = None,
+        intersections: bool = True,
+        sample_weight: Any = None,
+        num_replicates: int = 2000,
+        level: float = 0.95,
+        min_group_size: int = 30,
+        seed: int = 0,
+        title: str = "Fairness report",
+    ) -> FairnessReport:
+        """Compute the report of per-sample values: Dice or IoU of each image, a loss, an error in years.
+
+        Args:
+            values: name to (N,) numbers; NaN (a Dice of two empty masks) is left out.
+            groups: as in :meth:`from_predictions`, and so are all further arguments.
+            higher_is_better: the direction of all values, or of each by name.
+            patients: see there.
+            intersections: see there.
+            sample_weight: see there.
+            num_replicates: see there.
+            level: see there.
+            min_group_size: see there.
+            seed: see there.
+            title: see there.
+
+        Returns:
+            The report: group means and gaps of means.
+
+        Raises:
+            TypeError: ``values`` is no mapping, a direction is neither True nor False.
+            ValueError: no values, not one number a sample, a direction of a name that is not among the values.
+
+        Example:
+            >>> dice = [0.9, 0.8, 0.7, 0.6] * 30
+            >>> report = FairnessReport.from_values({"dice": dice}, ["F", "F", "M", "M"] * 30)
+            >>> gap = report["group"].gap("dice")
+            >>> round(gap.estimate.value, 3), gap.worst, gap.clear
+            (0.2, 'M', True)
+        """
+        check_resampling(num_replicates, level, min_group_size, seed)
+        if not isinstance(values, Mapping):
+            raise TypeError(f"values: a mapping of names to values is needed, {type(values).__name__} was given")
+        if not values:
+            raise ValueError("values: none were given")
+        arrays = {str(name): read_values(v, str(name)) for name, v in values.items()}
+        n = len(next(iter(arrays.values())))
+        if any(len(v) != n for v in arrays.values()):
+            raise ValueError(f"values: lengths {sorted({len(v) for v in arrays.values()})} were given; one is needed")
+        weight = as_weight(sample_weight, n)
+        encodings, patient = read_attributes(groups, n, intersections), patient_codes(patients, n)
+        kinds, notes = value_kinds(arrays, higher_is_better), list[str]()
+
+        def replicates(ids: NDArray[np.int64], size: int) -> Replicates:
+            rng = np.random.default_rng(seed)
+            return bootstrap_means(
+                arrays, ids, size, weight=weight, patient=patient, num_replicates=num_replicates, rng=rng
+            )
+
+        overall = overall_estimates(replicates(np.zeros(n, dtype=np.int64), 1), None, patient, level, kinds)
+        reports = [
+            attribute_report(
+                name, e, replicates(e.ids, e.num_groups), None, patient, level, min_group_size, notes, kinds
+            )
+            for name, e in encodings.items()
+        ]
+        settings = {
+            "title": title,
+            "task": "values",
+            "samples": n,
+            "patients": int(patient.max()) + 1,
+            "replicates": num_replicates,
+            "level": level,
+            "min_group_size": min_group_size,
+            "seed": seed,
+        }
+        return cls(overall, tuple(reports), tuple(notes), settings)
+
+    def __getitem__(self, name: str) -> AttributeReport:
+        for found in self.attributes:
+            if found.name == name:
+                return found
+        raise KeyError(f"{name!r}: the attributes are {', '.join(a.name for a in self.attributes)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries and lists that JSON can hold; None stands for an undefined value."""
+        from fairloss.report.tables import as_dict
+
+        return as_dict(self)
+
+    def to_frame(self) -> Any:
+        """One row a value: attribute, kind (overall, group or gap), name, metric, value, interval, counts (pandas)."""
+        from fairloss.report.tables import as_frame
+
+        return as_frame(self)
+
+    def to_markdown(self) -> str:
+        """Tables of groups and of gaps for each attribute."""
+        from fairloss.report.tables import as_markdown
+
+        return as_markdown(self)
+
+    def to_html(self, path: str | Path | None = None) -> str:
+        """One self-contained page with plots (matplotlib); written to ``path`` where one is given."""
+        from fairloss.report.page import as_html
+
+        page: str = as_html(self)
+        if path is not None:
+            Path(path).write_text(page, encoding="utf-8")
+        return page
+
+    def plot(self, attribute: str | None = None, metrics: Sequence[str] | None = None) -> Any:
+        """A figure (matplotlib) of the groups' values and intervals; of the first attribute by default."""
+        from fairloss.report.plots import plot_groups
+
+        return plot_groups(self, attribute, metrics)

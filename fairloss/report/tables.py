@@ -1,0 +1,238 @@
+"""The report as plain data, as a data frame, as Markdown and as lines for a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fairloss.report.results import counted, label
+
+if TYPE_CHECKING:
+    from fairloss.report.report import FairnessReport
+    from fairloss.report.results import AttributeReport, Estimate
+
+__all__ = ["as_dict", "as_frame", "as_markdown", "legend", "marked", "number", "settings_line", "show", "tables"]
+
+Table = tuple[str, list[str], list[list[str]]]
+
+_MEANINGS = {
+    "accuracy": "share of right decisions",
+    "auc": "chance that a positive has a higher score than a negative, 0.5 by guessing",
+    "tpr": "sensitivity, the share of the positives that are called positive",
+    "tnr": "specificity, the share of the negatives that are called negative",
+    "fpr": "1 - specificity, the share of the negatives that are called positive",
+    "fnr": "1 - sensitivity, the share of the positives that are called negative",
+    "precision": "positive predictive value, the share of the positive decisions that are right",
+    "fdr": "1 - positive predictive value, the share of the positive decisions that are wrong",
+    "f1": "harmonic mean of TPR and positive predictive value",
+    "balanced_accuracy": "mean of sensitivity and specificity",
+    "positive_rate": "share that is called positive, rightly or wrongly",
+    "prevalence": "share of the positives",
+    "ece": "expected calibration error, how far predicted probabilities lie from what is seen, on average",
+}
+
+
+def number(value: float) -> str:
+    """Three decimals, or "n/a"."""
+    return "n/a" if value != value else f"{value:.3f}"
+
+
+def show(estimate: Estimate) -> str:
+    """``0.812 [0.790, 0.834]``, or "n/a"."""
+    if estimate.value != estimate.value:
+        return "n/a"
+    if estimate.low != estimate.low:
+        return number(estimate.value)
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return None if value != value or value in (float("inf"), float("-inf")) else value
+    return value if isinstance(value, (str, int, bool)) or value is None else str(value)
+
+
+def _interval(estimate: Estimate) -> dict[str, Any]:
+    return {"value": _plain(estimate.value), "low": _plain(estimate.low), "high": _plain(estimate.high)}
+
+
+def as_dict(report: FairnessReport) -> dict[str, Any]:
+    """Plain data for JSON."""
+    return {
+        "settings": {k: _plain(v) for k, v in report.settings.items()},
+        "overall": {m: _interval(e) for m, e in report.overall.items()},
+        "attributes": {
+            a.name: {
+                "unknown": a.unknown,
+                "groups": [
+                    {
+                        "label": _plain(g.label),
+                        "samples": g.samples,
+                        "patients": g.patients,
+                        "positives": g.positives,
+                        "small": g.small,
+                        "metrics": {m: _interval(e) for m, e in g.metrics.items()},
+                    }
+                    for g in a.groups
+                ],
+                "gaps": {
+                    gap.name: {
+                        "title": gap.title,
+                        **_interval(gap.estimate),
+                        "corrected": _plain(gap.corrected),
+                        "best": _plain(gap.best),
+                        "worst": _plain(gap.worst),
+                    }
+                    for gap in a.gaps
+                },
+            }
+            for a in report.attributes
+        },
+        "warnings": list(report.warnings),
+    }
+
+
+def as_frame(report: FairnessReport) -> Any:
+    """One row a value (pandas)."""
+    from fairloss.core.extras import require
+
+    pandas = require("pandas")
+    columns = ["attribute", "kind", "group", "metric", "value", "low", "high", "corrected", "samples", "patients"]
+    rows: list[tuple[Any, ...]] = []
+    nan = float("nan")
+    n, people = report.settings.get("samples"), report.settings.get("patients")
+    for m, e in report.overall.items():
+        rows.append((None, "overall", None, m, e.value, e.low, e.high, nan, n, people))
+    for a in report.attributes:
+        for g in a.groups:
+            for m, e in g.metrics.items():
+                rows.append((a.name, "group", g.label, m, e.value, e.low, e.high, nan, g.samples, g.patients))
+        for gap in a.gaps:
+            e = gap.estimate
+            rows.append((a.name, "gap", None, gap.name, e.value, e.low, e.high, gap.corrected, None, None))
+    frame = pandas.DataFrame(rows, columns=columns)
+    frame["group"] = pandas.Series([row[2] for row in rows], dtype=object)  # else None makes floats of integer labels
+    return frame
+
+
+def marked(attribute: AttributeReport, name: Any) -> str:
+    """The label of a group as it is shown, with a mark where the group is too small to judge; "" for None."""
+    if name is None:
+        return ""
+    small = any(g.small for g in attribute.groups if g.label == name)
+    return f"{name} (!)" if small else str(name)
+
+
+def tables(report: FairnessReport) -> list[Table]:
+    """(title, header, rows) of every table, as text."""
+    metrics = list(report.overall)
+    counts = ["samples"] if _one_each(report) else ["samples", "patients"]
+    found: list[Table] = [("Overall", [*counts, *map(label, metrics)], [])]
+    sizes = [str(report.settings[c]) for c in counts]
+    found[0][2].append([*sizes, *[show(report.overall[m]) for m in metrics]])
+    for a in report.attributes:
+        positives = ["positives"] if any(g.positives is not None for g in a.groups) else []
+        rows = [
+            [
+                marked(a, g.label),
+                *[str(getattr(g, c)) for c in [*counts, *positives]],
+                *[show(g.metrics[m]) for m in metrics],
+            ]
+            for g in a.groups
+        ]
+        title = a.name if not a.unknown else f"{a.name} ({counted(a.unknown, 'sample')} of unknown group left out)"
+        found.append((title, ["group", *counts, *positives, *map(label, metrics)], rows))
+        gap_rows = [
+            [
+                gap.title,
+                show(gap.estimate),
+                "" if gap.corrected != gap.corrected else number(gap.corrected),
+                marked(a, gap.worst),
+                marked(a, gap.best),
+            ]
+            for gap in a.gaps
+        ]
+        found.append(
+            (
+                f"{a.name}: comparisons",
+                ["comparison", "value", "bias-corrected", "worst / lowest", "best / highest"],
+                gap_rows,
+            )
+        )
+    return found
+
+
+def settings_line(report: FairnessReport) -> str:
+    """What the numbers rest on, in one line."""
+    s = report.settings
+    if _one_each(report):
+        size, drawn = f"{s['samples']} samples, each taken as one patient", "samples"
+    else:
+        size, drawn = f"{s['samples']} samples of {s['patients']} patients", "patients"
+    rule = ""
+    if s["task"] == "multiclass":
+        rule = "The class with the largest score is the decision. "
+    elif "decision" in s:
+        side = "above" if s["decision"] == "score > threshold" else "of at least"
+        rule = f"A score {side} {s['threshold']:g} is a positive decision. "
+    return (
+        f"{size}. {rule}In brackets: {100 * s['level']:g}% intervals from {s['replicates']} bootstrap replicates over "
+        f"{drawn}, stratified by group."
+    )
+
+
+def legend(report: FairnessReport) -> list[str]:
+    """What the metrics and comparisons of the report mean, a sentence each."""
+    values = report.settings["task"] == "values"
+    names = {gap.name for a in report.attributes for gap in a.gaps}
+    lines = [] if values else [f"{label(m)}: {_MEANINGS[m]}." for m in report.overall if m in _MEANINGS]
+    lines.append(
+        "A gap or difference is the largest minus the smallest group value; 0 means that the groups are alike. Those of "
+        "small groups are too large on average: the bias-corrected value allows for that."
+    )
+    if "ece" in names:
+        lines.append(
+            "A calibration error (ECE) is too large on average, too, the more the smaller the group; the lower ends of its "
+            "intervals allow for that."
+        )
+    if "equalized_odds" in names:
+        lines.append("The equalized odds difference is the larger of the differences in TPR and in FPR.")
+    if "demographic_parity_ratio" in names:
+        lines.append("The demographic parity ratio is the smallest over the largest positive rate; 1 means alike.")
+    if "equity_scaled_auc" in names:
+        lines.append(
+            "The equity-scaled AUC is the AUC over one plus the mean absolute difference of the groups' AUCs from it."
+        )
+    least = f"fewer than {report.settings['min_group_size']} {'samples' if _one_each(report) else 'patients'}"
+    few = least if values else f"{least}, or fewer than ten positives or negatives"
+    lines.append(
+        f"(!): {few}, too few to judge. That such a group is the worst or the best may be chance, even where the "
+        "comparison is clear."
+    )
+    lines.append("Each comparison is judged by itself; among many, some are clear by chance.")
+    return lines
+
+
+def as_markdown(report: FairnessReport) -> str:
+    """Markdown tables."""
+    lines = [f"# {_line(report.settings['title'])}", "", settings_line(report), ""]
+    for title, header, rows in tables(report):
+        head = " | ".join(map(_markdown_cell, header))
+        lines += [f"## {_line(title)}", "", f"| {head} |", "|" + " --- |" * len(header)]
+        lines += ["| " + " | ".join(map(_markdown_cell, row)) + " |" for row in rows]
+        lines.append("")
+    if report.warnings:
+        lines += ["## Warnings", "", *[f"- {_line(w)}" for w in report.warnings], ""]
+    lines += ["## How to read this", "", *[f"- {line}" for line in legend(report)], ""]
+    return "\n".join(lines)
+
+
+def _one_each(report: FairnessReport) -> bool:
+    return bool(report.settings["samples"] == report.settings["patients"])
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())  # a label with a line break would end its heading or row
+
+
+def _markdown_cell(text: str) -> str:
+    return _line(text).replace("|", "\\|")

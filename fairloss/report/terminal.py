@@ -1,0 +1,132 @@
+"""The report and the comparison for a terminal: tables of rich where it is installed, else Markdown."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fairloss.report.results import Estimate, counted, label
+from fairloss.report.tables import legend, marked, number, settings_line, show
+
+if TYPE_CHECKING:
+    from fairloss.report.compare import GapDifference, ModelComparison
+    from fairloss.report.report import FairnessReport
+
+__all__ = ["print_comparison", "print_report"]
+
+
+def _console() -> Any:
+    if importlib.util.find_spec("rich") is None:
+        return None
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def print_report(report: FairnessReport) -> None:
+    """Print the report to the standard output."""
+    console = _console()
+    if console is None:
+        print(report.to_markdown())
+        return
+    console.print(report.settings["title"], style="bold", markup=False)
+    console.print(settings_line(report), style="dim", markup=False)
+    metrics = list(report.overall)
+    one_each = report.settings["samples"] == report.settings["patients"]
+    # Metrics down and groups across, as many groups a table as the terminal holds.
+    for attribute in report.attributes:
+        note = f"; {counted(attribute.unknown, 'sample')} of unknown group left out" if attribute.unknown else ""
+        columns = [("all", report.settings["samples"], report.settings["patients"], report.overall)]
+        columns += [(marked(attribute, g.label), g.samples, g.patients, g.metrics) for g in attribute.groups]
+        widths = [max(len(name), 15) + 3 for name, *_ in columns]
+        for part in _parts(widths, console.width - 18):
+            table = _table(attribute.name + note)
+            table.add_column("", no_wrap=True)
+            for i in part:
+                name, samples, people, _ = columns[i]
+                size = f"n = {samples}" if one_each else f"n = {samples}\n{counted(people, 'patient')}"
+                table.add_column(_text(f"{name}\n{size}"), justify="right", no_wrap=True)
+            for m in metrics:
+                table.add_row(label(m), *[_text(show(columns[i][3][m]).replace(" [", "\n[")) for i in part])
+            console.print(table)
+        table = _table(f"{attribute.name}: comparisons")
+        for name, justify in [
+            ("comparison", "left"),
+            ("value", "right"),
+            ("corrected", "right"),
+            ("worst / lowest", "left"),
+        ]:
+            table.add_column(name, justify=justify, no_wrap=name == "value")
+        for gap in attribute.gaps:
+            corrected = "" if gap.corrected != gap.corrected else number(gap.corrected)
+            cells = [gap.title, show(gap.estimate), corrected, marked(attribute, gap.worst)]
+            table.add_row(*map(_text, cells), style="bold" if gap.clear else None)
+        console.print(table)
+    for warning in report.warnings:
+        console.print(f"Warning: {warning}", style="yellow", markup=False)
+    console.print("Clear (bold): the interval excludes equality.", *legend(report), sep="\n", style="dim", markup=False)
+
+
+def print_comparison(found: Mapping[str, Sequence[ModelComparison]], metrics: Sequence[str], front: Any) -> None:
+    """Print each attribute's comparison of models; ``front`` maps an attribute to which models are not dominated."""
+    header = ["model", "metric", "overall", "gap", "corrected", "difference to first", "p"]
+    console = _console()
+    for attribute, models in found.items():
+        rows = []
+        for model, best in zip(models, front[attribute], strict=True):
+            for i, m in enumerate(metrics):
+                rows.append(
+                    [
+                        (model.name + (" *" if best else "")) if i == 0 else "",
+                        label(m),
+                        number(model.overall[m]),
+                        show(Estimate(*model.gaps[m])),
+                        number(model.corrected[m]),
+                        *_against(model.against_first.get(m)),
+                    ]
+                )
+        if console is None:
+            print(f"## {attribute}\n\n| " + " | ".join(header) + " |\n|" + " --- |" * len(header))
+            print("\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n")
+            continue
+        table = _table(attribute)
+        for name in header:
+            table.add_column(name, justify="left" if name in ("model", "metric") else "right")
+        for row in rows:
+            table.add_row(*map(_text, row))
+        console.print(table)
+    print(
+        f"* on the front of {label(metrics[0])} against its gap: no other model is at least as good in both and better in one."
+    )
+
+
+def _against(test: GapDifference | None) -> tuple[str, str]:
+    """The difference to the first model, and its p-value."""
+    if test is None:
+        return "", ""
+    if test.difference != test.difference:
+        return "n/a", "n/a"
+    return f"{test.difference:+.3f} [{test.low:+.3f}, {test.high:+.3f}]", f"{test.p_value:.3g}"
+
+
+def _parts(widths: Sequence[int], room: int) -> list[list[int]]:
+    parts: list[list[int]] = [[]]
+    for i, width in enumerate(widths):
+        if parts[-1] and sum(widths[j] for j in parts[-1]) + width > room:
+            parts.append([])
+        parts[-1].append(i)
+    return parts
+
+
+def _table(title: str) -> Any:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    return Table(title=_text(title, "bold"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+
+
+def _text(content: str, style: str = "") -> Any:
+    from rich.text import Text
+
+    return Text(content, style=style)  # taken literally: "[0.1, 0.2]" is no markup

@@ -1,0 +1,155 @@
+"""Hostile CSV files through the command line: exit code 0, or 2 and one line on standard error; never a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import io
+import math
+import re
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+from hypothesis import strategies as st
+
+from fairloss.report.cli import main
+from fairloss.report.prediction_files import InputError, read_predictions
+from tests.fuzz.batches import fuzz, refused
+
+FOLDER = Path(tempfile.mkdtemp(prefix="fairloss-fuzz-"))
+CELLS = {
+    "y": ("0", "1", "1.0", "true", "FALSE", "2", "", "nan", "0.5", "-1", "NA", " 1 ", "é", "\x00", "1e400"),
+    "p": (
+        "0.5",
+        "0",
+        "1",
+        "0.25",
+        "1e-300",
+        "1e308",
+        "-0",
+        "nan",
+        "inf",
+        "",
+        "abc",
+        "0,5",
+        "1_0",
+        "\u0661",
+        "0x1",
+        "1e999",
+    ),
+    "g": ("F", "M", "F", "M", "", "unknown", "é", "a,b", '"', "x\ny", "  ", "=1+1", "\ud7ff", "nan", "None"),
+}
+
+
+@st.composite
+def files(draw):
+    """A table and what is done to it, as bytes."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**31)))
+    rows = draw(st.sampled_from((0, 1, 2, 5, 40)))
+    dirt = draw(st.sampled_from((0.0, 0.0, 0.02, 0.3)))
+    header = ["y", "p", "g"]
+    table = [[cell(rng, name, dirt) for name in header] for _ in range(rows)]
+    shape = draw(st.sampled_from(("plain",) * 6 + SHAPES))
+    if shape == "no_column":
+        header = ["y", "score", "g"]
+    elif shape == "two_columns":
+        header = ["y", "p", "p"]
+    elif shape == "empty_names":
+        header = ["", "", ""]
+    elif shape == "spaces":
+        header = [" y", "p ", "g"]
+    elif shape == "ragged" and table:
+        table[int(rng.integers(rows))].append("1")
+    elif shape == "short" and table:
+        table[int(rng.integers(rows))].pop()
+    elif shape == "blank":
+        table.insert(int(rng.integers(rows + 1)), [])
+    text = io.StringIO()
+    quoting = draw(st.sampled_from((csv.QUOTE_MINIMAL, csv.QUOTE_ALL)))
+    ends = draw(st.sampled_from(("\n", "\r\n", "\r")))
+    csv.writer(text, quoting=quoting, lineterminator=ends).writerows([header, *table])
+    encoding = draw(st.sampled_from(("utf-8",) * 4 + ("utf-8-sig", "latin-1", "utf-16")))
+    data = text.getvalue().encode(encoding, errors="replace")
+    if shape == "nothing":
+        return b""
+    if shape == "header_only":
+        return b"y,p,g\n"
+    if shape == "open_quote":
+        return data + b'1,0.5,"F'
+    if shape == "stray_quote":
+        return data.replace(b"F", b'F"F"', 1)
+    if shape == "null":
+        return data.replace(b"0", b"\x00", 1)
+    if shape == "semicolons":
+        return data.replace(b",", b";")
+    if shape == "long_cell":
+        return data + b'1,0.5,"' + b"F" * 140_000 + b'"\n'
+    if shape == "noise":
+        return bytes(rng.integers(0, 256, 60, dtype=np.uint8))
+    if shape == "no_newline":
+        return data.rstrip(b"\r\n")
+    if shape == "twice":
+        return data + data
+    return data
+
+
+SHAPES = (
+    "no_column", "two_columns", "empty_names", "spaces", "ragged", "short", "blank", "nothing", "header_only", "open_quote",
+    "stray_quote", "null", "semicolons", "long_cell", "noise", "no_newline", "twice",
+)  # fmt: skip
+
+
+def cell(rng, name, dirt):
+    clean = {"y": ("0", "1"), "p": ("0.5", "0", "1", "0.25", "0.75"), "g": ("F", "M")}[name]
+    choices = CELLS[name] if rng.random() < dirt else clean
+    return choices[int(rng.integers(len(choices)))]
+
+
+def arguments(unknown):
+    return argparse.Namespace(target="y", score="p", group=["g"], patient=None, unknown=unknown, file=[])
+
+
+@fuzz(data=files(), unknown=st.sampled_from(([], [""], ["F", ""])))
+def test_reading(data, unknown):
+    path = FOLDER / "read.csv"
+    path.write_bytes(data)
+    try:
+        table = read_predictions(path, arguments(unknown))
+    except InputError as error:
+        refused(error, re.escape(str(path)))
+        return
+    n = len(table["target"])
+    assert n > 0
+    assert len(table["score"]) == len(table["groups"]["g"]) == n
+    assert set(table["target"]) <= {0, 1}
+    assert all(math.isfinite(v) for v in table["score"])
+    assert not set(table["groups"]["g"]) & set(unknown)
+
+
+def run(argv):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of undefined groups; the report prints them in words
+        code = main(argv)
+    return code, out.getvalue(), err.getvalue()
+
+
+@fuzz(examples=0.05, data=files(), other=files(), command=st.sampled_from(("report", "compare", "same")))
+def test_commands(data, other, command):
+    first, second = FOLDER / "first.csv", FOLDER / "second.csv"
+    first.write_bytes(data)
+    second.write_bytes(data if command == "same" else other)
+    names = [str(first)] if command == "report" else [str(first), str(second)]
+    argv = ["report" if command == "report" else "compare", *names, "--target", "y", "--score", "p", "--group", "g"]
+    code, out, err = run([*argv, "--replicates", "100"])
+    assert code in (0, 2)
+    if code == 2:
+        assert err.startswith("fairloss: error: ")
+        assert err.count("\n") == 1, repr(err)
+        assert not out
+    else:
+        assert not err
+        assert out

@@ -1,0 +1,477 @@
+"""Public functions and modules on tensors that are no contract case, on hostile batches; see ``tests/fuzz/batches.py``."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import strategies as st
+
+import fairloss
+from fairloss import functional as ff
+from tests.fuzz.batches import EXAMPLE, Target, check, fuzz, ids_like, refused, same, state_of
+from tests.oracles import fairdi as oracles_fairdi
+from tests.oracles import losses as oracles
+
+ANY_LABEL = frozenset(("target", how) for how in ("past_end", "large", "below", "lowest"))
+
+
+def values(name="values", low=0.0):
+    def draw(generator, n, dtype):
+        x = low + (3 - low) * torch.rand(n, generator=generator, dtype=torch.float64)
+        return {name: x.to(dtype), "groups": torch.zeros(n, dtype=torch.int64)}
+
+    return draw
+
+
+def masks(with_groups):
+    def draw(generator, n, dtype):
+        out = {
+            "logits": torch.randn(n, 3, 2, 2, generator=generator, dtype=torch.float64).to(dtype),
+            "target": torch.randint(0, 3, (n, 2, 2), generator=generator),
+        }
+        return {**out, "groups": torch.zeros(n, dtype=torch.int64)} if with_groups else out
+
+    return draw
+
+
+def per_group(generator, n, dtype):
+    table = torch.randn(3, n, 2, generator=generator, dtype=torch.float64).to(dtype)
+    return {"per_group": table, "groups": torch.zeros(n, dtype=torch.int64)}
+
+
+def routed(per_group, groups):
+    return [per_group[:, i].mean(0) if g < 0 else per_group[g, i] for i, g in enumerate(groups)]
+
+
+def logits_and_labels(generator, n, dtype):
+    target = torch.randint(0, 3, (n,), generator=generator)
+    return {"input": torch.randn(n, 3, generator=generator, dtype=torch.float64).to(dtype), "target": target}
+
+
+def two_embeddings(generator, n, dtype):
+    z = torch.randn(n, 4, generator=generator, dtype=torch.float64).to(dtype)
+    e = torch.randn(3, 4, generator=generator, dtype=torch.float64).to(dtype)
+    return {"embeddings": z, "concepts": e, "target": torch.randint(0, 3, (n,), generator=generator)}
+
+
+def concept_oracle(embeddings, concepts, target):
+    z, e = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-300) for x in (embeddings, concepts))
+    terms = [oracles.softmax(z[i] @ e.T / 0.07)[t] for i, t in enumerate(target)]
+    return float(np.mean([-math.log(p) if p > 0 else math.inf for p in terms]))
+
+
+def distances_oracle(losses, groups):
+    known = losses[groups >= 0]
+    return [
+        oracles_fairdi.quantile_integral(losses[groups == g], known, 2) / 2 if (groups == g).any() else 0.0
+        for g in range(3)
+    ]
+
+
+def group_dice_oracle(logits, target, groups):
+    out = np.zeros((3, 3))
+    for g in range(3):
+        at = groups == g
+        if at.any():
+            p = np.exp(logits[at] - logits[at].max(1, keepdims=True))
+            p /= p.sum(1, keepdims=True)
+            t = np.stack([target[at] == c for c in range(3)], 1).astype(float)
+            inter, square, true = ((x).sum((0, 2, 3)) for x in (p * t, p * p, t))
+            out[g] = 1 - (2 * inter + 1e-5) / (square + true + 1e-5)
+    return out
+
+
+def sample_dice_oracle(logits, target):
+    rows = [
+        group_dice_oracle(logits[i : i + 1], target[i : i + 1], np.zeros(1, dtype=int))[0] for i in range(len(logits))
+    ]
+    return np.mean(rows, axis=1)
+
+
+SHARES = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+Q = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+
+FUNCTIONS = {
+    "group_gap": Target(
+        "group_gap", lambda **b: ff.group_gap(**b, num_groups=3), values(), oracles.group_gap, ("values",)
+    ),
+    "fis_weights": Target(
+        "fis_weights",
+        lambda **b: ff.fis_weights(**b, num_groups=3, variant="released"),
+        values("losses"),
+        None,
+        ("losses",),
+    ),
+    "group_dro": Target(
+        "group_dro",
+        lambda **b: ff.group_dro(**b, q=Q),
+        values(),
+        lambda values, groups: sum(Q[g] * m for g, m in oracles.group_means(list(values), groups).items()),
+        ("values",),
+    ),
+    "transport_distances": Target(
+        "transport_distances",
+        lambda **b: ff.transport_distances(**b, num_groups=3),
+        values("losses"),
+        lambda losses, groups: distances_oracle(losses, groups),
+        ("losses",),
+        huge=1e15,
+    ),
+    "route_by_group": Target(
+        "route_by_group",
+        ff.route_by_group,
+        per_group,
+        routed,
+        ("per_group",),
+        bad=frozenset({("per_group", "longer"), ("per_group", "deeper")}),  # a group more; one group of one sample
+    ),
+    "sample_likelihood": Target(
+        "sample_likelihood",
+        lambda **b: ff.sample_likelihood(**b),
+        logits_and_labels,
+        lambda input, target: oracles.likelihoods(input, target, "multiclass"),
+        bad=frozenset({("target", "fractions"), ("target", "bool")}),
+    ),
+    "sample_dice_loss": Target("sample_dice_loss", ff.sample_dice_loss, masks(False), sample_dice_oracle, ("logits",)),
+    "group_dice_loss": Target(
+        "group_dice_loss",
+        lambda **b: ff.group_dice_loss(**b, num_groups=3),
+        masks(True),
+        group_dice_oracle,
+        ("logits",),
+    ),
+    "concept_alignment": Target(
+        "concept_alignment",
+        ff.concept_alignment,
+        two_embeddings,
+        None,
+        ("embeddings", "concepts"),
+        bad=frozenset({("concepts", "longer")}),  # a concept more
+    ),
+    "gradient_reversal": Target(
+        "gradient_reversal",
+        lambda x: ff.gradient_reversal(x, scale=0.5),
+        lambda generator, n, dtype: {"x": torch.randn(n, 3, generator=generator, dtype=torch.float64).to(dtype)},
+        lambda x: x,
+        ("x",),
+        # Rows, columns and devices are nothing to it.
+        bad=frozenset(("x", how) for how in ("scalar", "longer", "deeper", "meta")),
+    ),
+}
+HEADS = fairloss.GroupHeads(2, 4, 3)
+WARM_MEMORY, WARM_QUEUE = fairloss.GroupMemory(3, 4), fairloss.EmbeddingQueue(5, 4)
+WARM_MEMORY.push(torch.arange(6.0), torch.tensor([0, 1, 2, 0, 1, -1]))
+WARM_QUEUE.push(torch.eye(4), torch.arange(4), torch.tensor([0, 1, 2, -1]))
+
+
+def queue_rows(generator, n, dtype):
+    batch = two_embeddings(generator, n, dtype)
+    return {"embeddings": batch["embeddings"], "labels": batch["target"], "groups": torch.zeros(n, dtype=torch.int64)}
+
+
+FREE = frozenset(("labels", how) for how in ("past_end", "large", "below", "lowest"))
+MODULES = {
+    "ConceptAlignmentLoss": Target(
+        "ConceptAlignmentLoss",
+        fairloss.ConceptAlignmentLoss(0.5),
+        two_embeddings,
+        None,
+        ("embeddings", "concepts"),
+        bad=frozenset({("concepts", "longer")}),  # a concept more
+    ),
+    "GradientReversal": Target(
+        "GradientReversal",
+        fairloss.GradientReversal(2.0),
+        FUNCTIONS["gradient_reversal"].draw,
+        lambda x: x,
+        ("x",),
+        bad=FUNCTIONS["gradient_reversal"].bad,
+    ),
+    "GroupHeads": Target(
+        "GroupHeads",
+        HEADS,
+        lambda generator, n, dtype: {
+            "features": torch.randn(n, 2, generator=generator, dtype=torch.float64).to(dtype),
+            "groups": torch.zeros(n, dtype=torch.int64),
+        },
+        None,
+        ("features",),
+        # Without ids all heads answer; more dimensions are pixels.
+        bad=frozenset({("groups", "none"), ("features", "deeper")}),
+        huge=1e4,
+        # Rows in the dtype of the parameters alone, as ``nn.Linear``.
+        dtypes=(torch.float32,),
+    ),
+    "GroupMemory": Target(
+        "GroupMemory", WARM_MEMORY.push, values(), None, ("values",), gradients=(), module=WARM_MEMORY
+    ),
+    "EmbeddingQueue": Target(
+        "EmbeddingQueue",
+        WARM_QUEUE.push,
+        queue_rows,
+        None,
+        ("embeddings",),
+        gradients=(),
+        module=WARM_QUEUE,
+        free_ids=True,
+        bad=FREE,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@fuzz(*(f"fairloss.functional.{name}" for name in FUNCTIONS), example=EXAMPLE)
+def test_function(name, example):
+    check(FUNCTIONS[name], example)
+
+
+@pytest.mark.parametrize("name", MODULES)
+@fuzz(*(f"fairloss.{name}" for name in MODULES), example=EXAMPLE)
+def test_module(name, example):
+    check(MODULES[name], example)
+
+
+@fuzz("fairloss.GroupMemory", example=EXAMPLE, capacity=st.integers(1, 5), batches=st.integers(1, 4))
+def test_a_memory_holds_the_last_values(example, capacity, batches):
+    memory, held = fairloss.GroupMemory(3, capacity), {0: [], 1: [], 2: []}
+    for k in range(batches):
+        generator = torch.Generator().manual_seed(example.seed + k)
+        x, ids = torch.randn(example.n, generator=generator), ids_like(example.groups, example.n, (3,), generator)
+        memory.push(x, ids)
+        for value, g in zip(x.tolist(), ids.tolist(), strict=True):
+            if g >= 0:
+                held[g] = [*held[g], value]
+    sums, counts = memory.totals()
+    assert counts.tolist() == [min(len(v), capacity) for v in held.values()]
+    np.testing.assert_allclose(sums.tolist(), [sum(v[-capacity:]) for v in held.values()], atol=1e-5)
+    assert memory.seen.tolist() == [len(v) for v in held.values()]
+
+
+@fuzz("fairloss.EmbeddingQueue", example=EXAMPLE, capacity=st.integers(1, 5), batches=st.integers(1, 4))
+def test_a_queue_holds_the_last_rows(example, capacity, batches):
+    queue, held = fairloss.EmbeddingQueue(capacity, 3), []
+    for k in range(batches):
+        generator = torch.Generator().manual_seed(example.seed + k)
+        z = torch.randn(example.n, 3, generator=generator)
+        y = torch.randint(0, 9, (example.n,), generator=generator)
+        ids = ids_like(example.groups, example.n, (3,), generator)
+        queue.push(z, y, ids)
+        held += [(r / r.norm(), int(t), int(g)) for r, t, g in zip(z, y, ids, strict=True)]
+    _, labels, groups = queue.rows(-100)
+    found = sorted((t, g) for t, g in zip(labels.tolist(), groups[:, 0].tolist(), strict=True) if t != -100)
+    assert found == sorted((t, g) for _, t, g in held[-capacity:])
+    for place, (row, _, _) in enumerate(held[-capacity:]):
+        where = (len(held) - min(capacity, len(held)) + place) % capacity
+        torch.testing.assert_close(queue.embeddings[where], row)
+
+
+@fuzz("fairloss.functional.concept_alignment", example=EXAMPLE)
+def test_concepts_against_the_cross_entropy(example):
+    generator = torch.Generator().manual_seed(example.seed)
+    batch = two_embeddings(generator, max(example.n, 1), torch.float64)
+    expected = concept_oracle(**{k: v.numpy() for k, v in batch.items()})
+    assert ff.concept_alignment(**batch).item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
+COUNTS = st.lists(st.one_of(st.integers(-1, 100), st.floats(allow_nan=True, allow_infinity=True, width=32)), max_size=5)
+
+
+@fuzz("fairloss.functional.inverse_frequency_weights", counts=COUNTS, cap=st.one_of(st.floats(), st.just(None)))
+def test_inverse_frequency_weights(counts, cap):
+    try:
+        weights = ff.inverse_frequency_weights(counts, cap).tolist()
+    except (ValueError, TypeError) as error:
+        refused(error, "group_counts|max_weight")
+        return
+    raw = [min(sum(counts) / c, cap) if c else cap for c in counts]
+    mean = sum(c / sum(counts) * w for c, w in zip(counts, raw, strict=True))
+    np.testing.assert_allclose(weights, [w / mean for w in raw], rtol=1e-9)
+    assert all(map(math.isfinite, weights))
+
+
+@fuzz(
+    "fairloss.intersect_groups",
+    example=EXAMPLE,
+    sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    bad=st.sampled_from(("fine", "fine", "float", "none", "past_end", "columns", "size")),
+)
+def test_intersect_groups(example, sizes, bad):
+    generator = torch.Generator().manual_seed(example.seed)
+    ids = torch.stack([ids_like(example.groups, example.n, (k,), generator).clamp(max=k - 1) for k in sizes], 1)
+    argument = {
+        "float": ids.double(),
+        "none": None,
+        "columns": torch.cat([ids, ids], 1),
+        "past_end": torch.cat([ids, torch.tensor([list(sizes)])]),
+    }.get(bad, ids)
+    if bad not in ("fine",):
+        with pytest.raises((ValueError, TypeError), match="groups"):
+            fairloss.intersect_groups(argument, [0, *sizes] if bad == "size" else sizes)
+        return
+    joint, count = fairloss.intersect_groups(ids, sizes)
+    assert count == math.prod(sizes)
+    for row, j in zip(ids.tolist(), joint.tolist(), strict=True):
+        expected = 0
+        for k, size in zip(row, sizes, strict=True):
+            expected = expected * size + k
+        assert j == (-1 if min(row) < 0 else expected)
+
+
+@fuzz("fairloss.check_inputs", example=EXAMPLE)
+def test_check_inputs(example):
+    generator = torch.Generator().manual_seed(example.seed)
+    batch = logits_and_labels(generator, example.n, torch.float32)
+    batch["groups"] = ids_like(example.groups, example.n, (3,), generator)
+    fairloss.check_inputs(**batch, num_groups=3)
+    if not example.n:
+        return
+    place = example.seed % example.n
+    for name, value in (("input", math.nan), ("input", math.inf), ("target", 3), ("groups", 3), ("groups", -2)):
+        spoilt = {k: v.clone() for k, v in batch.items()}
+        spoilt[name].view(-1)[place] = value
+        where = rf"\({place // 3}, {place % 3}\)" if name == "input" else rf"\({place},\)"
+        with pytest.raises(ValueError, match=rf"{name}: .*{where}"):
+            fairloss.check_inputs(**spoilt, num_groups=3)
+
+
+@fuzz(
+    "fairloss.shift_labels",
+    "fairloss.pool_last_token",
+    example=EXAMPLE,
+    length=st.integers(0, 4),
+    bad=st.sampled_from(("fine", "fine", "float", "none", "dims", "list", "mask", "meta")),
+)
+def test_tokens(example, length, bad):
+    generator = torch.Generator().manual_seed(example.seed)
+    labels = torch.randint(-100, 50, (example.n, length), generator=generator)
+    hidden = torch.randn(example.n, length, 2, generator=generator).requires_grad_()
+    mask = torch.randint(0, 2, (example.n, length), generator=generator)
+    before = labels.clone()
+    if bad == "fine":
+        shifted = fairloss.shift_labels(labels)
+        assert shifted.tolist() == [[*row[1:], -100][:length] for row in labels.tolist()]
+    elif bad != "mask" and bad != "meta":
+        argument = {"float": labels.double(), "none": None, "dims": labels[None], "list": labels.tolist()}[bad]
+        with pytest.raises((ValueError, TypeError), match="labels"):
+            fairloss.shift_labels(argument)
+    assert same(labels, before)
+    if length == 0:
+        with pytest.raises(ValueError, match="hidden"):
+            fairloss.pool_last_token(hidden, mask)
+    elif bad == "fine":
+        pooled = fairloss.pool_last_token(hidden, mask)
+        for i, row in enumerate(mask.tolist()):
+            last = max((t for t, m in enumerate(row) if m), default=0)
+            assert torch.equal(pooled[i], hidden[i, last])
+        pooled.sum().backward()
+        assert hidden.grad is not None
+        assert hidden.grad.sum() == pooled.numel()
+    else:
+        arguments = {
+            "float": (hidden.long(), mask),
+            "none": (None, mask),
+            "dims": (hidden[0:1, 0], mask),
+            "list": (hidden, mask.tolist()),
+            "mask": (hidden, mask[:, :-1]),
+            "meta": (hidden, mask.to("meta")),
+        }[bad]
+        with pytest.raises((ValueError, TypeError), match="hidden|attention_mask"):
+            fairloss.pool_last_token(*arguments)
+
+
+def sampler_oracle_counts(groups, max_ratio, downsample):
+    known = [g for g in groups if g >= 0]
+    sizes = [known.count(g) for g in sorted(set(known))]
+    if not sizes:
+        return []
+    t = max(1, min(int(max_ratio * float(np.median(sizes))), max(sizes)))
+    return [t if downsample else max(n, t) for n in sizes]
+
+
+@fuzz(
+    "fairloss.BalancedGroupSampler",
+    groups=st.lists(st.integers(-2, 3), max_size=12),
+    max_ratio=st.sampled_from((0.5, 1.0, 1.5, 100.0, 0.0, -1.0, math.nan, "2")),
+    downsample=st.booleans(),
+    replicas=st.integers(-1, 3),
+    seed=st.integers(-1, 2**40),
+)
+def test_balanced_sampler(groups, max_ratio, downsample, replicas, seed):
+    options = {"max_ratio": max_ratio, "downsample": downsample, "num_replicas": replicas, "seed": seed}
+    wrong = not groups or min(groups) < -1 or max_ratio not in (0.5, 1.0, 1.5, 100.0) or replicas < 1 or seed < 0
+    if wrong:
+        with pytest.raises((ValueError, TypeError), match="groups|max_ratio|num_replicas|seed"):
+            fairloss.BalancedGroupSampler(groups, **options)
+        return
+    samplers = [fairloss.BalancedGroupSampler(groups, **options, rank=r) for r in range(replicas)]
+    counts = sampler_oracle_counts(groups, max_ratio, downsample)
+    assert samplers[0].epoch_counts.tolist() == counts
+    drawn = [list(s) for s in samplers]
+    assert len({len(d) for d in drawn}) == 1
+    drawn = [i for d in zip(*drawn, strict=True) for i in d][: sum(counts) + groups.count(-1)]
+    for g, count in zip(sorted(set(groups) - {-1}), counts, strict=True):
+        assert sum(groups[i] == g for i in drawn) == count
+    assert sorted(i for i in drawn if groups[i] < 0) == [i for i, g in enumerate(groups) if g < 0]
+
+
+@fuzz(
+    "fairloss.GroupBatchSampler",
+    groups=st.lists(st.integers(-2, 3), max_size=12),
+    batch_size=st.integers(-1, 9),
+    minimum=st.integers(0, 3),
+    replicas=st.integers(1, 2),
+    seed=st.integers(0, 2**40),
+)
+def test_batch_sampler(groups, batch_size, minimum, replicas, seed):
+    wrong = not groups or min(groups) < -1 or batch_size < 1 or minimum < 1
+    wrong |= batch_size < minimum * len(set(groups) - {-1}) or len(groups) < batch_size * replicas
+    options = {"batch_size": batch_size, "min_per_group": minimum, "num_replicas": replicas, "seed": seed}
+    try:
+        samplers = [fairloss.GroupBatchSampler(groups, **options, rank=r) for r in range(replicas)]
+    except (ValueError, TypeError) as error:
+        refused(error, "^(groups|batch_size|min_per_group):")
+        assert wrong
+        return
+    assert not wrong
+    for sampler in samplers:
+        for batch in sampler:
+            assert len(batch) == batch_size
+            assert all(sum(groups[i] == g for i in batch) >= minimum for g in set(groups) - {-1})
+
+
+LABELS = st.one_of(
+    st.sampled_from(["F", "M", "", None, math.nan, 1, 0, -1, True, 1.5, b"x", (1, 2), float("inf")]),
+    st.text(max_size=2),
+)
+
+
+@fuzz(
+    "fairloss.encode_groups",
+    labels=st.one_of(st.lists(LABELS, max_size=8), st.sampled_from(["FM", None, 3, [[1, 2]], [{}]])),
+    categories=st.one_of(st.none(), st.lists(LABELS, max_size=4)),
+    unknown=st.lists(LABELS, max_size=2),
+)
+def test_encode_groups(labels, categories, unknown):
+    try:
+        codes = fairloss.encode_groups(labels, categories=categories, unknown=unknown)
+    except (ValueError, TypeError) as error:
+        refused(error, "^(labels|categories|unknown):")
+        return
+    assert len(codes.ids) == len(labels)
+    assert codes.ids.min(initial=0) >= -1
+    assert codes.ids.max(initial=-1) < codes.num_groups
+    for label, i in zip(labels, codes.ids.tolist(), strict=True):
+        known = label is not None and label == label and label not in unknown
+        known = known and (label != -1 or (categories is not None and -1 in categories))
+        assert known == (i >= 0)
+        assert not known or codes.labels[i] == label
+
+
+def test_state_helpers_see_a_change():
+    memory = fairloss.GroupMemory(2, 2)
+    before = state_of(memory)
+    memory.push(torch.ones(1), torch.tensor([0]))
+    assert not same(state_of(memory)["_extra_state"], before["_extra_state"])

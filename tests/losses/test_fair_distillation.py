@@ -1,0 +1,239 @@
+"""Fair Distillation: zero at the teacher, routing against a loop, the paper's own minimum, task losses, group heads."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fairloss import FairDistillationLoss, FEBSLoss, FISLoss, GroupDROLoss, GroupHeads
+from fairloss.functional import fair_distillation, fis, route_by_group
+from tests.oracles import fairdi as oracles
+
+
+def batch(seed, shape=(7, 4), num_groups=3):
+    gen = torch.Generator().manual_seed(seed)
+    student = torch.randn(shape, generator=gen, dtype=torch.float64)
+    teachers = torch.randn(num_groups, *shape, generator=gen, dtype=torch.float64)
+    if len(shape) == 1:
+        target = torch.randint(0, 2, shape, generator=gen)
+    else:
+        target = torch.randint(0, shape[1], (shape[0], *shape[2:]), generator=gen)
+    groups = torch.randint(-1, num_groups, shape[:1], generator=gen)
+    groups[:2] = torch.tensor([-1, 0])
+    return student, teachers, target, groups
+
+
+SHAPES = [(7,), (7, 4), (5, 3, 4, 3), (4, 2, 2, 3, 2)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("direction", ["teacher||student", "student||teacher"])
+@pytest.mark.parametrize("temperature", [0.5, 1.5, 4.0])
+def test_a_student_equal_to_its_teacher_has_no_loss_and_no_gradient(shape, direction, temperature):
+    _, teachers, target, groups = batch(1, shape)
+    student = route_by_group(teachers, groups).requires_grad_()
+    options = {"num_groups": 3, "direction": direction, "temperature": temperature, "distill_weight": 1.0}
+    value = fair_distillation(student, teachers, target, groups, **options)
+    value.backward()
+    assert value.item() == pytest.approx(0, abs=1e-14)
+    assert student.grad.abs().max() < 1e-15
+    other = (student.detach() * 1.1).requires_grad_()
+    value = fair_distillation(other, teachers, target, groups, **options)
+    value.backward()
+    assert value > 1e-4
+    assert other.grad.abs().max() > 1e-5
+
+
+def test_the_papers_minimum_is_the_softened_teacher_and_not_the_teacher():
+    _, teachers, target, groups = batch(2)
+    own = route_by_group(teachers, groups)
+    options = {"num_groups": 3, "variant": "paper", "distill_weight": 1.0, "temperature": 2.0}
+    copy = own.clone().requires_grad_()
+    value = fair_distillation(copy, teachers, target, groups, **options)
+    value.backward()
+    assert value > 0.01
+    assert copy.grad.abs().max() > 1e-3
+    softened = (own / 2.0).requires_grad_()
+    value = fair_distillation(softened, teachers, target, groups, **options)
+    value.backward()
+    assert value.item() == pytest.approx(0, abs=1e-14)
+    assert softened.grad.abs().max() < 1e-15
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_routing_equals_a_loop_unknown_included(shape):
+    student, teachers, target, groups = batch(3, shape)
+    rows = [teachers[g, i] if g >= 0 else teachers[:, i].mean(0) for i, g in enumerate(groups.tolist())]
+    torch.testing.assert_close(route_by_group(teachers, groups), torch.stack(rows))
+    routed = fair_distillation(student, torch.stack(rows), target, groups, num_groups=3)
+    torch.testing.assert_close(fair_distillation(student, teachers, target, groups, num_groups=3), routed)
+    swapped = fair_distillation(student, teachers.flip(0), target, groups, num_groups=3)
+    assert abs(swapped - routed) > 1e-3
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_divergence_equals_torchs(shape):
+    student, teachers, target, groups = batch(4, shape)
+    own = route_by_group(teachers, groups)
+    if len(shape) == 1:
+        student, own = (torch.stack([torch.zeros_like(z), z], 1) for z in (student, own))
+    kl = nn.KLDivLoss(reduction="none", log_target=True)
+    expected = 1.5**2 * kl((student / 1.5).log_softmax(1), (own / 1.5).log_softmax(1)).sum(1).mean()
+    found = fair_distillation(batch(4, shape)[0], teachers, target, groups, num_groups=3, distill_weight=1.0)
+    torch.testing.assert_close(found, expected)
+
+
+def test_no_gradient_reaches_the_teachers():
+    student, teachers, target, groups = batch(5)
+    student.requires_grad_()
+    teachers.requires_grad_()
+    fair_distillation(student, teachers, target, groups, num_groups=3).backward()
+    assert teachers.grad is None
+    assert student.grad.abs().max() > 0
+
+
+def test_default_task_loss_is_identity_scaling_of_the_cross_entropy():
+    student, teachers, target, groups = batch(6)
+    losses = nn.functional.cross_entropy(student, target, reduction="none")
+    found = fair_distillation(student, teachers, target, groups, num_groups=3, distill_weight=0.0)
+    torch.testing.assert_close(found, fis(losses, groups, num_groups=3, c=0.5))
+
+
+def test_task_losses_of_values_and_of_logits():
+    student, teachers, target, groups = batch(7)
+    losses = nn.functional.cross_entropy(student, target, reduction="none")
+    for task in (FISLoss(3, c=0.9), GroupDROLoss(3, step_size=0.1), lambda losses, groups: losses.sum()):
+        loss = FairDistillationLoss(3, 0.6, task_loss=task)
+        whole, alone = loss(student, teachers, target, groups), FairDistillationLoss(3, 1.0)
+        distilled = alone(student, teachers, target, groups)
+        expected = 0.6 * distilled + 0.4 * (
+            losses.sum() if not isinstance(task, nn.Module) else type(task)(3, **options_of(task))(losses, groups)
+        )
+        torch.testing.assert_close(whole, expected)
+    student, teachers, target, groups = batch(8, (5, 3, 4, 3))
+    febs = FEBSLoss(3, 3, dice_weight=0.5)
+    whole = FairDistillationLoss(3, 0.6, task_loss=febs)(student, teachers, target, groups)
+    distilled = FairDistillationLoss(3, 1.0)(student, teachers, target, groups)
+    torch.testing.assert_close(whole, 0.6 * distilled + 0.4 * febs(student, target, groups))
+
+
+def options_of(task):
+    return {"c": 0.9} if isinstance(task, FISLoss) else {"step_size": 0.1}
+
+
+def test_soft_targets_and_binary_forms():
+    student, teachers, target, groups = batch(9)
+    hard = nn.functional.one_hot(target, 4).double()
+    value = fair_distillation(student, teachers, target, groups, num_groups=3, distill_weight=0.2)
+    torch.testing.assert_close(
+        fair_distillation(student, teachers, hard, groups, num_groups=3, distill_weight=0.2), value
+    )
+    mixed = 0.7 * hard + 0.3 * hard.roll(1, 0)
+    expected = oracles.fair_distillation(*(x.numpy() for x in (student, teachers, mixed, groups)), distill_weight=0.2)
+    found = fair_distillation(student, teachers, mixed, groups, num_groups=3, distill_weight=0.2)
+    assert found.item() == pytest.approx(expected, rel=1e-12)
+    student, teachers, target, groups = batch(10, (7,))
+    value = fair_distillation(student, teachers, target, groups, num_groups=3, distill_weight=0.2)
+    column = fair_distillation(
+        student.unsqueeze(1), teachers.unsqueeze(2), target.double(), groups, num_groups=3, distill_weight=0.2
+    )
+    torch.testing.assert_close(column, value)
+
+
+def test_a_student_learns_what_its_teachers_know():
+    """Two groups whose labels follow opposite features: teachers know their own, the student must learn both."""
+    gen = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 3, generator=gen)
+    groups = torch.arange(400) % 2
+    x[:, 2] = groups  # the student sees the group
+    teachers = torch.stack([torch.stack([-4 * x[:, g], 4 * x[:, g]], 1) for g in range(2)])
+    labels = route_by_group(teachers, groups).argmax(1)
+    student = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 2))
+    optimizer = torch.optim.Adam(student.parameters(), lr=0.02)
+    loss = FairDistillationLoss(2)
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss(student(x), teachers, labels, groups).backward()
+        optimizer.step()
+    correct = student(x).argmax(1) == labels
+    assert min(correct[groups == g].double().mean() for g in range(2)) > 0.95
+    assert loss(student(x), teachers, labels, groups) < loss(torch.zeros(400, 2), teachers, labels, groups) / 4
+
+
+@pytest.mark.parametrize(
+    "task", [None, FEBSLoss(3, 3, dice_weight=0.5), FISLoss(3, c=0.2)], ids=["none", "febs", "fis"]
+)
+def test_routing_and_task_losses_compile_as_one_graph(task):
+    torch._dynamo.reset()
+    loss = FairDistillationLoss(3, 0.6, task_loss=task)
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
+    for n in (5, 9, 7):
+        arguments = batch(n, (n, 3, 4, 3))
+        torch.testing.assert_close(compiled(*arguments), loss(*arguments))
+
+
+@pytest.mark.parametrize("spatial", [(), (5,), (3, 4)])
+def test_group_heads_equal_a_loop_of_linear_layers(spatial):
+    torch.manual_seed(0)
+    heads = GroupHeads(6, 4, num_groups=3).double()
+    features = torch.randn(5, 6, *spatial, dtype=torch.float64, requires_grad=True)
+    groups = torch.tensor([2, 0, -1, 1, 2])
+    flat = features.movedim(1, -1)
+    expected = torch.stack(
+        [nn.functional.linear(flat, heads.weight[g], heads.bias[g]).movedim(-1, 1) for g in range(3)]
+    )
+    torch.testing.assert_close(heads(features), expected)
+    routed = heads(features, groups)
+    np.testing.assert_allclose(
+        routed.detach().numpy(), oracles.route(expected.detach().numpy(), groups.tolist()), rtol=1e-12, atol=1e-14
+    )
+    routed[groups == 2].square().sum().backward()
+    assert heads.weight.grad[2].abs().sum() > 0
+    assert not heads.weight.grad[:2].any()
+
+
+def test_group_heads_start_like_linear_layers_and_count_their_parameters():
+    torch.manual_seed(1)
+    heads = GroupHeads(100, 7, num_groups=2)
+    assert sum(p.numel() for p in heads.parameters()) == 2 * 7 * 101
+    linear = nn.Linear(100, 7 * 2)
+    assert heads.weight.abs().max() <= 0.1
+    assert heads.weight.std().item() == pytest.approx(linear.weight.std().item(), rel=0.1)
+    assert GroupHeads(100, 7, 2, bias=False).bias is None
+    with pytest.raises(ValueError, match=r"features: shape \(N, 100, ...\)"):
+        heads(torch.zeros(3, 99))
+    with pytest.raises(ValueError, match="id 2 is out of range"):
+        heads(torch.zeros(3, 100), torch.tensor([0, 1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"teacher_logits": torch.zeros(3, 4, 2)}, "teacher_logits: the student's shape"),
+        ({"teacher_logits": torch.zeros(4, 3)}, "teacher_logits: the student's shape"),
+        ({"student_logits": torch.zeros(4, 2).long()}, "student_logits: a floating-point"),
+        ({"target": torch.full((4,), 2)}, "target: class 2 is out of range"),
+        ({"target": torch.zeros(4)}, "target: class ids"),
+        ({"target": torch.full((4, 2), 2.0)}, "target: 2 was given"),
+        ({"target": torch.full((4, 2), torch.nan)}, "target: nan was given"),
+        ({"target": torch.full((4, 2), -0.5), "distill_weight": 1.0}, "target: -0.5 was given"),
+        ({"target": torch.zeros(5).long()}, "target: class ids"),
+        ({"distill_weight": 1.1}, "distill_weight: 1.1"),
+        ({"temperature": 0.0}, "temperature: 0.0"),
+        ({"direction": "both"}, "'teacher||student', 'student||teacher'"),
+        ({"variant": "released"}, "'default', 'paper'"),
+        ({"task_loss": "fis"}, "task_loss: a callable"),
+        ({"task_loss": lambda x: x}, "takes 1 arguments"),
+        ({"num_groups": (2, 2)}, "intersect_groups"),
+    ],
+)
+def test_bad_arguments_are_named(change, match):
+    arguments = {
+        "student_logits": torch.zeros(4, 2),
+        "teacher_logits": torch.zeros(2, 4, 2),
+        "target": torch.zeros(4, dtype=torch.int64),
+        "groups": torch.tensor([0, 1, 1, 0]),
+        "num_groups": 2,
+    }
+    with pytest.raises((ValueError, TypeError), match=match.replace("|", r"\|")):
+        fair_distillation(**{**arguments, **change})

@@ -1,0 +1,272 @@
+"""Fair Error-Bound Scaling and soft Dice: the authors' numbers, MONAI, the direction of the weights, degenerate pools."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fairloss import FEBSLoss
+from fairloss.functional import febs, fis, group_dice_loss, group_gap, loss_variance, sample_dice_loss
+from fairloss.ops import dice_sums as kernel
+from tests.oracles import fairdi as oracles
+
+DATA = np.load(Path(__file__).parents[1] / "data" / "fair_scaling.npz")
+
+
+def batch(seed, n=8, classes=3, shape=(6, 5), num_groups=3):
+    gen = torch.Generator().manual_seed(seed)
+    logits = torch.randn(n, classes, *shape, generator=gen, dtype=torch.float64)
+    target = torch.randint(0, classes, (n, *shape), generator=gen)
+    return logits, target, torch.randint(-1, num_groups, (n,), generator=gen)
+
+
+def confident(target, classes, right):
+    """Logits that are sure, of the target (right) or of the next class."""
+    shown = target if right else (target + 1) % classes
+    return 40.0 * torch.nn.functional.one_hot(shown, classes).movedim(-1, 1).double()
+
+
+@pytest.mark.parametrize("case", range(3))
+def test_released_variant_equals_the_authors_loss_and_gradient(case):
+    def read(name):
+        return torch.from_numpy(DATA[f"febs{case}_{name}"])
+
+    logits = read("logits").requires_grad_()
+    loss = FEBSLoss(int(read("num_classes")), int(read("num_groups")), gamma=float(read("gamma")), variant="released")
+    out = loss(logits, read("target"), read("groups"))
+    out.backward()
+    torch.testing.assert_close(out, read("out"), rtol=0, atol=1e-10)
+    torch.testing.assert_close(logits.grad, read("grad"), rtol=0, atol=1e-10)
+    assert logits.grad.abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("variant", ["default", "released"])
+def test_an_absent_group_changes_nothing_and_stays_finite(variant):
+    logits, target, groups = batch(1)
+    groups = groups.clamp(max=1)
+    kwargs = {"variant": variant, "gamma": 2.0}
+    two = febs(logits, target, groups, num_groups=2, **kwargs)
+    for gap in (0, 1):
+        # Ids 0, 1 of two groups become 1, 2 or 0, 2 of four: an absent id before, between and after.
+        moved = torch.where(groups < 0, groups, torch.where(groups == 0, 1 - gap, 2))
+        logits_ = logits.clone().requires_grad_()
+        four = febs(logits_, target, moved, num_groups=4, **kwargs)
+        four.backward()
+        torch.testing.assert_close(four, two, rtol=1e-12, atol=0)
+        assert logits_.grad.isfinite().all()
+        assert logits_.grad.abs().max() > 0
+
+
+def group_gradients(variant):
+    """Mean absolute gradient a group: group 0 is segmented well, group 1 badly, by equally unsure logits."""
+    gen = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 2, (8, 12, 12), generator=gen)
+    groups = torch.arange(8) // 4
+    noise = torch.randn(8, 2, 12, 12, generator=gen).double()
+    sign = torch.where(groups == 0, 1.0, -1.0).reshape(-1, 1, 1, 1)
+    truth = torch.nn.functional.one_hot(target, 2).movedim(-1, 1).double()
+    logits = (sign * truth + 0.3 * noise).requires_grad_()
+    losses = group_dice_loss(logits, target, groups, num_groups=2).sum(1)
+    assert losses[1] > 1.5 * losses[0]
+    febs(logits, target, groups, num_groups=2, variant=variant, gamma=1.0).backward()
+    weighted = [logits.grad[groups == g].abs().mean().item() for g in range(2)]
+    logits.grad = None
+    febs(logits, target, groups, num_groups=2, gamma=0.0).backward()
+    plain = [logits.grad[groups == g].abs().mean().item() for g in range(2)]
+    return [w / p for w, p in zip(weighted, plain, strict=True)]
+
+
+def test_the_worse_group_weighs_more_by_default_and_less_in_the_released_code():
+    better, worse = group_gradients("default")
+    assert worse > 1.2 * better
+    better, worse = group_gradients("released")
+    assert worse < 0.9 * better
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_weights_follow_the_error(seed):
+    logits, target, groups = batch(seed, num_groups=4)
+    errors = group_dice_loss(logits, target, groups, num_groups=4).sum(1)
+    # The weight of a group is what a change of its pooled loss changes the value by.
+    p, t = oracles.softmax(logits.numpy().reshape(8, 3, -1), 1), oracles.one_hot(target.numpy(), 3)
+    weights = oracles.febs_weights(p, t, groups.numpy(), 1.5, 10.0, "default")
+    ranked = sorted(weights, key=lambda g: errors[g].item())
+    assert [weights[g] for g in ranked] == sorted(weights.values())
+    found = febs(logits, target, groups, num_groups=4, gamma=1.5)
+    unknown = [
+        (1.0, t_) for t_ in [oracles.dice_losses(p[groups == -1], t[groups == -1]).sum()] if (groups == -1).any()
+    ]
+    pools = [(w, errors[g].item()) for g, w in weights.items()] + unknown
+    assert found.item() == pytest.approx(sum(w * e for w, e in pools) / (3 * sum(w for w, _ in pools)), rel=1e-12)
+
+
+def test_perfect_groups_and_one_bad_group():
+    _, target, _ = batch(3, n=6)
+    groups = torch.tensor([0, 0, 1, 1, 2, -1])
+    good, bad = confident(target, 3, True), confident(target, 3, False)
+    perfect = good.clone().requires_grad_()
+    value = febs(perfect, target, groups, num_groups=3)
+    value.backward()
+    assert value.item() == pytest.approx(0, abs=1e-12)
+    assert perfect.grad.isfinite().all()
+    one_bad = torch.where((groups == 1).reshape(-1, 1, 1, 1), bad, good).requires_grad_()
+    value = febs(one_bad, target, groups, num_groups=3)
+    value.backward()
+    # Two perfect groups: the bad one's ratio is 3, theirs 1/10 by the clip; the unknown pool has 1.
+    error = group_dice_loss(one_bad, target, groups, num_groups=3).sum(1)
+    e = 3e-3
+    w = ((error + e) / (error.mean() + e)).clamp(0.1, 10).detach()
+    assert w[1] > 2.9
+    assert w[0] == w[2] == 0.1
+    assert value.item() == pytest.approx(((w * error).sum() / (3 * (w.sum() + 1))).item(), rel=1e-10)
+    assert one_bad.grad.isfinite().all()
+    assert febs(bad, target, groups, num_groups=3).item() == pytest.approx(1, abs=1e-5)
+    for logits in (perfect, one_bad):
+        logits.grad = None
+        released = febs(logits, target, groups, num_groups=3, variant="released")
+        released.backward()
+        assert released.isfinite()
+        assert logits.grad.isfinite().all()
+
+
+def test_gamma_zero_is_the_mean_over_groups_and_a_cap_bounds_the_weights():
+    logits, target, groups = batch(4)
+    groups = groups.clamp(min=0)
+    errors = group_dice_loss(logits, target, groups, num_groups=3)
+    torch.testing.assert_close(febs(logits, target, groups, num_groups=3, gamma=0.0), errors.mean())
+    torch.testing.assert_close(febs(logits, target, groups, num_groups=3, gamma=5.0, max_weight=1.0), errors.mean())
+    assert febs(logits, target, groups, num_groups=3, gamma=5.0) > errors.mean()
+
+
+@pytest.mark.parametrize("shape", [(7,), (6, 5), (3, 4, 5)])
+def test_targets_of_every_form_and_any_number_of_dimensions(shape):
+    logits, target, groups = batch(5, shape=shape)
+    value = febs(logits, target, groups, num_groups=3, dice_weight=0.5)
+    one_hot = torch.nn.functional.one_hot(target, 3).movedim(-1, 1)
+    for same in (target.unsqueeze(1), one_hot, one_hot.double(), target.to(torch.uint8)):
+        torch.testing.assert_close(febs(logits, same, groups, num_groups=3, dice_weight=0.5), value)
+    expected = oracles.febs(logits.numpy(), target.numpy(), groups.numpy(), dice_weight=0.5)
+    assert value.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_blocks_of_pixels_add_up(monkeypatch):
+    logits, target, groups = batch(6, shape=(9, 7))
+    results = []
+    for block in (kernel._BLOCK, 16):
+        monkeypatch.setattr(kernel, "_BLOCK", block)
+        x = logits.clone().requires_grad_()
+        value = febs(x, target, groups, num_groups=3, dice_weight=0.7)
+        value.backward()
+        results += [value.detach(), x.grad]
+    torch.testing.assert_close(results[2:], results[:2], rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_gradcheck_of_the_sums(soft):
+    logits, target, _ = batch(7, n=2, shape=(3, 2))
+    t = torch.softmax(torch.randn(2, 3, 6, dtype=torch.float64), 1) if soft else target.flatten(1)
+    x = logits.flatten(2).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: kernel.dice_sums(x, t, True), (x,))
+    assert torch.autograd.gradcheck(lambda x: kernel.dice_sums(x, t, False)[0], (x,))
+
+
+@pytest.mark.frameworks
+@pytest.mark.parametrize("include_background", [True, False])
+def test_sample_dice_equals_monai(include_background):
+    losses = pytest.importorskip("monai.losses")
+    logits, target, _ = batch(8)
+    options = {"include_background": include_background, "smooth_nr": 1e-3, "smooth_dr": 1e-2}
+    monai = losses.DiceLoss(to_onehot_y=True, softmax=True, squared_pred=True, reduction="none", **options)
+    expected = monai(logits, target.unsqueeze(1)).mean(1).flatten()
+    torch.testing.assert_close(sample_dice_loss(logits, target, **options), expected)
+
+
+def test_sample_and_group_dice_against_loops():
+    logits, target, groups = batch(9)
+    p, t = oracles.softmax(logits.numpy().reshape(8, 3, -1), 1), oracles.one_hot(target.numpy(), 3)
+    expected = [oracles.dice_losses(p[i : i + 1], t[i : i + 1]).mean() for i in range(8)]
+    np.testing.assert_allclose(sample_dice_loss(logits, target), expected, rtol=1e-12)
+    entropy = torch.nn.functional.cross_entropy(logits, target, reduction="none").mean((1, 2))
+    mixed = sample_dice_loss(logits, target, dice_weight=0.3)
+    torch.testing.assert_close(mixed, 0.3 * torch.tensor(expected) + 0.7 * entropy)
+    per_group = group_dice_loss(logits, target, groups, num_groups=5)
+    for g in range(5):
+        mine = (groups == g).numpy()
+        pooled = oracles.dice_losses(p[mine], t[mine]) if mine.any() else np.zeros(3)
+        np.testing.assert_allclose(per_group[g], pooled, rtol=1e-12)
+
+
+def test_value_losses_take_the_dice_of_samples():
+    logits, target, groups = batch(10)
+    groups = groups.clamp(min=0)
+    logits.requires_grad_()
+    values = sample_dice_loss(logits, target, dice_weight=0.5)
+    for loss in (
+        fis(values, groups, num_groups=3),
+        group_gap(values, groups, num_groups=3),
+        loss_variance(values, groups, num_groups=3),
+    ):
+        (grad,) = torch.autograd.grad(loss, logits, retain_graph=True)
+        assert loss > 0
+        assert grad.abs().max() > 0
+
+
+def test_half_precision_logits_and_gradients():
+    logits, target, groups = batch(11)
+    x = logits.bfloat16().requires_grad_()
+    value = febs(x, target, groups, num_groups=3, dice_weight=0.5)
+    value.backward()
+    exact = febs(x.detach().double(), target, groups, num_groups=3, dice_weight=0.5)
+    assert value.dtype == torch.float32
+    assert x.grad.dtype == torch.bfloat16
+    assert value.item() == pytest.approx(exact.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"logits": torch.zeros(4, 2)}, r"logits: shape \(B, C, \*spatial\)"),
+        ({"logits": torch.zeros(4, 3, 5)}, "C = 2"),
+        ({"logits": torch.zeros(4, 2, 5).long()}, "logits: a floating-point"),
+        ({"target": torch.full((4, 5), 2)}, "target: class 2 is out of range"),
+        ({"target": torch.zeros(4, 6).long()}, "target: integer ids"),
+        ({"target": torch.zeros(4, 5)}, "target: integer ids"),
+        ({"target": torch.full((4, 2, 5), 255.0)}, "target: 255 was given"),
+        ({"target": torch.full((4, 2, 5), 255, dtype=torch.uint8)}, "target: 255 was given"),
+        ({"target": torch.full((4, 2, 5), torch.nan)}, "target: nan was given"),
+        ({"gamma": -1.0}, "gamma: -1.0"),
+        ({"max_weight": 0.5}, "max_weight: 0.5"),
+        ({"dice_weight": 1.5}, "dice_weight: 1.5"),
+        ({"smooth_dr": 0.0}, "smooth_dr: 0.0"),
+        ({"variant": "paper"}, "'default', 'released'"),
+        ({"num_groups": (2, 2)}, "intersect_groups"),
+    ],
+)
+def test_bad_arguments_are_named(change, match):
+    arguments = {
+        "logits": torch.zeros(4, 2, 5),
+        "target": torch.zeros(4, 5, dtype=torch.int64),
+        "groups": torch.tensor([0, 1, 1, 0]),
+        "num_groups": 2,
+        "num_classes": 2,
+    }
+    with pytest.raises((ValueError, TypeError), match=match):
+        febs(**{**arguments, **change})
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32, torch.bool], ids=str)
+def test_one_hot_masks_are_of_zeros_and_ones(dtype):
+    logits, ids, _ = batch(12)
+    mask = torch.nn.functional.one_hot(ids, logits.shape[1]).movedim(-1, 1)
+    assert torch.equal(sample_dice_loss(logits, mask.to(dtype)), sample_dice_loss(logits, ids))
+    if dtype != torch.bool:
+        wrong = (mask * 255 if dtype == torch.uint8 else mask * 2).to(dtype)
+        with pytest.raises(ValueError, match="target: 25?5? was given"):
+            sample_dice_loss(logits, wrong)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
+def test_images_of_no_pixel_are_finite(weight):
+    logits, target = torch.zeros(2, 3, 0, requires_grad=True), torch.zeros(2, 0).long()
+    assert torch.equal(sample_dice_loss(logits, target, dice_weight=weight), torch.zeros(2))

@@ -1,0 +1,263 @@
+"""Fair Identity Scaling against the authors' numbers, a naive loop with POT and bisection, and what its options promise."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import ot
+import pytest
+import torch
+
+from fairloss import FISLoss, GroupMemory
+from fairloss.losses.fis import _capped, _mean_one, fis, fis_weights
+from tests.oracles.fairdi import fis_default_weights
+
+DATA = np.load(Path(__file__).parents[1] / "data" / "fair_scaling.npz")
+
+
+def batch(seed, n=40, num_groups=3, unknown=True):
+    rng = np.random.default_rng(seed)
+    groups = rng.integers(-1 if unknown else 0, num_groups, n)
+    losses = rng.gamma(1.5, 0.5, n) * (1 + 0.4 * np.maximum(groups, 0))
+    return torch.from_numpy(losses), torch.from_numpy(groups)
+
+
+@pytest.mark.parametrize("case", range(4))
+def test_released_variant_equals_the_authors_loss_and_gradient(case):
+    def read(name):
+        return torch.from_numpy(DATA[f"fis{case}_{name}"])
+
+    losses = read("losses").requires_grad_()
+    out = fis(
+        losses, read("groups"), num_groups=int(read("num_groups")), c=float(read("c")), variant="released",
+        temperature=float(read("temperature")), right_asymptote=float(read("right_asymptote")),
+        distances=read("distances"),
+    )  # fmt: skip
+    out.backward()
+    torch.testing.assert_close(out, read("out"), rtol=0, atol=1e-10)
+    torch.testing.assert_close(losses.grad, read("grad"), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("case", range(4))
+def test_released_variant_takes_distances_on_the_extra_batches(case):
+    num_groups, per_group = DATA[f"fis{case}_reference"].shape
+    extra = torch.from_numpy(DATA[f"fis{case}_reference"]).reshape(-1)
+    extra_ids = torch.arange(num_groups).repeat_interleave(per_group)
+    losses, groups = (torch.from_numpy(DATA[f"fis{case}_{k}"]) for k in ("losses", "groups"))
+    exact = torch.tensor(
+        [ot.wasserstein_1d(extra[extra_ids == g].numpy(), extra.numpy(), p=2) / 2 for g in range(num_groups)]
+    )
+    kwargs = {"num_groups": num_groups, "variant": "released", "c": 1.0, "temperature": 0.05}
+    found = fis_weights(losses, groups, reference=(extra, extra_ids), **kwargs)
+    expected = 2 * torch.softmax(exact[groups] / 0.05, 0)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
+    on_the_batch = fis_weights(losses, groups, **kwargs)
+    assert (found - on_the_batch).abs().max() > 1e-3  # a transport that ignores the reference would pass unseen
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("c", [0.0, 0.5, 1.0])
+def test_default_weights_equal_a_naive_loop(seed, c):
+    losses, groups = batch(seed, n=5 + 9 * seed)
+    kwargs = {"c": c, "temperature": 0.7, "group_temperature": 0.2}
+    found = fis_weights(losses, groups, num_groups=3, max_weight=3.0, **kwargs)
+    np.testing.assert_allclose(found.numpy(), fis_default_weights(losses, groups, cap=3.0, **kwargs), rtol=1e-8)
+    value = fis(losses, groups, num_groups=3, max_weight=3.0, **kwargs)
+    assert value.item() == pytest.approx((found * losses).mean().item(), rel=1e-12)
+
+
+def test_group_weights_depend_on_the_distances():
+    losses, groups = batch(1, n=60, unknown=False)
+    weights = fis_weights(losses, groups, num_groups=3, c=1.0)
+    none = fis_weights(losses, groups, num_groups=3, c=1.0, distances=torch.zeros(3))
+    torch.testing.assert_close(none, torch.ones_like(none))
+    assert (weights - none).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 64, 1000])
+@pytest.mark.parametrize("c", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("cap", [1.0, 1.5, 10.0, None])
+def test_mean_weight_is_one_at_any_batch_size(n, c, cap):
+    losses, groups = batch(n, n=n)
+    for scale in (1.0, 30.0):
+        weights = fis_weights(scale * losses, groups, num_groups=3, c=c, max_weight=cap)
+        assert weights.mean().item() == pytest.approx(1, rel=1e-9)
+        assert weights.max() <= (cap or n) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("counts", [None, torch.tensor([3.0, 0.0, 1.0, 40.0, 7.0], dtype=torch.float64)])
+def test_where_nothing_exceeds_the_cap_the_sorted_form_gives_the_same(counts):
+    logits = torch.tensor([0.3, 5.0, -2.0, 0.1, 1.2], dtype=torch.float64)
+    if counts is None:
+        logits[1] = 0.0
+    found = _mean_one(logits, counts, 20.0)
+    every = torch.ones_like(logits) if counts is None else counts
+    assert found.max() < 20
+    assert (found * every).sum() / every.sum() == pytest.approx(1)
+    torch.testing.assert_close(found, _capped(logits, every, 20.0))
+    capped = _mean_one(logits, counts, 1.2)
+    assert capped.max() == pytest.approx(1.2)
+    assert (capped * every).sum() / every.sum() == pytest.approx(1)
+
+
+def test_equal_losses_give_their_mean():
+    for n in (8, 32, 128):
+        losses = torch.full((n,), 0.7, requires_grad=True)
+        value = FISLoss(num_groups=2)(losses, torch.arange(n) % 2)
+        value.backward()
+        assert value.item() == pytest.approx(0.7, rel=1e-6)
+        torch.testing.assert_close(losses.grad, torch.full((n,), 1 / n))
+
+
+@pytest.mark.parametrize("own_group", [False, True])
+def test_two_outliers_take_no_more_than_their_capped_share(own_group):
+    losses = torch.full((256,), 0.1)
+    losses[:2] = 20.0
+    groups = torch.arange(256) % 2
+    if own_group:
+        groups = torch.zeros(256, dtype=torch.int64)
+        groups[:2] = 1
+    share = fis_weights(losses, groups, num_groups=2, c=0.5)[:2].sum() / 256
+    assert share <= 2 * 10 / 256 + 1e-6
+    uncapped = fis_weights(losses, groups, num_groups=2, c=0.0, max_weight=None)[:2].sum() / 256
+    assert uncapped > 0.999
+
+
+def test_c_zero_is_a_softmax_of_the_losses_and_c_one_the_group_part_alone():
+    losses, groups = batch(3)
+    individual = fis_weights(losses, groups, num_groups=3, c=0.0)
+    torch.testing.assert_close(individual, torch.softmax(losses, 0) * len(losses))
+    torch.testing.assert_close(individual, fis_weights(losses, groups.clamp(max=-1), num_groups=3, c=0.0))
+    by_group = fis_weights(losses, groups, num_groups=3, c=1.0)
+    for g in range(-1, 3):
+        mine = by_group[groups == g]
+        torch.testing.assert_close(mine, mine[0].expand_as(mine))
+    assert (by_group[groups == -1] == 1).all()
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_a_group_that_does_worse_never_gets_the_smaller_weight(seed):
+    rng = np.random.default_rng(seed)
+    groups = torch.from_numpy(rng.integers(0, 5, 30))
+    losses = torch.from_numpy(rng.gamma(0.7, 1.0, 30))  # heavy tails: shape outweighs location
+    weights = fis_weights(losses, groups, num_groups=5, c=1.0)
+    present = [g for g in range(5) if (groups == g).any()]
+    ranked = sorted(present, key=lambda g: losses[groups == g].mean().item())
+    by_rank = [weights[groups == g][0].item() for g in ranked]
+    assert all(a <= b + 1e-12 for a, b in itertools.pairwise(by_rank))
+
+
+def test_a_better_group_is_weighed_down_and_the_papers_rule_weighs_it_up():
+    losses = torch.cat([torch.full((30,), 1.0), torch.full((10,), 0.1)])
+    groups = torch.tensor([0] * 30 + [1] * 10)
+    signed = fis_weights(losses, groups, num_groups=2, c=1.0)
+    assert signed[-1] < 1 < signed[0]
+    unsigned = fis_weights(losses, groups, num_groups=2, c=1.0, variant="paper")
+    assert unsigned[-1] > unsigned[0]
+
+
+def test_default_group_weights_do_not_change_when_losses_are_scaled():
+    losses, groups = batch(6)
+    kwargs = {"num_groups": 3, "c": 1.0}
+    torch.testing.assert_close(fis_weights(1e3 * losses, groups, **kwargs), fis_weights(losses, groups, **kwargs))
+
+
+def test_paper_variant_is_equation_one():
+    losses, groups = batch(8, unknown=False)
+    x, g = losses.numpy(), groups.numpy()
+    o = np.array([ot.wasserstein_1d(x[g == k], x, p=2) / 2 for k in range(3)])
+    expected = 0.3 * np.exp(x) / np.exp(x).sum() + 0.7 * (np.exp(o) / np.exp(o).sum())[g]
+    found = fis_weights(losses, groups, num_groups=4, c=0.7, variant="paper")
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-10)
+    value = fis(losses, groups, num_groups=4, c=0.7, variant="paper")
+    assert value.item() == pytest.approx((expected * x).mean(), rel=1e-10)
+
+
+@pytest.mark.parametrize("variant", ["default", "paper"])
+def test_gradient_is_that_of_a_weighted_mean(variant):
+    losses, groups = batch(9)
+    losses.requires_grad_()
+    weights = fis_weights(losses, groups, num_groups=3, variant=variant)
+    assert not weights.requires_grad
+    fis(losses, groups, num_groups=3, variant=variant).backward()
+    torch.testing.assert_close(losses.grad, weights / len(losses))
+    assert (losses.grad > 0).all()
+
+
+@pytest.mark.parametrize("variant", ["default", "paper", "released"])
+@pytest.mark.parametrize("ids", [[], [-1, -1, -1], [1, 1, 1], [0, -1, 2]])
+def test_degenerate_batches_are_finite(variant, ids):
+    losses = torch.linspace(0.1, 1e4, len(ids)).requires_grad_()
+    value = fis(losses, torch.tensor(ids, dtype=torch.int64), num_groups=3, variant=variant)
+    value.backward()
+    assert value.isfinite()
+    assert losses.grad.isfinite().all()
+
+
+def test_a_memory_is_taken_with_the_batch_and_advances_in_training_alone():
+    memory = GroupMemory(3, capacity=8)
+    first, first_ids = batch(20, n=30)
+    second, second_ids = batch(21, n=6)
+    loss = FISLoss(num_groups=3, c=1.0)
+    memory.push(first, first_ids)
+    held, held_ids = [], []
+    for g in range(3):
+        last = first[first_ids == g][-8:].float().double()
+        held.append(last)
+        held_ids.append(torch.full((len(last),), g))
+    union = (torch.cat([*held, second]), torch.cat([*held_ids, second_ids]))
+    seen = memory.seen.clone()
+    with torch.no_grad():
+        found = loss(second, second_ids, memory)
+    assert torch.equal(memory.seen, seen)
+    torch.testing.assert_close(found, loss(second, second_ids, union))
+    assert (found - loss(second, second_ids)).abs() > 1e-3
+    memory.eval()
+    loss(second, second_ids, memory)
+    assert torch.equal(memory.seen, seen)
+    memory.train()
+    loss(second, second_ids, memory)
+    assert torch.equal(memory.seen, seen + torch.bincount(second_ids[second_ids >= 0], minlength=3))
+
+
+def test_sinkhorn_is_one_argument_away():
+    losses, groups = batch(22, n=24)
+    exact = fis(losses, groups, num_groups=3, c=1.0, group_temperature=0.1)
+    close = fis(losses, groups, num_groups=3, c=1.0, group_temperature=0.1, transport="sinkhorn", blur=0.05)
+    blurred = fis(losses, groups, num_groups=3, c=1.0, group_temperature=0.1, transport="sinkhorn", blur=2.0)
+    assert abs(close - exact) < 0.01 * exact
+    assert abs(blurred - exact) > 2 * abs(close - exact)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"c": 1.5}, "c: 1.5"),
+        ({"temperature": 0}, "temperature: 0"),
+        ({"max_weight": 0.5}, "max_weight: 0.5"),
+        ({"variant": "code"}, "'default', 'paper', 'released'"),
+        ({"num_groups": (2, 2)}, "intersect_groups"),
+        ({"distances": torch.zeros(3)}, r"distances: shape \(2,\)"),
+        ({"reference": torch.zeros(3)}, "reference: a pair"),
+        ({"reference": (torch.zeros(3), torch.zeros(2).long())}, r"reference\[1\]: 2 ids"),
+        ({"reference": GroupMemory(3, 4)}, "the memory has 3 groups"),
+    ],
+)
+def test_bad_arguments_are_named(change, match):
+    arguments = {"num_groups": 2} | change
+    with pytest.raises((ValueError, TypeError), match=match):
+        fis(torch.zeros(4), torch.tensor([0, 1, 1, 0]), **arguments)
+
+
+@pytest.mark.parametrize("variant", ["default", "paper", "released"])
+def test_c_zero_runs_no_transport_and_checks_the_reference_all_the_same(variant, monkeypatch):
+    losses, groups = batch(9)
+    limit = fis_weights(losses, groups, num_groups=3, c=1e-12, variant=variant)
+
+    def refuse(*_):
+        raise AssertionError("a transport was run for a term times 0")
+
+    monkeypatch.setattr("fairloss.losses.fis.line_statistics", refuse)
+    torch.testing.assert_close(fis_weights(losses, groups, num_groups=3, c=0, variant=variant), limit)
+    with pytest.raises(ValueError, match="reference: the memory has 2 groups"):
+        fis_weights(losses, groups, num_groups=3, c=0, variant=variant, reference=GroupMemory(2, 4))

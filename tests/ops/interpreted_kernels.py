@@ -1,0 +1,360 @@
+"""The Triton kernels on the CPU, by Triton's interpreter, against float64 oracles.
+
+tests/ops/test_kernels.py runs them in a process of their own, because Triton decides at import whether it interprets:
+TRITON_INTERPRET=1 python -m pytest tests/ops/interpreted_kernels.py
+
+The interpreter has no bfloat16 products: bfloat16 rows are tested on a GPU (tests/gpu), and float16 rows here with tiles of
+gradients in float32.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from fairloss import EmbeddingQueue, FairGRPOAdvantage, fair_grpo_advantages
+from fairloss import ops as kernels
+from fairloss.functional import cross_group_contrastive
+from fairloss.ops import advantages, advantages_triton, contrastive, contrastive_triton, segments_triton
+from fairloss.ops.segments import segment_moments
+from tests.ops.kernel_tolerances import relative, tolerance
+from tests.oracles import policy as oracles_policy
+from tests.oracles.embeddings import contrastive as contrastive_oracle
+from tests.oracles.embeddings import with_gradient
+
+# The interpreter of Triton 3.6 makes scalars of arrays of one element, which NumPy deprecates, and refuses from 2.4 on.
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def on_the_kernels(monkeypatch):
+    import triton.language as tl
+
+    monkeypatch.setattr(contrastive_triton, "HALF_TILE", tl.float32)
+    monkeypatch.setattr(advantages_triton, "programs", lambda num_domains, width: 4)  # 64 take the interpreter minutes
+    with kernels.backend("triton"):
+        yield
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """Names of the kernels launched, in order."""
+    names = []
+
+    class Counting:
+        def __init__(self, kernel, name):
+            self.kernel, self.name = kernel, name
+
+        def __getitem__(self, grid):
+            names.append(self.name)
+            return self.kernel[grid]
+
+    for module in (contrastive_triton, advantages_triton, segments_triton):
+        for name in [n for n in vars(module) if n.endswith("_kernel")]:
+            monkeypatch.setattr(module, name, Counting(getattr(module, name), name))
+    return names
+
+
+def draw(n, d, *, groups=(3,), labels=3, seed=0, norm=3.0):
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(n, d, generator=generator, dtype=torch.float64) * norm
+    y = torch.randint(0, labels, (n,), generator=generator)
+    ids = torch.stack([torch.randint(-1, g, (n,), generator=generator) for g in groups], 1)
+    return z, y, ids[:, 0] if len(groups) == 1 else ids
+
+
+def check_contrastive(z, y, ids, dtype, *, queue=None, triples=(), grad_output=1.0, **options):
+    z = z.to(dtype)
+    expected, expected_grad = with_gradient(contrastive_oracle, z, y, ids, queue=triples, **options)
+    x = z.clone().requires_grad_()
+    loss = cross_group_contrastive(x, y, ids, queue=queue, **options)
+    loss.backward(torch.tensor(grad_output, dtype=loss.dtype))
+    assert loss.dtype == torch.float32
+    assert x.grad.dtype == dtype
+    loss = loss.detach()
+    assert abs(float(loss) - float(expected)) <= tolerance("contrastive", dtype).value * max(1.0, abs(float(expected)))
+    assert relative(x.grad, grad_output * expected_grad) <= tolerance("contrastive", dtype).gradient
+    return float(loss)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize(("n", "d"), [(1, 3), (2, 1), (31, 33), (65, 7), (40, 100)])
+def test_contrastive_odd_shapes(n, d, dtype):
+    value = check_contrastive(*draw(n, d), dtype, margin=-2.0 if n < 3 else 0.0, grad_output=-1.7)
+    assert value > 0 or n < 3
+
+
+@pytest.mark.parametrize("groups", [(3,), (2, 3)], ids=str)
+def test_contrastive_queue_attributes_and_margin(groups):
+    queue = EmbeddingQueue(50, 9, num_attributes=len(groups))
+    z, y, ids = draw(43, 9, groups=groups, seed=9)
+    queue.push(z, y, ids)
+    rows = zip(queue.embeddings.double(), queue.labels.tolist(), queue.groups.tolist(), strict=True)
+    triples = [(row, label, tuple(group)) for row, label, group in list(rows)[:43]]
+    value = check_contrastive(
+        *draw(37, 9, groups=groups), torch.float32, queue=queue.eval(), triples=triples, temperature=0.2, margin=0.1
+    )
+    assert value > 0
+
+
+@pytest.mark.parametrize("factor", [1e25, 1e-25])
+def test_contrastive_rows_whose_squares_leave_float32(factor):
+    z, y, ids = draw(20, 5)
+    small = z.float().requires_grad_()
+    large = (z.float() * factor).requires_grad_()
+    losses = [cross_group_contrastive(x, y, ids, margin=-0.5) for x in (small, large)]
+    for loss in losses:
+        loss.backward()
+    assert losses[0].item() > 0
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=1e-5)
+    torch.testing.assert_close(large.grad * factor, small.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_contrastive_ignored_labels_empty_groups_dead_rows():
+    z, y, ids = draw(40, 6)
+    z[3] = 0
+    z[5] = 0
+    y[::7] = -100
+    check_contrastive(z, y, ids, torch.float32, margin=-2.0)
+    for other_ids in (torch.full_like(ids, -1), torch.zeros_like(ids)):  # nobody known; one group
+        assert check_contrastive(z, y, other_ids, torch.float32) == 0
+    assert check_contrastive(z, torch.zeros_like(y), ids, torch.float32) == 0  # no negatives
+    assert check_contrastive(z, torch.arange(40), ids, torch.float32) == 0  # no positives
+    empty = torch.zeros(0, 6, requires_grad=True)
+    loss = cross_group_contrastive(empty, y[:0], ids[:0])
+    loss.backward()
+    assert loss == 0
+
+
+def test_contrastive_small_temperature_non_contiguous_and_columns_across_blocks():
+    z, y, ids = draw(33, 70)
+    assert torch.isfinite(torch.tensor(check_contrastive(z, y, ids, torch.float32, temperature=5e-3)))
+    x = torch.randn(33, 140)[:, ::2]
+    torch.testing.assert_close(cross_group_contrastive(x, y, ids), cross_group_contrastive(x.contiguous(), y, ids))
+
+
+def test_contrastive_a_cosine_at_the_margin_is_the_same_from_both_sides():
+    """Scaled by one norm and then by the other, a cosine differs by the order: no negative to its anchor, one to its key."""
+    found = 0
+    for x, y, c, d in itertools.product(range(1, 7), repeat=4):
+        z = torch.tensor([[x, y, 0.0], [c, d, 0], [0, 0, 1]], requires_grad=True)  # integers: the products are exact
+        inverse = 1 / z.detach().square().sum(1).sqrt()
+        both = [float((x * c + y * d) * inverse[i] * inverse[1 - i]) for i in (0, 1)]
+        if both[0] == both[1] or found == 8:
+            continue
+        found += 1
+        loss = cross_group_contrastive(z, torch.tensor([0, 1, 0]), torch.tensor([0, 0, 1]), margin=min(both))
+        loss.backward()
+        assert torch.isfinite(z.grad).all()
+        assert (z.grad == 0).all() == (loss == 0)
+    assert found == 8
+
+
+def test_contrastive_keeps_what_is_linear_and_says_what_it_launches(launches):
+    z, y, ids = draw(70, 5)
+    x = z.float().requires_grad_()
+    cross_group_contrastive(x, y, ids).backward()
+    assert launches.count("forward_kernel") == 1
+    assert launches.count("backward_kernel") == 2
+    assert len(launches) == 3 + 2 + 4  # norms of both sides each pass; a projection after each backward kernel
+
+
+def test_contrastive_the_backend_of_the_forward_pass_runs_the_backward_pass(launches):
+    z, y, ids = draw(20, 5)
+    x = z.float().requires_grad_()
+    loss = cross_group_contrastive(x, y, ids)
+    with kernels.backend("eager"):
+        loss.backward()
+    assert launches.count("backward_kernel") == 2
+
+
+def test_contrastive_refuses_what_it_cannot_run():
+    z, y, ids = draw(6, 5)
+    with pytest.raises(RuntimeError, match="float64"):
+        cross_group_contrastive(z, y, ids)
+    with pytest.raises(RuntimeError, match="1025 columns"):
+        cross_group_contrastive(torch.randn(2, contrastive.MAX_DIM + 1), y[:2], ids[:2])
+
+
+def batch(seed, q=21, r=5, num_groups=4, num_domains=3, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    groups = torch.randint(-1, num_groups, (q,), generator=generator)
+    domains = torch.randint(-1, num_domains, (q,), generator=generator)
+    rewards = (torch.rand(q, r, generator=generator) < 0.2 + 0.15 * (groups.unsqueeze(1) + 1)).to(dtype)
+    rewards[seed % q, 1:] = torch.nan
+    rewards[(seed + 5) % q] = torch.nan
+    return rewards, groups, domains
+
+
+def rows(rewards):
+    return [[None if np.isnan(x) else x for x in row] for row in rewards.tolist()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("variant", ["default", "paper", "released"])
+@pytest.mark.parametrize(
+    "options", [{}, {"size_power": 1.0, "reward_power": 0.3, "max_ratio": 1.5}], ids=["", "powers"]
+)
+def test_advantages_with_history_equal_the_naive_loop(variant, options, dtype):
+    module = FairGRPOAdvantage(4, 3, variant=variant, **options)
+    naive = oracles_policy.Naive(variant=variant, **options)
+    for seed in range(2):
+        rewards, groups, domains = batch(seed, dtype=dtype)
+        expected, _ = naive(rows(rewards), domains.tolist(), groups.tolist())
+        found = module(rewards, groups, domains)
+        assert found.dtype == dtype
+        assert relative(found, torch.tensor(expected, dtype=torch.float64)) <= tolerance("advantages", dtype).value
+        assert (found[torch.isnan(rewards)] == 0).all()
+
+
+@pytest.mark.parametrize(("q", "r"), [(1, 1), (1, 7), (70, 1), (3, 70), (130, 2)])
+def test_advantages_odd_shapes(q, r):
+    rewards, groups, domains = batch(0, q=q, r=r)
+    expected, _ = oracles_policy.Naive()(rows(rewards), domains.tolist(), groups.tolist())
+    found = fair_grpo_advantages(rewards, groups, domains, num_groups=4, num_domains=3)
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32], ids=str)
+def test_advantages_broadcast_over_masked_tokens_in_three_launches(dtype, launches):
+    rewards, groups, domains = batch(1, q=4, r=3, dtype=torch.float32)
+    mask = (torch.rand(12, 1030, generator=torch.Generator().manual_seed(0)) < 0.6).to(dtype)
+    mask[5] = 0
+    sizes = {"num_groups": 4, "num_domains": 3}
+    tokens = fair_grpo_advantages(rewards, groups, domains, mask=mask, **sizes)
+    assert launches == ["score_kernel", "weigh_kernel", "apply_kernel"]
+    plain = fair_grpo_advantages(rewards, groups, domains, **sizes)
+    assert plain.abs().sum() > 0
+    assert torch.equal(tokens, torch.where(mask != 0, plain.reshape(-1, 1), 0.0))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"discover_groups": "kmeans", "history": "ema"},
+        {"reward_shift": "min", "batch_normalize": False},
+        {"reward_shift": 0.5, "max_ratio": None, "size_power": 0.3, "reward_power": 2.0},
+    ],
+    ids=["clusters", "shift", "powers"],
+)
+def test_advantages_tables_equal_the_eager_ones(options):
+    """The eager code is held to the oracle elsewhere; here clusters, shifts and the two-step interface."""
+    found, expected = FairGRPOAdvantage(4, 3, **options), FairGRPOAdvantage(4, 3, **options)
+    for seed in range(2):
+        rewards, groups, domains = batch(seed, q=16, r=4)
+        found(rewards, groups, domains)
+        with kernels.backend("eager"):
+            expected(rewards, groups, domains)
+        for name, a, b in zip(found.last._fields, found.last, expected.last, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
+    a = found.scale(rewards, groups, domains)
+    with kernels.backend("eager"):
+        torch.testing.assert_close(a, expected.scale(rewards, groups, domains), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered")  # the absent domain has an infinite weight
+@pytest.mark.parametrize("variant", ["default", "paper", "released"])
+@pytest.mark.parametrize(
+    "options", [{"size_power": 1.0, "max_ratio": None}, {"reward_shift": 0.1}, {"reward_shift": 0.7}]
+)
+def test_advantages_of_an_absent_domain_and_of_means_that_a_shift_lifts_to_zero(options, variant):
+    rewards, groups, domains = torch.eye(6), torch.arange(6) % 2, torch.zeros(6, dtype=torch.int64)
+    rewards[groups == 1] = 0
+    rewards -= options.get("reward_shift", 0.0)  # in float32, which misses -0.1 from below and -0.7 from above
+    found = [fair_grpo_advantages(rewards, groups, num_groups=2, variant=variant, **options)]
+    module = FairGRPOAdvantage(2, 3, variant=variant, **options)
+    found.append(module(rewards, groups, domains))
+    tables = [module.last.table]
+    with kernels.backend("eager"):
+        found.append(module.eval()(rewards, groups, domains))
+        module = FairGRPOAdvantage(2, 3, variant=variant, **options)
+        expected = module(rewards, groups, domains)
+    tables.append(module.last.table)
+    torch.testing.assert_close(tables[0], tables[1], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(found[1], expected)
+    assert torch.isfinite(tables[0]).all()
+    if variant == "default":
+        torch.testing.assert_close(found[0], found[1])  # one known domain's factor cancels
+
+
+def test_advantages_with_as_many_programs_as_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(advantages_triton, "programs", advantages.programs)
+    rewards, groups, domains = batch(2)
+    expected, _ = oracles_policy.Naive()(rows(rewards), domains.tolist(), groups.tolist())
+    found = fair_grpo_advantages(rewards, groups, domains, num_groups=4, num_domains=3)
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12)
+
+
+def test_advantages_nothing_to_tell_apart():
+    ids = torch.zeros(3, dtype=torch.int64)
+    assert (fair_grpo_advantages(torch.ones(3, 4), ids, num_groups=1) == 0).all()
+    assert (fair_grpo_advantages(torch.full((3, 4), torch.nan), ids, num_groups=1) == 0).all()
+    unknown = fair_grpo_advantages(torch.eye(3), ids - 1, num_groups=1)
+    assert torch.isfinite(unknown).all()
+    assert unknown.abs().sum() > 0
+
+
+def test_advantages_refuse_what_they_cannot_run():
+    ids = torch.zeros(3, dtype=torch.int64)
+    with pytest.raises(RuntimeError, match="prompt_ids"):
+        fair_grpo_advantages(torch.ones(3), ids, num_groups=1, prompt_ids=ids)
+    with pytest.raises(RuntimeError, match="1025 rollouts"):
+        fair_grpo_advantages(torch.ones(3, advantages_triton.MAX_ROLLOUTS + 1), ids, num_groups=1)
+    with pytest.raises(RuntimeError, match="cells"):
+        fair_grpo_advantages(torch.ones(3, 2), ids, num_groups=600)
+
+
+def segment_oracle(values, slots, groups, order):
+    values = values.double()
+    counts = torch.stack([(slots == g).sum() for g in range(groups)]).double()
+    sums = [[values[slots == g].pow(k).sum(0) for g in range(groups)] for k in range(1, order + 1)]
+    return counts, torch.stack([torch.stack(row) for row in sums])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize(("n", "shape", "groups"), [(1, (), 1), (1500, (), 3), (37, (5,), 11), (21, (3, 13), 2)])
+def test_segments_equal_the_loop(n, shape, groups, order, dtype):
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(n, *shape, generator=generator).to(dtype).requires_grad_()
+    slots = torch.randint(-1, groups + 2, (n,), generator=generator)  # some outside, on both sides
+    slots[slots == 1] = 0  # an empty group
+    counts, sums = segment_moments(values, slots, groups, order)
+    wide = values.detach().double().requires_grad_()
+    expected_counts, expected = segment_oracle(wide, slots, groups, order)
+    assert torch.equal(counts.double(), expected_counts)
+    assert not counts.requires_grad
+    assert sums.dtype == dtype
+    assert relative(sums, expected) <= tolerance("segments", dtype).value
+    grad_output = torch.randn(expected.shape, generator=generator, dtype=torch.float64).to(dtype)
+    (grad,) = torch.autograd.grad(sums, values, grad_output)
+    (expected_grad,) = torch.autograd.grad(expected, wide, grad_output.double())
+    assert relative(grad, expected_grad) <= tolerance("segments", dtype).gradient
+
+
+def test_segments_serve_the_losses_and_their_second_derivatives(launches):
+    from fairloss.functional import loss_variance
+    from fairloss.groups.ids import segment_mean
+
+    values = torch.rand(40, dtype=torch.float64).requires_grad_()
+    groups = torch.arange(40) % 4 - 1
+    found = loss_variance(values, groups, num_groups=3)
+    assert launches == ["segment_kernel"]  # counts and sums in one walk
+    means = torch.stack([values[groups == g].mean() for g in range(3)])
+    torch.testing.assert_close(found, means.var(unbiased=False), rtol=1e-12, atol=0)
+    assert torch.autograd.gradgradcheck(
+        lambda v: segment_moments(v, groups[:6], 3, 2)[1], values[:6].detach().requires_grad_()
+    )
+    sums, counts = segment_mean(torch.zeros(0, 3), torch.zeros(0, 1, dtype=torch.int64), (4,))
+    assert (sums == 0).all()
+    assert (counts == 0).all()
+
+
+def test_segments_refuse_too_many_groups():
+    from fairloss.groups.ids import segment_sum
+
+    with pytest.raises(RuntimeError, match="2000 groups"):
+        segment_sum(torch.ones(3), torch.zeros(3, 1, dtype=torch.int64), (2000,))

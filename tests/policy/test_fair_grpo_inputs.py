@@ -1,0 +1,172 @@
+"""What FairGRPO advantages accept, what they refuse by name, and that they compile and wait for no device."""
+
+import warnings
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import fairloss
+from fairloss import FairGRPOAdvantage, fair_grpo_advantages
+from fairloss.policy.checks import check_means, prepare
+from fairloss.policy.rewards import Flat
+from fairloss.policy.weights import Options, fair_grpo_core
+from tests.policy.test_fair_grpo import batch
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64, torch.bool])
+def test_other_dtypes_are_computed_in_float32(dtype):
+    rewards, groups, domains = batch(dtype=torch.float32)
+    found = fair_grpo_advantages(rewards.to(dtype), groups, domains, num_groups=4, num_domains=3)
+    assert torch.equal(found, fair_grpo_advantages(rewards, groups, domains, num_groups=4, num_domains=3))
+
+
+def test_inputs_are_not_modified_and_the_result_has_no_gradient():
+    rewards, groups, domains = batch()
+    kept = rewards.clone()
+    found = fair_grpo_advantages(rewards.requires_grad_(), groups, domains, num_groups=4, num_domains=3)
+    assert not found.requires_grad
+    assert torch.equal(rewards.detach(), kept)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"rewards": torch.ones(3)}, "rewards: shape"),
+        ({"rewards": [[1.0]]}, "rewards: a tensor"),
+        ({"rewards": torch.ones(2, 3, dtype=torch.complex64)}, "rewards: real"),
+        ({"groups": torch.tensor([0, 1, 2])}, "groups: id 2"),
+        ({"groups": torch.tensor([0.0, 1.0, 1.0])}, "groups: integer"),
+        ({"groups": torch.tensor([0])}, "groups: 1 ids"),
+        ({"domains": torch.tensor([0, 2, 1])}, "domains: id 2"),
+        ({"domains": None}, "domains: needed"),
+        ({"prompt_ids": torch.tensor([0, 1, 1])}, "prompt_ids: with them"),
+        ({"prompt_ids": torch.tensor([0.0])}, "prompt_ids: a tensor of integers"),
+        ({"past": torch.zeros(3, 2, 2)}, "past: shape"),
+        ({"num_groups": (2, 3)}, "intersect_groups"),
+        ({"num_domains": 0}, "num_domains"),
+        ({"max_ratio": 0.5}, "max_ratio"),
+        ({"size_power": -1}, "size_power"),
+        ({"reward_power": "1"}, "reward_power"),
+        ({"reward_shift": "max"}, "reward_shift"),
+        ({"variant": "published"}, "variant"),
+        ({"eps": 0}, "eps"),
+        ({"process_group": "world"}, "process_group"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, named):
+    good = {"rewards": torch.rand(3, 4), "groups": torch.tensor([0, 1, 1]), "domains": torch.tensor([0, 1, 1])}
+    with pytest.raises((ValueError, TypeError), match=named):
+        fair_grpo_advantages(**{**good, "num_groups": 2, "num_domains": 2, **arguments})
+
+
+def test_a_prompt_with_two_groups_is_refused_and_unknown_without_validation():
+    rewards, ids = torch.tensor([1.0, 0, 1, 0]), torch.tensor([5, 5, 9, 9])
+    groups = torch.tensor([0, 1, 1, 1])
+    with pytest.raises(ValueError, match="groups: rollouts of one prompt"):
+        fair_grpo_advantages(rewards, groups, num_groups=2, prompt_ids=ids)
+    module = FairGRPOAdvantage(2, validate=False)
+    module(rewards, groups, prompt_ids=ids)
+    assert module.history.counts[0].tolist() == [[0, 1, 1]]
+
+
+def test_compiles_whole_for_rows_and_flat():
+    def rows_form(rewards, groups, domains):
+        return fair_grpo_advantages(rewards, groups, domains, num_groups=4, num_domains=3, validate=False)
+
+    def flat_form(rewards, groups, domains, ids):
+        return fair_grpo_advantages(
+            rewards, groups, domains, num_groups=4, num_domains=3, prompt_ids=ids, validate=False
+        )
+
+    for q in (40, 23):
+        data = batch(q=q)
+        ids = torch.arange(q).repeat_interleave(6)
+        whole = torch.compile(rows_form, backend="aot_eager", fullgraph=True, dynamic=True)
+        torch.testing.assert_close(whole(*data), rows_form(*data), rtol=1e-9, atol=1e-12)
+        flat = data[0].reshape(-1), data[1][ids], data[2][ids], ids
+        whole = torch.compile(flat_form, backend="aot_eager", fullgraph=True, dynamic=True)
+        torch.testing.assert_close(whole(*flat), flat_form(*flat), rtol=1e-9, atol=1e-12)
+
+
+class Waits(TorchDispatchMode):
+    """Raises where a value would have to come to the host."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert not any(
+            name in str(func) for name in ("_local_scalar_dense", "nonzero", "unique", "is_nonzero", "equal.default")
+        )
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("variant", ["default", "paper", "released"])
+def test_the_core_never_waits_for_the_device(variant):
+    rewards, groups, domains = batch()
+    ids = torch.arange(40).repeat_interleave(6)
+    with Waits():
+        options = Options(variant=variant)
+        fair_grpo_core(rewards, domains, groups, num_domains=3, num_groups=4, options=options)
+        layout = Flat(ids)
+        fair_grpo_core(
+            rewards.reshape(-1), domains[ids], groups[ids], num_domains=3, num_groups=4, options=options, layout=layout
+        )
+    with pytest.raises(AssertionError), Waits():
+        float(rewards.sum())
+
+
+@pytest.mark.parametrize("with_domains", [False, True])
+def test_on_a_device_prompts_with_two_ids_are_left_to_the_one_look_at_the_result(with_domains):
+    # On "meta" there are no values: whoever asks for one fails.
+    rewards, ids = torch.rand(8, device="meta"), torch.zeros(8, dtype=torch.int64, device="meta")
+    domains = ids if with_domains else None
+    found = prepare(rewards, ids, domains, ids, num_groups=2, num_domains=1, validate=True)
+    assert list(found.conflicts) == (["groups", "domains"] if with_domains else ["groups"])
+    data = [torch.tensor([1.0, 0, 1]), torch.tensor([0, 1, 1]), torch.tensor([0, 0, 0]), torch.tensor([4, 4, 9])]
+    batch = prepare(*data, num_groups=2, num_domains=1, validate=False)
+    result = fair_grpo_core(
+        batch.rewards, batch.domains, batch.groups + 1, num_domains=1, num_groups=2, layout=batch.layout
+    )
+    check_means(result, batch, 0.0, 1.0, None)
+    for conflicts in ({"groups": False, "domains": True}, {"domains": True}):
+        torn = batch._replace(conflicts={name: torch.tensor(value) for name, value in conflicts.items()})
+        with pytest.raises(ValueError, match="domains: rollouts of one prompt have different ids"):
+            check_means(result, torn, 0.0, 1.0, None)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shift", [None, 0.5, "min"])
+@pytest.mark.parametrize("flat", [False, True])
+def test_on_a_gpu_validation_waits_once(flat, shift):
+    rewards, groups, domains = (t.cuda() for t in batch())
+    arguments = (rewards, groups, domains)
+    sizes = {"num_groups": 4, "num_domains": 3, "reward_shift": shift}
+    if flat:
+        ids = torch.arange(40, device="cuda").repeat_interleave(6)
+        arguments, sizes["prompt_ids"] = (rewards.reshape(-1), groups[ids], domains[ids]), ids
+    fair_grpo_advantages(*arguments, **sizes)
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            fair_grpo_advantages(*arguments, **sizes)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len([w for w in caught if "synchronizing" in str(w.message)]) == 1
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_nothing_waits_and_the_result_is_the_same():
+    data = batch()
+    sizes = {"num_groups": 4, "num_domains": 3, "validate": False}
+    moved = [t.cuda() for t in data]
+    fair_grpo_advantages(*moved, **sizes)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = fair_grpo_advantages(*moved, **sizes)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(found.cpu(), fair_grpo_advantages(*data, **sizes), rtol=1e-12, atol=1e-12)
+
+
+def test_public_names():
+    assert {"FairGRPOAdvantage", "fair_grpo_advantages", "fair_grpo_policy_loss"} <= set(fairloss.__all__)

@@ -1,0 +1,146 @@
+"""Groups that FairGRPO finds where labels are missing: features, number of clusters, weights, memory."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import f_oneway
+from sklearn.cluster import KMeans
+from sklearn.metrics import silhouette_score
+
+from fairloss import FairGRPOAdvantage
+from fairloss.policy.discovery import Discovery, choose_clusters, differ, quantile_features
+from tests.policy.test_fair_grpo import batch
+from tests.policy.test_fair_grpo_state import with_unknown
+
+
+def test_quantile_features_against_numpy():
+    rewards = torch.rand(6, 5, dtype=torch.float64)
+    rewards[1, 2:] = rewards[4, 1:] = torch.nan
+    found = quantile_features(rewards, 8).numpy()
+    for row, values in zip(found, rewards.numpy(), strict=True):
+        kept = values[~np.isnan(values)]
+        np.testing.assert_allclose(row[:8], np.quantile(kept, np.linspace(0, 1, 8)), rtol=1e-6)
+        assert row[8:].tolist() == pytest.approx([kept.mean(), kept.var() * len(kept), len(kept)], rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_number_of_clusters_by_silhouette_and_elbow(seed):
+    generator = np.random.default_rng(seed)
+    points = generator.normal(size=(60, 3)) + 4.0 * (seed % 3) * generator.integers(0, 2, (60, 1))
+    fits = {k: KMeans(k, random_state=0, n_init=4).fit(points) for k in (1, 2, 3)}
+    scores = {k: silhouette_score(points, fits[k].labels_) for k in (2, 3)}
+    best = max(scores, key=scores.get)
+    assert choose_clusters(points, "silhouette", 0, 4).n_clusters == (best if scores[best] >= 0.25 else 1)
+    first, second = (fits[k].inertia_ - fits[k + 1].inertia_ for k in (1, 2))
+    assert choose_clusters(points, "elbow", 0, 4).n_clusters == (2 if second < 0.1 * first else 3)
+    assert choose_clusters(points, 5, 0, 4).n_clusters == 5
+
+
+def test_never_more_clusters_than_distinct_points():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert choose_clusters(np.ones((5, 2)), "silhouette", 0, 4).n_clusters == 1
+        assert choose_clusters(np.eye(2), "silhouette", 0, 4).n_clusters == 1
+        assert choose_clusters(np.repeat(np.eye(2), 4, 0), "elbow", 0, 4).n_clusters == 2
+        assert choose_clusters(np.repeat(np.eye(2), 4, 0), 7, 0, 4).n_clusters == 2
+
+
+def test_discovered_clusters_are_weighted_as_groups_of_their_size_and_mean():
+    hard, easy = torch.tensor([1.0, 0, 0, 0, 0, 0, 0, 0]), torch.tensor([1.0, 1, 1, 1, 1, 1, 1, 0])
+    rewards = torch.cat([hard.expand(6, 8), easy.expand(30, 8)]).double()
+    blind = FairGRPOAdvantage(2, discover_groups="kmeans", max_ratio=None)
+    told = FairGRPOAdvantage(2, max_ratio=None)
+    for _ in range(3):
+        found = blind(rewards, torch.full((36,), -1))
+        expected = told(rewards, (torch.arange(36) >= 6).long())
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    names = {row.group for row in blind.table()}
+    assert names == {"cluster 0", "cluster 1"}
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.2, None])
+def test_prompts_of_one_difficulty_stay_one_group(rate):
+    split = 0
+    for seed in range(20):
+        rewards = torch.rand(100, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        rewards = rewards if rate is None else (rewards < rate).double()
+        module = FairGRPOAdvantage(1, discover_groups="kmeans")
+        module(rewards, torch.full((100,), -1))
+        split += len(module.table()) > 1
+    assert split <= 1
+    # The elbow, and the silhouette alone, split all of them.
+    points = quantile_features(rewards, 8)[:, :8].double().numpy()
+    assert choose_clusters(points, "elbow", 0, 4).n_clusters > 1
+    assert choose_clusters(points, "silhouette", 0, 4).n_clusters > 1
+
+
+def test_the_test_of_difference_against_scipy():
+    generator = np.random.default_rng(0)
+    for spread in (0.0, 0.1, 0.3):
+        prompts = [generator.normal(spread * generator.normal(), 1, n) for n in generator.integers(2, 9, 30)]
+        p = f_oneway(*prompts).pvalue
+        moments = [np.array([f(x) for x in prompts]) for f in (np.mean, lambda x: ((x - x.mean()) ** 2).sum(), len)]
+        assert differ(*moments, level=p * 1.0001)
+        assert not differ(*moments, level=p * 0.9999)
+    one = np.ones(3)
+    assert not differ(np.array([0.0, 1, 1]), 0 * one, one)
+    assert differ(np.array([0.0, 1, 1]), 0 * one, 4 * one)
+    assert not differ(one, 0 * one, 4 * one)
+    assert not differ(one[:1], one[:1], 4 * one[:1])
+
+
+def test_prompts_that_differ_in_the_order_of_rollouts_alone_are_one_group():
+    generator = torch.Generator().manual_seed(0)
+    rewards = torch.stack([torch.linspace(0, 1, 10)[torch.randperm(10, generator=generator)] for _ in range(30)])
+    module = FairGRPOAdvantage(1, discover_groups="kmeans")
+    module(rewards, torch.full((30,), -1))
+    assert [row.group for row in module.table()] == ["cluster 0"]
+
+
+def test_discovery_leaves_labelled_prompts_and_other_domains_alone():
+    rewards, groups, domains = batch()
+    labelled = FairGRPOAdvantage(4, 3)
+    blind = FairGRPOAdvantage(4, 3, discover_groups="kmeans")
+    torch.testing.assert_close(
+        blind(rewards, groups, domains), labelled(rewards, groups, domains), rtol=1e-14, atol=1e-14
+    )
+    groups = torch.where(domains == 1, -1, groups)
+    blind(rewards, groups, domains)
+    assert {row.domain for row in blind.table() if "cluster" in row.group} == {1}
+
+
+def test_discovery_in_ragged_batches_is_that_of_padded_ones():
+    rewards, groups, domains = with_unknown(batch())
+    rewards[3, 4:] = rewards[9, :2] = torch.nan
+    keep = ~torch.isnan(rewards)
+    index = torch.arange(40).unsqueeze(1).expand(-1, 6)[keep]
+    options = {"discover_groups": "kmeans"}
+    padded = FairGRPOAdvantage(4, 3, **options)(rewards, groups, domains)
+    flat = FairGRPOAdvantage(4, 3, **options)(rewards[keep], groups[index], domains[index], prompt_ids=index)
+    torch.testing.assert_close(padded[keep], flat, rtol=1e-12, atol=1e-12)
+
+
+def test_the_sample_is_uniform_over_the_whole_stream_or_fades():
+    held = {"cumulative": np.zeros(40), "ema": np.zeros(40)}
+    for mode, counts in held.items():
+        for seed in range(400):
+            discovery, memory, seen = Discovery(1, 1, 2, 10, seed, mode), np.zeros((10, 3)), 0
+            for step in range(4):
+                arrivals = np.arange(10.0)[:, None] + 10 * step + np.zeros((10, 3))
+                seen = discovery._push(memory, seen, arrivals, domain=0)
+            assert seen == 40
+            counts[memory[:, 0].astype(int)] += 1
+    # 400 samples of 10 of 40: each prompt is expected 100 times, with deviation sqrt(400 * 1/4 * 3/4) = 8.7.
+    assert abs(held["cumulative"] - 100).max() < 4 * 8.7
+    fading = held["ema"].reshape(4, 10).mean(1)
+    assert (np.diff(fading) > 10).all()
+
+
+def test_released_discovery_needs_equal_counts():
+    module = FairGRPOAdvantage(2, variant="released", discover_groups="kmeans")
+    module(torch.rand(4, 5), torch.full((4,), -1))
+    with pytest.raises(ValueError, match="equally many"):
+        module(torch.rand(4, 6), torch.full((4,), -1))
+    assert module.history.totals()[0].sum() == 4

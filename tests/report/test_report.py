@@ -1,0 +1,484 @@
+"""The fairness report: replicates against naive oracles, honest intervals, less biased gaps, every output form."""
+
+import html
+import io
+import json
+import re
+import sys
+import tracemalloc
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import fairloss.metrics as fm
+import fairloss.report as fr
+from fairloss.report.terminal import print_report
+
+METRICS = ("accuracy", "auc", "tpr", "fpr", "fdr", "f1", "positive_rate", "ece")
+
+
+def data(n=400, seed=0, groups=3, effect=0.0):
+    rng = np.random.default_rng(seed)
+    y, g = rng.integers(0, 2, n), rng.integers(0, groups, n)
+    s = np.clip(0.25 + 0.5 * y + (0.25 + effect * g) * rng.standard_normal(n), 0, 1)
+    return y, s, g
+
+
+@pytest.fixture(scope="module")
+def report():
+    y, s, g = data(600, effect=0.15)
+    sex = np.where(np.arange(600) % 2, "F", "M").astype(object)
+    sex[:10] = None
+    age = np.array(["18-49", "50-69", "70+"])[g].astype(object)
+    age[10:14] = "<unstated>"
+    return fr.FairnessReport.from_predictions(
+        y, s, {"sex": sex, "age": age}, num_replicates=300, title="A & B <report>"
+    )
+
+
+def test_values_are_those_of_the_metrics(report):
+    y, s, _ = data(600, effect=0.15)
+    sex = np.where(np.arange(600) % 2, "F", "M").astype(object)
+    sex[:10] = None
+    found = report["sex"]
+    assert found.unknown == 10
+    for metric in METRICS:
+        expected = fm.group_metric(metric, y, s, sex)
+        assert [grp.metrics[metric].value for grp in found.groups] == pytest.approx(expected.values)
+        assert report.overall[metric].value == pytest.approx(expected.overall)
+        assert found.gap(metric).estimate.value == pytest.approx(expected.gap())
+        for estimate in [grp.metrics[metric] for grp in found.groups]:
+            assert estimate.low <= estimate.value <= estimate.high or metric == "ece"
+    assert found.gap("equalized_odds").estimate.value == pytest.approx(fm.equalized_odds_difference(y, s, sex))
+    assert found.gap("demographic_parity_ratio").estimate.value == pytest.approx(fm.demographic_parity_ratio(y, s, sex))
+    assert found.gap("equity_scaled_auc").estimate.value == pytest.approx(fm.equity_scaled_auc(y, s, sex))
+    assert [grp.samples for grp in found.groups] == [np.sum(sex == "F"), np.sum(sex == "M")]
+    assert {a.name for a in report.attributes} == {"sex", "age", "sex & age"}
+    for attribute in report.attributes:
+        for gap in attribute.gaps:
+            e = gap.estimate
+            if not np.isnan(e.low):
+                assert e.low <= e.value <= e.high, gap
+    with pytest.raises(KeyError, match="the attributes are sex, age"):
+        report["race"]
+    with pytest.raises(KeyError, match="the comparisons are accuracy"):
+        found.gap("dice")
+
+
+def test_small_groups_are_warned_of(report):
+    assert any("<unstated> has 4 samples, too few to judge" in w for w in report.warnings)
+    assert [g.small for g in report["age"].groups] == [False, False, False, True]
+    assert not any(g.small for g in report["sex"].groups)
+
+
+def test_same_seed_same_report():
+    y, s, g = data(100)
+    one, two, other = (fr.FairnessReport.from_predictions(y, s, g, num_replicates=100, seed=k) for k in (1, 1, 2))
+    assert json.dumps(one.to_dict()) == json.dumps(two.to_dict()) != json.dumps(other.to_dict())
+
+
+def test_dict_frame_and_markdown(report):
+    found = report.to_dict()
+    text = json.dumps(found, allow_nan=False)
+    assert json.loads(text)["attributes"]["sex"]["gaps"]["accuracy"]["worst"] in ("F", "M")
+    frame = report.to_frame()
+    assert isinstance(frame, pd.DataFrame)
+    row = frame[(frame.attribute == "sex") & (frame.group == "F") & (frame.metric == "auc")]
+    assert row.value.item() == found["attributes"]["sex"]["groups"][0]["metrics"]["auc"]["value"]
+    assert set(frame.kind) == {"overall", "group", "gap"}
+    markdown = report.to_markdown()
+    assert "| F | 295 |" in markdown
+    assert "## sex & age: comparisons" in markdown
+    assert "- age: <unstated> has 4 samples" in markdown
+
+
+class Page(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.outside, self.open = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.outside += [v for k, v in attributes if k in ("src", "href", "xlink:href") and not v.startswith("#")]
+        if tag not in ("meta", "link", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_html_is_one_self_contained_page(report, tmp_path):
+    path = tmp_path / "report.html"
+    text = report.to_html(path)
+    assert path.read_text(encoding="utf-8") == text
+    page = Page()
+    page.feed(text)
+    assert page.open == []  # well-formed
+    assert page.outside == []
+    assert "script" not in page.tags
+    assert page.tags.count("svg") == 6
+    assert "A &amp; B &lt;report&gt;" in text
+    assert "&lt;unstated&gt;" in text
+    assert "<unstated>" not in text
+    assert report.to_html() == text  # the same page twice
+
+
+def test_plots(report):
+    pytest.importorskip("matplotlib")
+    assert len(report.plot("age").axes) == 8
+    figure = report.plot("sex", ["accuracy", "auc"])
+    assert [axis.get_title() for axis in figure.axes] == ["accuracy", "AUC"]
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["F", "M"]
+    assert len(fr.plot_gaps(report, "age").axes) == 1
+    scores = np.random.default_rng(0).random((6, 4)) + np.array([0, 0, 0, 2])
+    text = [t.get_text() for t in fr.plot_critical_difference(fm.friedman_nemenyi(scores, names="abcd")).axes[0].texts]
+    assert " d (1.00) " in text
+    figure = fr.plot_pareto([0.9, 0.8, 0.7], [0.1, 0.05, 0.2], ["a", "b", "c"])
+    dominated = [line for line in figure.axes[0].lines if line.get_label() == "dominated"]
+    assert dominated[0].get_xdata().tolist() == [0.2]
+    with pytest.raises(ValueError, match="names: 1 names"):
+        fr.plot_pareto([0.9, 0.8], [0.1, 0.2], ["a"])
+
+
+HOSTILE = ["<img/src=x/onerror=alert(1)> [1]", "<b> [0.1, 0.2]", "$60k^{$", "$30k-$60k", r"a\$b", "x | y"]
+
+
+@pytest.fixture(scope="module")
+def hostile():
+    pytest.importorskip("matplotlib")
+    y, s, g = data(300, groups=len(HOSTILE))
+    values = {"$cost$": s, "<i> [2]": 1 - s}
+    groups = {"<u>$in_{$": np.array(HOSTILE)[g]}
+    return (
+        fr.FairnessReport.from_predictions(y, s, groups, num_replicates=100, title="<s> $a$ $"),
+        fr.FairnessReport.from_values(values, groups, num_replicates=100),
+    )
+
+
+def test_names_are_no_html(hostile):
+    for report in hostile:
+        page = Page()
+        text = report.to_html()
+        page.feed(text)
+        assert not {"img", "b", "u", "s", "i"} & set(page.tags)
+        assert page.open == []
+        assert "&lt;img/src=x/onerror=alert(1)&gt; [1]" in text
+
+
+def test_dollars_in_names_are_no_mathematics(hostile):
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    def drawn(figure):
+        """What is written in the figure, as text that can be read."""
+        from matplotlib import rc_context
+
+        text = io.StringIO()
+        with rc_context({"svg.fonttype": "none"}):
+            FigureCanvasSVG(figure).print_svg(text)
+        # Beside mathematics a comment holds the source.
+        return html.unescape(re.sub(r"<!--.*?-->", "", text.getvalue(), flags=re.DOTALL))
+
+    scores = np.random.default_rng(0).random((6, len(HOSTILE)))
+    labels = {"performance_label": "$p_{$", "disparity_label": "$1 to $2"}
+    names = fm.friedman_nemenyi(scores, names=HOSTILE)
+    for figure, expected in [
+        (hostile[0].plot(), HOSTILE),
+        (hostile[1].plot(), ["$cost$", *HOSTILE]),
+        (fr.plot_gaps(hostile[1]), ["$cost$ gap"]),
+        (fr.plot_critical_difference(names, title="$a^{$ $b$"), ["$a^{$ $b$", *HOSTILE]),
+        (fr.plot_pareto(scores[0], scores[1], HOSTILE, **labels), [*labels.values(), *HOSTILE]),
+    ]:
+        text = drawn(figure)
+        assert [name for name in expected if name not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("hidden", "call"), [("matplotlib", "to_html"), ("matplotlib", "plot"), ("pandas", "to_frame")]
+)
+def test_a_missing_extra_is_named(report, monkeypatch, hidden, call):
+    for module in [m for m in sys.modules if m == hidden or m.startswith(hidden + ".")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, hidden, None)
+    with pytest.raises(ImportError, match=rf"{hidden} is needed here: pip install 'fairloss\[report\]'"):
+        getattr(report, call)()
+    assert report.to_markdown()  # what needs no extra still works
+
+
+def test_other_tasks():
+    rng = np.random.default_rng(0)
+    y, g = rng.integers(0, 3, 300), rng.integers(0, 2, 300)
+    p = rng.dirichlet(np.ones(3), 300)
+    p[np.arange(300), y] += 0.5
+    p /= p.sum(axis=1, keepdims=True)
+    multiclass = fr.FairnessReport.from_predictions(y, p, {"g": g}, num_replicates=100)
+    # A mean over classes of positive rates is one over their number, whatever the model does.
+    assert set(multiclass.overall) == set(METRICS) - {"positive_rate"}
+    for metric in multiclass.overall:
+        expected = fm.group_metric(metric, y, p, g)
+        assert [k.metrics[metric].value for k in multiclass["g"].groups] == pytest.approx(expected.values)
+        assert multiclass.overall[metric].low < expected.overall < multiclass.overall[metric].high or metric == "ece"
+    labels = fr.FairnessReport.from_predictions(y, p.argmax(axis=1), g, num_replicates=100)
+    assert "auc" not in labels.overall
+    assert labels["group"].gap("accuracy").estimate.value == multiclass["g"].gap("accuracy").estimate.value
+    t = rng.integers(0, 2, (300, 4))
+    multilabel = fr.FairnessReport.from_predictions(t, rng.random((300, 4)), g, num_replicates=100)
+    assert "ece" not in multilabel.overall
+    logits = fr.FairnessReport.from_predictions(y == 1, rng.standard_normal(300), g, threshold=0.0, num_replicates=100)
+    assert "ece" not in logits.overall
+    assert any("no probabilities" in w for w in logits.warnings)
+    decisions = fr.FairnessReport.from_predictions(y == 1, rng.integers(0, 2, 300), g, num_replicates=100)
+    assert any("not scores" in w for w in decisions.warnings)
+    frame = pd.DataFrame({"sex": g, "age": 1 - g, "site": rng.integers(0, 2, 300)})
+    three = fr.FairnessReport.from_predictions(y == 1, p[:, 1], frame, num_replicates=100)
+    names = [a.name for a in three.attributes]
+    assert names == ["sex", "age", "site", "sex & age", "sex & site", "age & site", "sex & age & site"]
+    convention = fr.FairnessReport.from_predictions(
+        y, p, g, num_replicates=100, convention="fairgrpo", metrics=("accuracy", "fdr")
+    )
+    expected = fm.group_metric("accuracy", y, p, g, convention="fairgrpo")
+    assert convention["group"].gap("accuracy").estimate.value == pytest.approx(expected.gap())
+
+
+def test_report_of_values():
+    rng = np.random.default_rng(0)
+    g = np.repeat(["a", "b", "c", "d"], [200, 150, 100, 1])
+    dice = np.clip(np.repeat([0.9, 0.85, 0.7, 0.4], [200, 150, 100, 1]) + 0.1 * rng.standard_normal(451), 0, 1)
+    dice[:7] = np.nan
+    years = 20 * (1 - dice)
+    w = rng.random(451)
+    found = fr.FairnessReport.from_values(
+        {"dice": dice, "error": years},
+        g,
+        higher_is_better={"error": False},
+        sample_weight=w,
+        num_replicates=400,
+        patients=[f"p{i}" for i in range(451)],
+    )
+    for name, values in (("dice", dice), ("error", years)):
+        expected = fm.group_mean(values, g, sample_weight=w)
+        assert [k.metrics[name].value for k in found["group"].groups] == pytest.approx(expected.values)
+        assert found.overall[name].value == pytest.approx(expected.overall)
+        assert found["group"].gap(name).estimate.value == pytest.approx(expected.gap())
+        # One sample of d says nothing sure; c is surely worse than a.
+        gap = found["group"].gap(name)
+        assert (gap.worst, gap.best, gap.clear) == ("d", "a", True)
+        assert gap.estimate.low < abs(expected.to_dict()["a"] - expected.to_dict()["c"])
+    assert (found["group"].groups[3].metrics["dice"].low, found["group"].groups[3].metrics["dice"].high) == (0, 1)
+    assert [gap.name for gap in found["group"].gaps] == ["dice", "error"]
+    known = w[7:200]
+    spread = np.average((dice[7:200] - np.average(dice[7:200], weights=known)) ** 2, weights=known**2)
+    error = np.sqrt(spread * (known**2).sum()) / known.sum()
+    interval = found["group"].groups[0].metrics["dice"]
+    assert (interval.high - interval.low) / (2 * 1.96) == pytest.approx(error, rel=0.15)
+    assert "<svg" in found.to_html()
+    assert "threshold" not in found.to_markdown()
+    json.dumps(found.to_dict(), allow_nan=False)
+    for bad, message in [
+        ({}, "values: none"),
+        ({"a": [1, 2], "b": [1]}, "values: lengths"),
+        ({"a": [[1], [2]]}, r"a: shape \(2, 1\)"),
+        ({"a": [np.inf, 1]}, "a: infinite"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            fr.FairnessReport.from_values(bad, [0, 1])
+
+
+def test_undefined_values_are_shown_as_such():
+    y, s, g = data(200)
+    y[g == 2] = 0
+    found = fr.FairnessReport.from_predictions(y, s, g, num_replicates=100)
+    assert np.isnan(found["group"].groups[2].metrics["tpr"].value)
+    assert any("AUC, TPR undefined in 2" in w for w in found.warnings)
+    assert found.to_dict()["attributes"]["group"]["groups"][2]["metrics"]["tpr"]["value"] is None
+    assert "n/a" in found.to_markdown()
+    assert "undefined" in [t.get_text() for axis in found.plot().axes for t in axis.texts]
+    assert found["group"].gap("tpr").estimate.value == pytest.approx(
+        fm.gap(fm.group_metric("tpr", y[g < 2], s[g < 2], g[g < 2]))
+    )
+
+
+def test_one_group_and_rare_positives():
+    y, s, _ = data(60)
+    alone = fr.FairnessReport.from_predictions(y, s, ["all"] * 60, num_replicates=100)
+    gap = alone["group"].gap("accuracy")
+    assert np.isnan([gap.estimate.value, gap.estimate.low, gap.corrected]).all()
+    assert not gap.clear
+    assert "group: only all occurs, so there is nothing to compare." in alone.warnings
+    assert "n/a" in alone.to_markdown()
+    assert "undefined" in alone.to_html()
+    y[:] = 0
+    y[:2] = 1
+    rare = fr.FairnessReport.from_predictions(y, s, [0] * 30 + [1] * 30, num_replicates=100)
+    assert any("AUC, TPR undefined in over 5% of the bootstrap replicates of 0" in w for w in rare.warnings)
+
+
+def test_what_a_reader_is_told(report, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    y, s, g = data(200)
+    s[g == 2] = 1 - s[g == 2]
+    names = np.array(["a\nb", "c", "d|e"], dtype=object)[g]
+    small = np.flatnonzero(g == 2)[5:]
+    y, s, names = (np.delete(v, small) for v in (y, s, names))
+    names[0] = None
+    patients = np.arange(len(y)) // 2
+    found = fr.FairnessReport.from_predictions(
+        y, s, names, patients=patients, metrics=["accuracy", "tpr"], num_replicates=100, threshold=0.4, strict=True
+    )
+    print_report(found)
+    terminal, markdown, page = capsys.readouterr().out, found.to_markdown(), html.unescape(found.to_html())
+    first, _, tiny = found["group"].groups
+    basis = (
+        f"{len(y)} samples of {len(set(patients))} patients. A score above 0.4 is a positive decision. In brackets: 95%"
+    )
+    for text in (terminal, markdown, page):
+        assert basis in text
+        assert "TPR: sensitivity, the share of the positives that are called positive." in text
+        assert "fewer than 30 patients, or fewer than ten positives or negatives, too few to judge" in text
+        assert "1 sample of unknown group left out" in text
+        assert "equity-scaled" not in text
+        assert "ECE" not in text
+    # The worst group is too small to be called so, and says it.
+    assert found["group"].gap("accuracy").worst == "d|e"
+    assert re.search(r"accuracy gap +\S+ \[.*\] +\S+ +d\|e \(!\)", terminal)
+    assert re.search(rf"n = {first.samples} +n = .*\n.* {first.patients} patients +\d+ patients", terminal)
+    # Rows stay rows.
+    assert f"| a b | {first.samples} | {first.patients} | {first.positives} | " in markdown
+    assert f"| d\\|e (!) | {tiny.samples} | {tiny.patients} | " in markdown
+    assert "<td>d|e (!)</td>" in page
+    assert (
+        "600 samples, each taken as one patient. A score of at least 0.5 is a positive decision."
+        in report.to_markdown()
+    )
+    three = fr.FairnessReport.from_predictions(np.arange(60) % 3, np.eye(3)[np.arange(60) % 3], ["F", "M"] * 30,
+                                               num_replicates=100)  # fmt: skip
+    assert "The class with the largest score is the decision." in three.to_markdown()
+    assert "threshold" not in three.to_markdown()
+    values = fr.FairnessReport.from_values({"auc": y}, names, num_replicates=100).to_markdown()
+    assert "AUC:" not in values  # no AUC, whatever its name
+
+
+def test_equal_groups_have_no_worst():
+    y = np.tile([0, 1, 1, 1], 50)
+    found = fr.FairnessReport.from_predictions(y, 0.9 * y, np.repeat(["F", "M"], 100), num_replicates=100)
+    gap = found["group"].gap("accuracy")
+    assert (gap.estimate.value, gap.best, gap.worst) == (0, None, None)
+    plain = found.to_dict()["attributes"]["group"]["gaps"]["accuracy"]
+    assert (plain["best"], plain["worst"]) == (None, None)
+    assert "| accuracy gap | 0.000 [0.000, 0.060] | 0.000 |  |  |" in found.to_markdown()
+    assert "<td>accuracy gap</td>" in found.to_html()
+    found.to_frame()
+    # A difference of rounding is none, at any scale.
+    values = {"one": [0.1 + 0.2, 0.3] * 30, "large": [3e9 * (0.1 + 0.2), 9e8] * 30, "other": [0.3, 0.3001] * 30}
+    gaps = fr.FairnessReport.from_values(values, ["F", "M"] * 30, num_replicates=100)["group"].gaps
+    assert [gap.worst for gap in gaps] == [None, None, "F"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_replicates": 10}, "num_replicates: 10"),
+        ({"level": 95}, "level: 95"),
+        ({"metrics": ["acc"]}, "metrics: 'acc'"),
+        ({"groups": {}}, "groups: no attribute"),
+        ({"groups": {"sex": [None] * 100}}, "every sample of 'sex' is unknown"),
+        ({"patients": [1, 2]}, r"patients: shape \(2,\)"),
+        ({"metrics": []}, "metrics: none was given"),
+        ({"metrics": "accuracy"}, "metrics: a sequence of names is needed, 'accuracy' was given"),
+        ({"metrics": 3}, "metrics: a sequence of names is needed, 3 was given"),
+        ({"metrics": [["accuracy"]]}, r"metrics: \['accuracy'\] was given"),
+        ({"min_group_size": "a"}, "min_group_size: an integer is needed, 'a' was given"),
+        ({"min_group_size": -1}, "min_group_size: -1"),
+        ({"num_replicates": 200.5}, "num_replicates: an integer is needed, 200.5 was given"),
+        ({"level": "a"}, "level: a number is needed, 'a' was given"),
+        ({"seed": -1}, "seed: -1 was given; at least 0"),
+        ({"seed": None}, "seed: an integer is needed, None was given"),
+        ({"groups": {"a": [0] * 100, "b": [0] * 100, "a & b": [0] * 100}}, "groups: an attribute .* called 'a & b'"),
+        ({"groups": {"a": [0] * 100, "b": [0] * 100, "c": [0] * 100, "a & b": [0] * 100}}, "called 'a & b'"),
+        (
+            {"groups": {"a & b": [0] * 100, "a": [0] * 100, "b & c": [0] * 100, "c": [0] * 100}},
+            "called 'a & b & c' like that of 'a', 'b & c'",
+        ),
+        ({"groups": {1: [0] * 100, "1": [0] * 100}}, r"groups: two of the attributes \[1, '1'\] have one name"),
+    ],
+)
+def test_errors(change, message):
+    y, s, g = data(100)
+    arguments = {"groups": g, "num_replicates": 100} | change
+    with pytest.raises((TypeError, ValueError), match=message):
+        fr.FairnessReport.from_predictions(y, s, **arguments)
+
+
+def test_resampling_sorts_by_the_block_and_holds_one_block(monkeypatch):
+    y, s, g = data(3000, groups=6)
+    sorts, original = [], np.argsort
+    monkeypatch.setattr(np, "argsort", lambda a, *rest, **kw: (sorts.append(len(a)), original(a, *rest, **kw))[1])
+    peaks = []
+    for replicates in (1000, 4000):
+        sorts.clear()
+        tracemalloc.start()
+        fr.FairnessReport.from_predictions(y, s, g, num_replicates=replicates)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        # Two for each AUC (of 6 groups, and three times of all samples) and block, and a few for the values themselves.
+        blocks = -(-replicates // (2_000_000 // len(y)))
+        assert len(sorts) <= 18 * blocks + 10 < replicates / 5
+    assert peaks[1] < 1.2 * peaks[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"dcie": False}, ValueError, "higher_is_better: 'dcie' was given; accepted are 'dice', '1'"),
+        ({"dice": "no"}, TypeError, r"higher_is_better: True or False is needed \(of dice\), 'no' was given"),
+        (None, TypeError, "higher_is_better: True or False is needed"),
+    ],
+)
+def test_directions_of_values(given, error, message):
+    values, g = {"dice": [0.1, 0.2] * 30, 1: [0.1, 0.2] * 30}, ["a", "b"] * 30
+    with pytest.raises(error, match=message):
+        fr.FairnessReport.from_values(values, g, higher_is_better=given)
+    found = fr.FairnessReport.from_values(values, g, higher_is_better={1: np.bool_(False)}, num_replicates=100)
+    assert [gap.worst for gap in found["group"].gaps] == ["a", "b"]
+    with pytest.raises(TypeError, match="values: a mapping of names to values is needed, list was given"):
+        fr.FairnessReport.from_values([0.1, 0.2], [0, 1])
+
+
+def test_labels_in_the_frame_are_those_given():
+    y, s, g = data(100)
+    frame = fr.FairnessReport.from_predictions(y, s, g, num_replicates=100, metrics=["accuracy"]).to_frame()
+    assert frame.group.tolist() == [None, 0, 1, 2, None]
+    assert [type(v) for v in frame.group] == [type(None), int, int, int, type(None)]
+    flags = fr.FairnessReport.from_predictions(y, s, g > 0, num_replicates=100, metrics=["accuracy"]).to_frame()
+    assert flags.group.tolist() == [None, False, True, None]
+
+
+def test_scores_that_are_no_probabilities_are_warned_of():
+    y, s, g = data(100)
+
+    def warned(score, **options):
+        found = fr.FairnessReport.from_predictions(y, score, g, num_replicates=100, **options)
+        return [w for w in found.warnings if "Decisions were made at 0.5" in w]
+
+    s[0] = 1.0
+    assert warned(100 * s) == ["Scores reach 100: are they percentages? Decisions were made at 0.5."]
+    assert warned(4 * s - 1) == ["Scores lie between -1 and 3: are they logits? Decisions were made at 0.5."]
+    assert warned(s) == warned(100 * s, threshold=50) == warned(100 * s, metrics=["auc"]) == []
+    # The largest score decides among classes, whatever the scale.
+    assert warned(np.stack([50 * s, 100 - 50 * s], axis=1), task="multiclass") == []
+
+
+def test_one_area_is_not_scaled():
+    y, s, g = data(200, groups=2)
+    alone = fr.FairnessReport.from_predictions(y, s, ["all"] * 200, num_replicates=100)
+    y[g == 1] = 0
+    half = fr.FairnessReport.from_predictions(y, s, g, num_replicates=100)
+    for found in (alone, half):
+        e = found["group"].gap("equity_scaled_auc").estimate
+        assert np.isnan([e.value, e.low, e.high]).all()
+        assert "| equity-scaled AUC (mean_abs) | n/a |" in found.to_markdown()
