@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fairloss.core import checks
+from fairloss.core.tensor_checks import same_device
 
 __all__ = ["pool_last_token", "shift_labels"]
 
@@ -81,7 +82,7 @@ def pool_last_token(hidden: Tensor, attention_mask: Tensor | None = None) -> Ten
         return hidden[:, -1]
     if not isinstance(attention_mask, Tensor):
         raise TypeError(f"attention_mask: a tensor is needed, {type(attention_mask).__name__} was given")
-    checks.same_device("attention_mask", attention_mask, "hidden", hidden)
+    same_device("attention_mask", attention_mask, "hidden", hidden)
     if attention_mask.shape != hidden.shape[:2]:
         raise ValueError(
             f"attention_mask: shape {tuple(hidden.shape[:2])} is needed, {tuple(attention_mask.shape)} was given"

@@ -1,22 +1,26 @@
-"""Checks of scalar arguments: each raises naming the argument, what was given and what is accepted."""
+"""Checks of scalar arguments; every error names the argument, what was expected, what it got and, where there is one, the cure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+__all__ = ["choice", "expected", "flag", "integer", "number"]
+
+
+def expected(name: str, wanted: str, got: object, cure: str = "") -> str:
+    """The sentence of every error about an argument: "name: expected ..., got ...; cure"."""
+    return f"{name}: expected {wanted}, got {got}" + (f"; {cure}" if cure else "")
 
 
 def integer(name: str, value: Any, *, minimum: int) -> int:
     """``value`` as an int of at least ``minimum``."""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name}: an integer is needed, {value!r} was given")
+        raise TypeError(expected(name, "an integer", repr(value)))
     if value < minimum:
-        raise ValueError(f"{name}: {value} was given; at least {minimum} is needed")
+        raise ValueError(expected(name, f"an integer >= {minimum}", value))
     return int(value)
 
 
@@ -25,25 +29,25 @@ def number(
 ) -> float:
     """``value`` as a finite float with ``above`` < value, ``minimum`` <= value <= ``maximum``."""
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}: a number is needed, {value!r} was given")
+        raise TypeError(expected(name, "a number", repr(value)))
     result = float(value)
     # Comparisons alone (NaN fails them): torch.compile traces them for floats that it treats as dynamic.
     if not (-math.inf < result < math.inf and above < result and minimum <= result <= maximum):
         bounds = [f"> {above:g}"] * (above > -math.inf) + [f">= {minimum:g}"] * (minimum > -math.inf)
         bounds += [f"<= {maximum:g}"] * (maximum < math.inf)
-        wanted = " ".join(["a finite number", " and ".join(bounds)]).strip()
-        raise ValueError(f"{name}: {value} was given; {wanted} is needed")
+        raise ValueError(expected(name, " ".join(["a finite number", " and ".join(bounds)]).strip(), value))
     return result
 
 
 def choice(name: str, value: Any, accepted: Sequence[str]) -> str:
     """``value`` if it is one of ``accepted``."""
     if not isinstance(value, str) or value not in accepted:
-        raise ValueError(f"{name}: {value!r} was given; accepted are {', '.join(map(repr, accepted))}")
+        raise ValueError(expected(name, f"one of {', '.join(map(repr, accepted))}", repr(value)))
     return str(value)
 
 
-def same_device(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
-    """Raise unless the two tensors lie on one device: torch would say so later, without naming the argument."""
-    if tensor.device != other.device:
-        raise ValueError(f"{name}: it is on {tensor.device}, {other_name} is on {other.device}; move one of them")
+def flag(name: str, value: Any) -> bool:
+    """``value`` if it is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(expected(name, "True or False", repr(value)))
+    return value

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fairloss.core import checks
+from fairloss.core.tensor_checks import same_device
 from fairloss.groups.encode import GroupEncoding, encode_groups
 from fairloss.ops import segments
 from fairloss.ops.dispatch import use_triton
@@ -126,7 +127,7 @@ def _integer_ids(groups: Tensor, k: int, n: int, like: Tensor | None, name: str,
     if groups.shape[0] != n:
         raise ValueError(f"{name}: {groups.shape[0]} ids were given for a batch of {n}")
     if like is not None:
-        checks.same_device(name, groups, "the batch", like)
+        same_device(name, groups, "the batch", like)
     ids = groups.to(torch.int64)
     return ids.unsqueeze(1) if ids.ndim == 1 else ids
 

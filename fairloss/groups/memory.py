@@ -11,6 +11,7 @@ from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, gather_rows
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.state import StatefulModule
+from fairloss.core.tensor_checks import same_device
 from fairloss.groups.ids import check_groups, group_counts_tensor, group_shares, segment_sum, single_attribute
 from fairloss.groups.values import check_values
 
@@ -95,7 +96,7 @@ class GroupMemory(StatefulModule):
             TypeError, ValueError: as :func:`fairloss.groups.ids.check_groups`; the memory is unchanged then.
         """
         check_values(values)
-        checks.same_device("values", values, "the memory", self.values)
+        same_device("values", values, "the memory", self.values)
         ids = check_groups(groups, (self.num_groups,), values.shape[0], like=values)
         values = gather_rows(values.detach().to(torch.float32), process_group)
         ids = gather_rows(ids, process_group)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
 from fairloss.core.dtypes import statistics_dtype
+from fairloss.core.tensor_checks import same_device
 from fairloss.losses.embeddings import check_classes, check_embeddings, unit_rows
 
 __all__ = ["ConceptAlignmentLoss", "concept_alignment"]
@@ -28,7 +29,7 @@ def _true_concepts(target: Tensor, embeddings: Tensor, c: int, ignore_index: int
     """Target as (N, C) bool."""
     n = embeddings.shape[0]
     if isinstance(target, Tensor) and target.ndim == 2:
-        checks.same_device("target", target, "embeddings", embeddings)
+        same_device("target", target, "embeddings", embeddings)
         if tuple(target.shape) != (n, c):
             raise ValueError(f"target: (N,) ids or a ({n}, {c}) table is needed, {tuple(target.shape)} was given")
         binary = ((target == 0) | (target == 1)).all()
@@ -66,7 +67,7 @@ def concept_alignment(
     check_process_group(process_group)
     check_embeddings(embeddings)
     check_embeddings(concepts, name="concepts")
-    checks.same_device("concepts", concepts, "embeddings", embeddings)
+    same_device("concepts", concepts, "embeddings", embeddings)
     if embeddings.shape[1] != concepts.shape[1]:
         raise ValueError(f"concepts: {embeddings.shape[1]} columns are needed, {concepts.shape[1]} were given")
     true = _true_concepts(target, embeddings, concepts.shape[0], ignore_index)

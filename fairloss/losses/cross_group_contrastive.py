@@ -23,6 +23,7 @@ from fairloss.core.distributed import (
     gather_rows_with_gradient,
 )
 from fairloss.core.dtypes import statistics_dtype
+from fairloss.core.tensor_checks import same_device
 from fairloss.groups.ids import check_free_groups, check_groups, check_num_groups
 from fairloss.losses.embedding_queue import EmbeddingQueue
 from fairloss.losses.embeddings import check_embeddings, check_labels
@@ -81,7 +82,7 @@ def _contrastive_parts(
     if queue is not None and queue.num_attributes != ids.shape[1]:
         raise ValueError(f"groups: {ids.shape[1]} attributes were given, the queue holds {queue.num_attributes}")
     if queue is not None:
-        checks.same_device("queue", queue.embeddings, "the batch", embeddings)
+        same_device("queue", queue.embeddings, "the batch", embeddings)
 
     # Rows are scaled to norm 1 inside the op; gradients of several ranks are summed in float32 at least.
     batch_keys = embeddings

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
+from fairloss.core.tensor_checks import same_device
 from fairloss.groups.ids import check_groups, segment_sum, single_attribute
 from fairloss.losses.tasks import check_fractions
 from fairloss.ops.dice_sums import dice_sums
@@ -72,7 +73,7 @@ def overlap(logits: Tensor, target: Tensor, *, num_classes: int | None = None, w
     if not isinstance(target, Tensor) or target.dtype.is_complex:
         given = target.dtype if isinstance(target, Tensor) else type(target).__name__
         raise TypeError(f"target: a tensor of labels or probabilities is needed, {given} was given")
-    checks.same_device("target", target, "logits", logits)
+    same_device("target", target, "logits", logits)
     size, classes, spatial = logits.shape[0], logits.shape[1], logits.shape[2:]
     x = logits.flatten(2)
     if target.shape == logits.shape:

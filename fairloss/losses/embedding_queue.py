@@ -8,6 +8,7 @@ from torch import Tensor
 from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, gather_rows
 from fairloss.core.state import StatefulModule
+from fairloss.core.tensor_checks import same_device
 from fairloss.groups.ids import check_free_groups
 from fairloss.losses.embeddings import check_embeddings, check_labels, unit_rows
 
@@ -87,7 +88,7 @@ class EmbeddingQueue(StatefulModule):
             TypeError, ValueError: naming the argument; the queue is unchanged then.
         """
         check_embeddings(embeddings)
-        checks.same_device("embeddings", embeddings, "the queue", self.embeddings)
+        same_device("embeddings", embeddings, "the queue", self.embeddings)
         if embeddings.shape[1] != self.dim:
             raise ValueError(f"embeddings: {embeddings.shape[1]} columns were given, the queue holds {self.dim}")
         labels = check_labels(labels, embeddings, name="labels")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fairloss.core import checks
 from fairloss.core.dtypes import statistics_dtype
+from fairloss.core.tensor_checks import same_device
 from fairloss.ops.contrastive import unit
 
 
@@ -29,7 +29,7 @@ def check_labels(target: Tensor, embeddings: Tensor, *, name: str = "target") ->
         raise TypeError(f"{name}: integer or bool labels are needed, {target.dtype} was given")
     if target.ndim != 1 or target.shape[0] != n:
         raise ValueError(f"{name}: one label for each of the {n} rows is needed, {tuple(target.shape)} was given")
-    checks.same_device(name, target, "the batch", embeddings)
+    same_device(name, target, "the batch", embeddings)
     return target.to(torch.int64)
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
 from fairloss.core.dtypes import statistics_dtype
+from fairloss.core.tensor_checks import same_device
 from fairloss.groups.ids import check_groups, single_attribute
 from fairloss.losses.dice import check_ids
 from fairloss.losses.fis import fis
@@ -109,8 +110,8 @@ def _check_logits(student: Tensor, teacher: Tensor, target: Tensor, num_groups: 
     if not isinstance(target, Tensor) or target.dtype.is_complex:
         given = target.dtype if isinstance(target, Tensor) else type(target).__name__
         raise TypeError(f"target: a tensor of labels or probabilities is needed, {given} was given")
-    checks.same_device("teacher_logits", teacher, "student_logits", student)
-    checks.same_device("target", target, "student_logits", student)
+    same_device("teacher_logits", teacher, "student_logits", student)
+    same_device("target", target, "student_logits", student)
     binary = student.ndim == 1 or student.shape[1] == 1
     n = student.shape[0]
     pixels = student.shape[2:]

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, check_process_group, gather_rows, gather_rows_with_gradient
 from fairloss.core.dtypes import statistics_dtype
+from fairloss.core.tensor_checks import same_device
 from fairloss.groups.ids import check_groups, lookup, segment_sum, single_attribute
 from fairloss.groups.memory import GroupMemory
 from fairloss.groups.values import check_values
@@ -153,7 +154,7 @@ def _weights(
         given = tuple(distances.shape) if isinstance(distances, Tensor) else type(distances).__name__
         raise ValueError(f"distances: shape ({size},), one a group, is needed, {given} was given")
     if distances is not None:
-        checks.same_device("distances", distances, "losses", x)
+        same_device("distances", distances, "losses", x)
     values, value_ids = _reference_of(x, ids, size, reference)
     scale = right_asymptote if variant == "released" else 1.0
     if variant == "default":
@@ -183,7 +184,7 @@ def _reference_of(x: Tensor, ids: Tensor, num_groups: int, reference: Reference 
     if isinstance(reference, GroupMemory):
         if reference.num_groups != num_groups:
             raise ValueError(f"reference: the memory has {reference.num_groups} groups, num_groups is {num_groups}")
-        checks.same_device("reference", reference.values, "losses", x)
+        same_device("reference", reference.values, "losses", x)
         slot = torch.arange(reference.capacity, device=ids.device)
         group = torch.arange(num_groups, device=ids.device).unsqueeze(1)
         held = torch.where(slot < reference.seen.unsqueeze(1), group, -1)
@@ -195,7 +196,7 @@ def _reference_of(x: Tensor, ids: Tensor, num_groups: int, reference: Reference 
         )
     values, groups = reference
     check_values(values, "reference[0]")
-    checks.same_device("reference[0]", values, "losses", x)
+    same_device("reference[0]", values, "losses", x)
     return values.detach(), check_groups(groups, (num_groups,), values.shape[0], like=values, name="reference[1]")
 
 

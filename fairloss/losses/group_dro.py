@@ -18,6 +18,7 @@ from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, check_process_group
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.state import StatefulModule
+from fairloss.core.tensor_checks import same_device
 from fairloss.groups.ids import check_groups, estimate_scale, group_counts_tensor, group_shares, single_attribute
 from fairloss.groups.values import check_values, global_sums
 
@@ -70,7 +71,7 @@ def group_dro(
             raise TypeError(f"{name}: a floating-point tensor is needed, {given} was given")
         if table.ndim != 1 or table.shape != q.shape:
             raise ValueError(f"{name}: shape (G,) is needed, {tuple(table.shape)} was given")
-        checks.same_device(name, table, "values", values)
+        same_device(name, table, "values", values)
     sizes = (q.shape[0],)
     ids = check_groups(groups, sizes, values.shape[0], like=values)
     v = values.to(statistics_dtype(values.dtype))
@@ -165,7 +166,7 @@ class GroupDROLoss(StatefulModule):
     def forward(self, values: Tensor, groups: Tensor) -> Tensor:
         """Loss of a batch; see the class."""
         check_values(values)
-        checks.same_device("values", values, "the loss", self.log_q)
+        same_device("values", values, "the loss", self.log_q)
         sizes = (self.num_groups,)
         ids = check_groups(groups, sizes, values.shape[0], like=values)
         v = values.to(statistics_dtype(values.dtype))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fairloss.core import checks
+from fairloss.core.tensor_checks import same_device
 from fairloss.groups.ids import check_groups, single_attribute
 
 __all__ = ["GroupHeads", "route_by_group"]
@@ -99,7 +100,7 @@ class GroupHeads(nn.Module):
             features.dtype.is_floating_point and torch.is_autocast_enabled(features.device.type)
         ):
             raise TypeError(f"features: the heads are {self.weight.dtype}, {features.dtype} was given")
-        checks.same_device("features", features, "the heads", self.weight)
+        same_device("features", features, "the heads", self.weight)
         flat = features.flatten(2) if features.ndim > 2 else features.unsqueeze(2)  # (N, D, P)
         # (G C, D) @ (N, D, P) -> (N, G C, P)
         logits = torch.matmul(self.weight.flatten(0, 1), flat)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, check_process_group
 from fairloss.core.dtypes import statistics_dtype
+from fairloss.core.tensor_checks import same_device
 from fairloss.groups.ids import (
     ATTRIBUTE_REDUCTIONS,
     AttributeReduction,
@@ -82,7 +83,7 @@ def check_memory(memory: GroupMemory | None, num_groups: tuple[int, ...], like: 
     if memory.num_groups != size:
         raise ValueError(f"memory: it has {memory.num_groups} groups, num_groups is {size}")
     if like is not None:
-        checks.same_device("memory", memory.values, "the batch", like)
+        same_device("memory", memory.values, "the batch", like)
 
 
 def _with_memory(sums: Tensor, counts: Tensor, memory: GroupMemory) -> tuple[Tensor, Tensor]:

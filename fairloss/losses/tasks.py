@@ -23,6 +23,7 @@ from torch import Tensor
 
 from fairloss.core import checks
 from fairloss.core.dtypes import statistics_dtype
+from fairloss.core.tensor_checks import same_device
 from fairloss.ops.nll import dense_nll
 from fairloss.ops.nll import nll as streamed_nll
 
@@ -92,7 +93,7 @@ def resolve_task(input: Tensor, target: Tensor, task: Task) -> Task:
     if not isinstance(target, Tensor) or target.dtype.is_complex:
         given = target.dtype if isinstance(target, Tensor) else type(target).__name__
         raise TypeError(f"target: a tensor of labels is needed, {given} was given")
-    checks.same_device("target", target, "input", input)
+    same_device("target", target, "input", input)
     if task == "auto":
         task = _unambiguous(input, target)
     shapes = f"input {tuple(input.shape)} and target {tuple(target.shape)} were given"

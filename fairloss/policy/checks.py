@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, all_reduce_sum
+from fairloss.core.tensor_checks import same_device
 from fairloss.groups.ids import check_groups, segment_sum
 from fairloss.policy.rewards import INFINITE, Flat, Layout, as_rewards, layout_of
 from fairloss.policy.weights import Options, Result, cell_index, lift
@@ -102,7 +103,7 @@ def check_clusters(clusters: Any, batch: Prepared, num_domains: int) -> tuple[Te
                 f"clusters: {name} of shape ({num_domains}, K), floating, is needed, {tuple(table.shape)} ({table.dtype}) "
                 "was given"
             )
-        checks.same_device(f"clusters: {name}", table, "rewards", batch.rewards)
+        same_device(f"clusters: {name}", table, "rewards", batch.rewards)
     prompts, k = len(batch.groups), mean.shape[1]
     return check_groups(labels, (k,), prompts, like=batch.rewards, name="clusters: labels")[:, 0], share, mean
 
@@ -114,7 +115,7 @@ def check_mask(mask: Tensor | None, rewards: Tensor) -> None:
     if not isinstance(mask, Tensor) or mask.dtype.is_complex:
         given = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(f"mask: a tensor of bools or numbers is needed, {given} was given")
-    checks.same_device("mask", mask, "rewards", rewards)
+    same_device("mask", mask, "rewards", rewards)
     if mask.ndim != 2 or mask.shape[0] != rewards.numel():
         raise ValueError(
             f"mask: shape (B, L) with a row for each of the {rewards.numel()} rollouts is needed, {tuple(mask.shape)} was given"

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fairloss.core import checks
 from fairloss.core.state import StatefulModule
+from fairloss.core.tensor_checks import same_device
 
 __all__ = ["HISTORIES", "RewardHistory"]
 
@@ -69,7 +70,7 @@ class RewardHistory(StatefulModule):
                 raise TypeError(f"{name}: a floating-point tensor is needed, {given} was given")
             if tensor.shape != shape:
                 raise ValueError(f"{name}: shape {tuple(shape)} is needed, {tuple(tensor.shape)} was given")
-            checks.same_device(name, tensor, "the history", self.sums)
+            same_device(name, tensor, "the history", self.sums)
         sound = torch.isfinite(batch).all()
         batch = torch.where(sound, batch, 0.0)
         lowest = torch.where(sound & (lowest > -torch.inf), lowest, torch.inf)

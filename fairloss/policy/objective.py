@@ -17,6 +17,7 @@ from torch import Tensor
 from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
 from fairloss.core.dtypes import statistics_dtype
+from fairloss.core.tensor_checks import same_device
 
 __all__ = ["LOSS_AGGREGATIONS", "fair_grpo_policy_loss", "k3_kl"]
 
@@ -45,7 +46,7 @@ def _check_logps(**tensors: Tensor | None) -> None:
                 f"{name}: a {'floating-point ' if name.endswith('logp') else ''}tensor is needed, {given} was given"
             )
         first = first or (name, x)
-        checks.same_device(name, x, *first)
+        same_device(name, x, *first)
 
 
 def k3_kl(logp: Tensor, ref_logp: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fairloss.core import checks
 from fairloss.core.dtypes import statistics_dtype
+from fairloss.core.tensor_checks import same_device
 
 INFINITE = "rewards: an infinite reward was given; accepted are finite ones, and NaN for unscorable"
 
@@ -105,7 +105,7 @@ def as_rewards(rewards: Tensor, prompt_ids: Tensor | None) -> Tensor:
                 f"prompt_ids: with them, rewards and prompt_ids are both (B,); "
                 f"{tuple(rewards.shape)} and {tuple(prompt_ids.shape)} were given"
             )
-        checks.same_device("prompt_ids", prompt_ids, "rewards", rewards)
+        same_device("prompt_ids", prompt_ids, "rewards", rewards)
     # Shown at once where that costs no wait for a device; :func:`fairloss.policy.checks.check_means` looks elsewhere.
     on_host = rewards.device.type == "cpu" and not torch.compiler.is_compiling()
     if on_host and rewards.dtype.is_floating_point and bool(torch.isinf(rewards).any()):

@@ -1,0 +1,63 @@
+"""Checks of tensors: kind, shape, device and, without waiting for a device, the range of the values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairloss.core.checks import expected
+
+__all__ = ["all_inside", "floating", "on_host", "same_device", "tensor", "whole"]
+
+
+def on_host(x: Tensor) -> bool:
+    """Whether looking at the values of ``x`` waits for no device and is no part of a compiled graph."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def tensor(name: str, x: Any, what: str) -> Tensor:
+    """``x`` if it is a tensor; ``what`` says which kind in the error."""
+    if not isinstance(x, Tensor):
+        raise TypeError(expected(name, what, type(x).__name__))
+    return x
+
+
+def floating(name: str, x: Any, shape: str = "", ndim: int | None = None) -> Tensor:
+    """``x`` if it is a floating-point tensor of ``ndim`` axes (``shape`` says which: "(N,)"); any number if None."""
+    if not isinstance(x, Tensor) or not x.dtype.is_floating_point:
+        given = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(expected(name, f"a floating-point tensor{shape and f' of shape {shape}'}", given))
+    if ndim is not None and x.ndim != ndim:
+        raise ValueError(expected(name, f"shape {shape}", tuple(x.shape)))
+    return x
+
+
+def whole(name: str, x: Any, what: str, cure: str = "") -> Tensor:
+    """``x`` if it is an integer or bool tensor; ``what`` names its values in the error: "group ids"."""
+    if not isinstance(x, Tensor) or x.dtype.is_floating_point or x.dtype.is_complex:
+        given = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(
+            expected(name, f"an integer or bool tensor of {what}", given, cure if isinstance(x, Tensor) else "")
+        )
+    return x
+
+
+def same_device(name: str, x: Tensor, other_name: str, other: Tensor, cure: str = "move one of them") -> None:
+    """Raise unless the two tensors lie on one device: torch would say so later, without naming the argument."""
+    if x.device != other.device:
+        raise ValueError(expected(name, f"the device of {other_name}, {other.device}", x.device, cure))
+
+
+def all_inside(name: str, x: Tensor, inside: Tensor, wanted: str, cure: str = "") -> None:
+    """Raise unless ``inside``, a mask of the shape of ``x``, holds everywhere.
+
+    On the host in eager mode the error shows the first value that is not; elsewhere the check is asynchronous
+    (``torch._assert_async``), so that nothing waits for the device and a compiled graph stays whole.
+    """
+    if on_host(x):
+        if not bool(inside.all()):
+            raise ValueError(expected(name, wanted, f"{x[~inside][0].item():g}", cure))
+    else:
+        torch._assert_async(inside.all(), f"{name}: expected {wanted}")
