@@ -1,4 +1,4 @@
-"""Checks of scalar arguments; every error names the argument, what was expected, what it got and, where there is one, the cure."""
+"""Checks of scalar arguments; every error names the argument, what was expected, what it got and the cure, if there is one."""
 
 from __future__ import annotations
 

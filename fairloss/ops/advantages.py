@@ -1,4 +1,4 @@
-"""FairGRPO advantages of rows of rewards as three ops, each one Triton launch; the eager code is in ``fairloss.policy.weights``.
+"""FairGRPO advantages of rows of rewards as three ops, each one Triton launch; the eager code is in fairloss.policy.weights.
 
 The ops divide the work as the eager code does: what several processes have to add up lies between the first and the second.
 They exist for the kernels alone; where those do not run, the eager code is plain tensor code, which torch.compile fuses.
