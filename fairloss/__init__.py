@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from fairloss._version import __version__
 
 if TYPE_CHECKING:
-    from fairloss.answers import AnswerVocabulary as AnswerVocabulary
-    from fairloss.answers import format_instruction as format_instruction
     from fairloss.groups.encode import encode_groups as encode_groups
     from fairloss.groups.ids import intersect_groups as intersect_groups
     from fairloss.groups.memory import GroupMemory as GroupMemory
+    from fairloss.language import format_instruction as format_instruction
     from fairloss.language import pool_last_token as pool_last_token
+    from fairloss.language import read_answers as read_answers
     from fairloss.language import shift_labels as shift_labels
     from fairloss.losses.adversarial_group import AdversarialGroupLoss as AdversarialGroupLoss
     from fairloss.losses.adversarial_group import GradientReversal as GradientReversal
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 # Public name -> the module that defines it.
 _HOME = {
-    "AnswerVocabulary": "fairloss.answers",
     "AdversarialGroupLoss": "fairloss.losses.adversarial_group",
     "GradientReversal": "fairloss.losses.adversarial_group",
     "BalancedGroupSampler": "fairloss.samplers",
@@ -72,9 +71,10 @@ _HOME = {
     "encode_groups": "fairloss.groups.encode",
     "fair_grpo_advantages": "fairloss.policy.advantages",
     "fair_grpo_policy_loss": "fairloss.policy.objective",
-    "format_instruction": "fairloss.answers",
+    "format_instruction": "fairloss.language",
     "intersect_groups": "fairloss.groups.ids",
     "pool_last_token": "fairloss.language",
+    "read_answers": "fairloss.language",
     "shift_labels": "fairloss.language",
 }
 _SUBMODULES = ("functional", "integrations", "metrics", "policy", "report")

@@ -19,9 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fairloss import AnswerVocabulary, format_instruction
+from fairloss import format_instruction
 
 from . import fundus, llava, loaders, vlm
+from .answers import AnswerVocabulary
 
 SEX, AGE = ("female", "male"), ("under 65", "65 and over")
 SHOWN = (0, 1, 2, 4)  # of fundus.FINDINGS: drusen lie outside the disc's region

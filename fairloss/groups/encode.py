@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["UNKNOWN", "GroupEncoding", "encode_groups", "number_labels"]
+__all__ = ["UNKNOWN", "GroupEncoding", "encode_groups", "is_known", "number_labels"]
 
 UNKNOWN = -1
 """The id of a sample whose group is not known."""
@@ -91,19 +91,19 @@ def number_labels(
         raise TypeError(f"unknown: a sequence of labels is needed, {type(unknown).__name__} was given")
     values, own_order = _as_list(labels)
     missing = _hashable("unknown", unknown) | (set() if minus_one else {UNKNOWN})
-    known = [_is_known(v) and v not in missing for v in values]
+    known = [is_known(v) and v not in missing for v in values]
     if categories is None:
         present = {v for v, k in zip(values, known, strict=True) if k}
         order = own_order if own_order is not None else _sorted(present)
     else:
         order = list(categories)
-    names = tuple(v for v in order if _is_known(v) and v not in missing)
+    names = tuple(v for v in order if is_known(v) and v not in missing)
     if len(set(names)) != len(names):
         raise ValueError(f"categories: a label is repeated in {list(names)}")
     index = {name: i for i, name in enumerate(names)}
     ids = np.full(len(values), UNKNOWN, dtype=np.int64)
-    for i, (value, is_known) in enumerate(zip(values, known, strict=True)):
-        if is_known:
+    for i, (value, named) in enumerate(zip(values, known, strict=True)):
+        if named:
             if value not in index:
                 raise ValueError(f"labels: {value!r} at position {i} is not among the categories {list(names)}")
             ids[i] = index[value]
@@ -136,7 +136,8 @@ def _hashable(name: str, values: Iterable[Any]) -> set[Any]:
         raise ValueError(f"{name}: a label must be hashable (a string, a number, ...): {error}") from None
 
 
-def _is_known(value: Any) -> bool:
+def is_known(value: Any) -> bool:
+    """Whether ``value`` is none of the objects that mean missing: None, NaN, NaT, ``pandas.NA``."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return False
     return bool(value == value)  # NaN differs from itself

@@ -1,6 +1,7 @@
 """Free text to labels: negation, doubt, lists, structured answers, overlapping names; and back."""
 
 import itertools
+import os
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairloss import AnswerVocabulary, format_instruction
+from common.answers import AnswerVocabulary
 
 FINDINGS = AnswerVocabulary({
     "glaucoma": [],
@@ -434,18 +435,8 @@ def test_bad_answers_and_targets():
             FINDINGS.write(target)
 
 
-def test_instruction():
-    text = format_instruction(
-        "Which? ", options=["a", "b"], patient={"sex": "female", "age group": "60-69", "race": None}
-    )
-    assert text == "<image>\nPatient: sex female, age group 60-69.\nQuestion: Which?\nOptions: A. a B. b\nAnswer:"
-    assert format_instruction("Which?", patient={"age": float("nan")}, image="") == "Question: Which?\nAnswer:"
-    with pytest.raises(ValueError, match="question: it is empty"):
-        format_instruction(" ")
-    with pytest.raises(ValueError, match="options: 27"):
-        format_instruction("?", options=["x"] * 27)
-
-
 def test_no_torch_is_needed():
-    code = "import sys, fairloss as f; f.AnswerVocabulary(['a']); f.format_instruction('?'); assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    code = "import sys; from common.answers import AnswerVocabulary; AnswerVocabulary(['a']); assert 'torch' not in sys.modules"
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import fairloss
 from fairloss import functional, metrics, policy, report
-from tests.examples import test_fuzz_answers
-from tests.fuzz import test_fuzz_functions, test_fuzz_losses, test_fuzz_metrics, test_fuzz_policy, test_fuzz_summaries
+from tests.fuzz import (
+    test_fuzz_functions,
+    test_fuzz_language,
+    test_fuzz_losses,
+    test_fuzz_metrics,
+    test_fuzz_policy,
+    test_fuzz_summaries,
+)
 from tests.fuzz.batches import COVERED
 
 REASONS = {
@@ -19,9 +25,9 @@ REASONS = {
     "fairloss.report.plot_groups": "draws a FairnessReport, which the report's target makes; nothing else goes in",
 }
 SUITES = (
-    test_fuzz_answers,
     test_fuzz_losses,
     test_fuzz_functions,
+    test_fuzz_language,
     test_fuzz_policy,
     test_fuzz_metrics,
     test_fuzz_summaries,

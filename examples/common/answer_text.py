@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from itertools import takewhile
 from typing import NamedTuple
 
-from fairloss._answer_words import (
+from .answer_words import (
     AFFIRMED,
     ALTERNATIVES,
     BARE,
@@ -31,8 +31,6 @@ from fairloss._answer_words import (
     UNSURE,
     VERDICTS,
 )
-
-__all__ = ["AFFIRMED", "DENIED", "OPEN", "Reading", "list_parts", "marks", "phrase", "read"]
 
 REACH = 5  # words between a name and what is said after it: "drusen in this eye is absent"
 

@@ -1,4 +1,4 @@
-"""The phrases that decide what a sentence says of a name, for :mod:`fairloss._answer_text`."""
+"""The phrases that decide what a sentence says of a name, for :mod:`common.answer_text`."""
 
 from __future__ import annotations
 

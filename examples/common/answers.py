@@ -1,4 +1,4 @@
-"""Generated answers to labels, labels to answers, and questions as instructions: what scoring a language model by text needs.
+"""Generated answers in free text to labels, and labels to answers: what scoring a language model by its words needs.
 
 FairMed-VLM, *Toward Equitable Medical Diagnosis with Vision-Language Models*, sections 3.1 and 3.3, maps a generated answer to
 a canonical option (one label) or to a vector of findings (several) by "string canonicalization + vocabulary mapping", without
@@ -17,10 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fairloss import _answer_text as text_rules
 from fairloss.groups.encode import UNKNOWN
 
-__all__ = ["AnswerVocabulary", "ParsedAnswer", "format_instruction"]
+from . import answer_text as text_rules
 
 NORMAL = ("normal", "healthy", "unremarkable", "none", "within normal limits")
 """Phrases that, affirmed, say that there is nothing to find."""
@@ -348,61 +347,6 @@ class AnswerVocabulary:
             return self.labels.index(self.normal_label)
         left = [i for i, label in enumerate(self.labels) if label not in said.denied]
         return left[0] if said.denied and len(left) == 1 else UNKNOWN
-
-
-def format_instruction(
-    question: str,
-    *,
-    options: Sequence[str] = (),
-    patient: Mapping[str, Any] | None = None,
-    image: str = "<image>",
-) -> str:
-    """A question as the instruction that a vision-language model is tuned on and asked: image, patient, question, options.
-
-    Args:
-        question: as it stands.
-        options: of a closed question, lettered A, B, ...
-        patient: what is known of the patient, such as ``{"sex": "female", "age group": "60-69"}``: the paper's optional
-            demographic prompt. None and NaN are left out, and so is the line where nothing is known. Leave it out at
-            inference, so that answers do not depend on it.
-        image: placeholder of the image; "" for none.
-
-    Returns:
-        Lines that end in "Answer:".
-
-    Raises:
-        TypeError: the question is no text, the options no sequence of texts, the patient no mapping.
-        ValueError: the question is empty, or there are more than 26 options.
-
-    Example:
-        >>> print(format_instruction("Which?", options=["drusen", "normal"], patient={"sex": "female", "age group": None}))
-        <image>
-        Patient: sex female.
-        Question: Which?
-        Options: A. drusen B. normal
-        Answer:
-
-    Reference:
-        FairMed-VLM, *Toward Equitable Medical Diagnosis with Vision-Language Models*, section 3.3.
-    """
-    if not isinstance(question, str):
-        raise TypeError(f"question: a string is needed, {type(question).__name__} was given")
-    if isinstance(options, str) or not isinstance(options, Sequence) or not all(isinstance(o, str) for o in options):
-        raise TypeError(f"options: a sequence of strings is needed, {options!r} was given")
-    if patient is not None and not isinstance(patient, Mapping):
-        raise TypeError(f"patient: a mapping is needed, {type(patient).__name__} was given")
-    if not question.strip():
-        raise ValueError("question: it is empty")
-    if len(options) > 26:
-        raise ValueError(f"options: {len(options)} were given; there are 26 letters")
-    known = {k: v for k, v in (patient or {}).items() if v is not None and v == v}  # NaN differs from itself
-    lines = [image] if image else []
-    if known:
-        lines.append(f"Patient: {', '.join(f'{name} {value}' for name, value in known.items())}.")
-    lines.append(f"Question: {question.strip()}")
-    if options:
-        lines.append("Options: " + " ".join(f"{chr(ord('A') + i)}. {option}" for i, option in enumerate(options)))
-    return "\n".join([*lines, "Answer:"])
 
 
 def _words(where: str, name: Any) -> tuple[str, ...]:
