@@ -22,7 +22,7 @@ import fairloss
 from benchmarks.harness import save
 from fairloss import ops as kernels
 from fairloss.functional import cross_group_contrastive
-from fairloss.groups.ids import segment_totals
+from fairloss.groups.ids import GroupIds
 from fairloss.policy.weights import Options, fair_grpo_core
 
 DEADLINE_S = 480
@@ -197,7 +197,7 @@ def segments(n: int, groups: int, copy: float) -> dict[str, Any]:
     values, ids = torch.randn(n, device="cuda"), torch.randint(-1, groups, (n, 1), device="cuda")
 
     def totals() -> Any:
-        return segment_totals(values, ids, (groups,))
+        return GroupIds(ids, (groups,)).totals(values)
 
     def naive() -> Any:
         return [(values[ids[:, 0] == g].sum(), (ids[:, 0] == g).sum()) for g in range(groups)]

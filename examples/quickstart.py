@@ -41,7 +41,7 @@ def load(attribute: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]
     bands = encode_groups(np.select([age < 40, age < 60], names[:2], names[2]), categories=names)
     if attribute == "sex-age":
         ids, _ = intersect_groups(
-            torch.from_numpy(np.stack([sex.ids, bands.ids], 1)), (sex.num_groups, bands.num_groups)
+            torch.from_numpy(np.stack([sex.ids, bands.ids], 1)), num_groups=(sex.num_groups, bands.num_groups)
         )
         names = [f"{s.removeprefix('sex ')}, {a.removeprefix('age ')}" for s in sex.labels for a in bands.labels]
         groups = ids.numpy()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fairloss.core.checks import expected
 
-__all__ = ["all_inside", "floating", "on_host", "same_device", "tensor", "whole"]
+__all__ = ["all_inside", "floating", "on_host", "per_sample", "same_device", "tensor", "whole"]
 
 
 def on_host(x: Tensor) -> bool:
@@ -32,6 +32,11 @@ def floating(name: str, x: Any, shape: str = "", ndim: int | None = None) -> Ten
     if ndim is not None and x.ndim != ndim:
         raise ValueError(expected(name, f"shape {shape}", tuple(x.shape)))
     return x
+
+
+def per_sample(name: str, x: Any) -> Tensor:
+    """``x`` if it is a floating-point tensor of one value per sample: a loss, an accuracy, a Dice score."""
+    return floating(name, x, "(N,)", 1)
 
 
 def whole(name: str, x: Any, what: str, cure: str = "") -> Tensor:

@@ -11,9 +11,8 @@ from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, gather_rows
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.state import StatefulModule
-from fairloss.core.tensor_checks import same_device
-from fairloss.groups.ids import check_groups, group_counts_tensor, group_shares, segment_sum, single_attribute
-from fairloss.groups.values import check_values
+from fairloss.core.tensor_checks import per_sample, same_device
+from fairloss.groups.ids import check_group_counts, check_groups, group_shares, single_attribute
 
 __all__ = ["GroupMemory"]
 
@@ -61,7 +60,7 @@ class GroupMemory(StatefulModule):
         super().__init__()
         self.num_groups = single_attribute(num_groups, "GroupMemory")
         self.capacity = checks.integer("capacity", capacity, minimum=1)
-        counts = None if group_counts is None else group_counts_tensor(group_counts, self.num_groups)
+        counts = None if group_counts is None else check_group_counts(group_counts, self.num_groups)
         self.register_constant("counts", counts)
         self.register_state("values", torch.zeros(self.num_groups, self.capacity, dtype=torch.float32))
         self.register_state("seen", torch.zeros(self.num_groups, dtype=torch.int64))
@@ -95,14 +94,13 @@ class GroupMemory(StatefulModule):
         Raises:
             TypeError, ValueError: as :func:`fairloss.groups.ids.check_groups`; the memory is unchanged then.
         """
-        check_values(values)
+        per_sample("values", values)
         same_device("values", values, "the memory", self.values)
-        ids = check_groups(groups, (self.num_groups,), values.shape[0], like=values)
+        ids = check_groups(groups, self.num_groups, values.shape[0], like=values).gathered(process_group)
         values = gather_rows(values.detach().to(torch.float32), process_group)
-        ids = gather_rows(ids, process_group)
-        ids = torch.where(torch.isfinite(values).unsqueeze(1), ids, -1)
-        slots = torch.where(ids[:, 0] < 0, self.num_groups, ids[:, 0])  # (N,); unknown: one past the end
-        counts = segment_sum(torch.ones_like(ids[:, 0]), ids, (self.num_groups,))  # (G,) int64
+        ids = ids.known(torch.isfinite(values))
+        slots = ids.slots()  # (N,); unknown: one past the end
+        counts = ids.sum(torch.ones_like(slots))  # (G,) int64
         order = torch.argsort(slots, stable=True)
         slots, values = slots[order], values[order]
         # Tables with a place for the unknown, so that their slot can be looked up as well.

@@ -17,16 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fairloss.core import checks
-from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
+from fairloss.core.distributed import ProcessGroup, check_process_group
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.groups.ids import (
     ATTRIBUTE_REDUCTIONS,
     AttributeReduction,
-    attribute_slices,
+    GroupIds,
     check_groups,
     check_num_groups,
     reduce_attributes,
-    segment_sum,
 )
 from fairloss.losses.embeddings import check_classes, check_embeddings
 
@@ -183,7 +182,7 @@ class AdversarialGroupLoss(nn.Module):
         if (target is None) != (self.num_classes is None):
             given = "not given" if target is None else "given"
             raise ValueError(f"target: it was {given}, num_classes is {self.num_classes}; both or neither are needed")
-        ids = check_groups(groups, self.num_groups, n, like=embeddings)
+        ids = check_groups(groups, self.num_groups, n, like=embeddings).ids
         classes = self.num_classes or 1
         labels = ids.new_zeros(n) if target is None else check_classes(target, embeddings, classes, -100)
 
@@ -193,15 +192,11 @@ class AdversarialGroupLoss(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             logits = self._logits(x)
         values = []
-        for k, piece in enumerate(attribute_slices(self.num_groups)):
-            size = self.num_groups[k]
-            logp = torch.log_softmax(logits[:, piece], dim=1).gather(1, ids[:, k : k + 1].clamp(min=0)).squeeze(1)
+        for k, (size, piece) in enumerate(zip(self.num_groups, logits.split(self.num_groups, 1), strict=True)):
+            logp = torch.log_softmax(piece, dim=1).gather(1, ids[:, k : k + 1].clamp(min=0)).squeeze(1)
             errors = -logp if self.criterion == "cross_entropy" else -torch.expm1(logp)
             cell = torch.where((ids[:, k] >= 0) & (labels >= 0), labels * size + ids[:, k], -1).unsqueeze(1)
-            sums = segment_sum(errors, cell, (classes * size,))
-            counts = segment_sum(torch.ones_like(errors), cell, (classes * size,))
-            sums, counts = all_reduce_sums([sums, counts], self.process_group)
-            counts = counts.detach()
+            sums, counts = GroupIds(cell, (classes * size,)).totals(errors, self.process_group)
             values.append((sums / counts.clamp(min=1)).sum() / (counts > 0).sum().clamp(min=1))
         return reduce_attributes(torch.stack(values), self.reduction)  # type: ignore[arg-type]
 

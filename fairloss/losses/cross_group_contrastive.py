@@ -76,7 +76,7 @@ def _contrastive_parts(
     if num_groups is None:
         ids = check_free_groups(groups, None, n, like=embeddings)
     else:
-        ids = check_groups(groups, check_num_groups(num_groups), n, like=embeddings)
+        ids = check_groups(groups, num_groups, n, like=embeddings).ids
     if queue is not None and queue.dim != embeddings.shape[1]:
         raise ValueError(f"embeddings: {embeddings.shape[1]} columns were given, the queue holds {queue.dim}")
     if queue is not None and queue.num_attributes != ids.shape[1]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
 from fairloss.core.tensor_checks import same_device
-from fairloss.groups.ids import check_groups, segment_sum, single_attribute
+from fairloss.groups.ids import check_groups, single_attribute
 from fairloss.losses.tasks import check_fractions
 from fairloss.ops.dice_sums import dice_sums
 
@@ -198,9 +198,7 @@ def group_dice_loss(
     check_smoothing(smooth_nr, smooth_dr)
     check_process_group(process_group)
     found = overlap(logits, target)
-    ids = check_groups(groups, (size,), found.sums.shape[0], like=logits)
-    pools, counts = all_reduce_sums(
-        [segment_sum(found.sums, ids, (size,)), segment_sum(torch.ones_like(found.nll), ids, (size,))], process_group
-    )
+    ids = check_groups(groups, size, found.sums.shape[0], like=logits)
+    pools, counts = all_reduce_sums([ids.sum(found.sums), ids.sum(torch.ones_like(found.nll))], process_group)
     losses = dice_loss_of_sums(pools, include_background=include_background, smooth_nr=smooth_nr, smooth_dr=smooth_dr)
     return torch.where(counts.unsqueeze(1) > 0, losses, 0.0)

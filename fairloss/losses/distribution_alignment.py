@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, check_process_group, gather_rows, gather_rows_with_gradient
 from fairloss.core.dtypes import statistics_dtype
+from fairloss.core.tensor_checks import per_sample
 from fairloss.groups.ids import check_groups, single_attribute
-from fairloss.groups.values import check_values
 from fairloss.ops.transport import wasserstein_to_all
 
 __all__ = ["DistributionAlignmentLoss", "distribution_alignment"]
@@ -39,8 +39,8 @@ def distribution_alignment(
     """
     size = _check(num_groups, p)
     check_process_group(process_group)
-    check_values(scores, "scores")
-    ids = check_groups(groups, (size,), scores.shape[0], like=scores)
+    per_sample("scores", scores)
+    ids = check_groups(groups, size, scores.shape[0], like=scores).ids
     x = scores.to(statistics_dtype(scores.dtype))
     if process_group is not None:
         x, ids = gather_rows_with_gradient(x, process_group), gather_rows(ids, process_group)

@@ -19,10 +19,10 @@ from torch import Tensor
 from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
 from fairloss.core.state import ConstantsModule
-from fairloss.groups.ids import check_groups, check_num_groups, group_counts_tensor, lookup, single_attribute
+from fairloss.groups.ids import check_group_counts, check_groups, check_num_groups, single_attribute
 from fairloss.groups.memory import GroupMemory
 from fairloss.losses.inverse_frequency_weighting import inverse_frequency_weights
-from fairloss.losses.max_acc_gap import check_memory, gap_of_ids, known_groups
+from fairloss.losses.max_acc_gap import check_memory, gap_of_ids
 from fairloss.losses.tasks import Rows, Task, TokenReduction, check_task, likelihood_of, resolve_task, rows_of
 
 __all__ = ["CrossEntropyParts", "FairCrossEntropyLoss", "fair_cross_entropy"]
@@ -196,7 +196,7 @@ def fair_cross_entropy(
     if kind in ("tokens", "multilabel"):
         losses = losses.reshape(target.shape)
     if group_weights is not None:
-        v = lookup(group_weights.to(losses), ids[:, 0], unknown=1.0)
+        v = ids.lookup(group_weights.to(losses), unknown=1.0)
         losses = losses * (v.unsqueeze(1) if losses.ndim > 1 else v)
     if reduction == "none":
         each = losses.reshape(input.shape) if kind == "binary" else losses
@@ -207,8 +207,8 @@ def fair_cross_entropy(
     if gap_weight == 0:
         return CrossEntropyParts(mean, mean, torch.zeros_like(mean))
     likelihood = likelihood_of(terms.rows, kind, target.shape, token_reduction)
-    known = known_groups(ids, likelihood.valid)
-    gap = gap_of_ids(likelihood.prob, known, sizes, smoothing, memory, "mean", process_group)
+    known = ids.known(likelihood.valid)
+    gap = gap_of_ids(likelihood.prob, known, smoothing, memory, "mean", process_group)
     return CrossEntropyParts(mean + gap_weight * gap, mean, gap)
 
 
@@ -317,7 +317,7 @@ class FairCrossEntropyLoss(ConstantsModule):
         group_weights = None
         if group_counts is not None:
             size = single_attribute(self.num_groups, "group_counts")
-            group_weights = inverse_frequency_weights(group_counts_tensor(group_counts, size), max_weight)
+            group_weights = inverse_frequency_weights(check_group_counts(group_counts, size), max_weight)
         for name, table in (("weight", weight), ("pos_weight", pos_weight)):
             _check_tables(**{name: table})
             if table is not None and not bool(torch.isfinite(table).all() and (table >= 0).all()):

@@ -169,7 +169,7 @@ def fair_distillation(
     check_process_group(process_group)
     by_value = True if task_loss is None else takes_values(task_loss)
     _check_logits(student_logits, teacher_logits, target, size)
-    check_groups(groups, (size,), student_logits.shape[0], like=student_logits)
+    check_groups(groups, size, student_logits.shape[0], like=student_logits)
     dtype = statistics_dtype(student_logits.dtype)
     teacher = teacher_logits.detach().to(dtype)
     if teacher.ndim > student_logits.ndim:

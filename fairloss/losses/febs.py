@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
-from fairloss.groups.ids import check_groups, segment_sum, single_attribute
+from fairloss.groups.ids import GroupIds, check_groups, single_attribute
 from fairloss.losses.dice import check_smoothing, dice_loss_of_sums, overlap
 
 __all__ = ["FEBSLoss", "febs"]
@@ -106,13 +106,13 @@ def febs(
     size = _check(num_classes, num_groups, gamma, max_weight, dice_weight, smooth_nr, smooth_dr, variant)
     check_process_group(process_group)
     found = overlap(logits, target, num_classes=num_classes, with_nll=dice_weight < 1)
-    ids = check_groups(groups, (size,), found.sums.shape[0], like=logits)
-    slots = torch.where(ids < 0, size, ids)  # the unknown are one more pool
+    ids = check_groups(groups, size, found.sums.shape[0], like=logits).ids
+    pooled = GroupIds(torch.where(ids < 0, size, ids), (size + 1,))  # the unknown are one more pool
     pixels = torch.ones_like(found.nll).sum() * found.pixels
     pools, counts, nll, pixels = all_reduce_sums(
         [
-            segment_sum(found.sums, slots, (size + 1,)),
-            segment_sum(torch.ones_like(found.nll), slots, (size + 1,)),
+            pooled.sum(found.sums),
+            pooled.sum(torch.ones_like(found.nll)),
             found.nll.sum(),
             pixels,
         ],

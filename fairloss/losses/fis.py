@@ -31,10 +31,9 @@ from torch import Tensor, nn
 from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, check_process_group, gather_rows, gather_rows_with_gradient
 from fairloss.core.dtypes import statistics_dtype
-from fairloss.core.tensor_checks import same_device
-from fairloss.groups.ids import check_groups, lookup, segment_sum, single_attribute
+from fairloss.core.tensor_checks import per_sample, same_device
+from fairloss.groups.ids import GroupIds, check_groups, single_attribute
 from fairloss.groups.memory import GroupMemory
-from fairloss.groups.values import check_values
 from fairloss.ops.transport import LineStatistics, Transport, distances_to_all, line_statistics
 
 __all__ = ["FISLoss", "Reference", "Variant", "fis", "fis_weights"]
@@ -95,16 +94,17 @@ def _signed_scores(line: LineStatistics, o: Tensor, temperature: float) -> Tenso
     return torch.where(present, raised, 0.0)
 
 
-def _group_part(scores: Tensor, sizes: Tensor, ids: Tensor, variant: Variant, cap: float) -> Tensor:
+def _group_part(scores: Tensor, sizes: Tensor, ids: GroupIds, variant: Variant, cap: float) -> Tensor:
     """(G,) scores and (G,) samples a group -> s^G a sample, (N,), in float64."""
     if variant == "default":
-        return lookup(_mean_one(scores, sizes, cap), ids[:, 0], 1.0)
+        return ids.lookup(_mean_one(scores, sizes, cap), 1.0)
     if variant == "released":
         # Softmax over samples; an unknown one gets the mean of the known.
         known = sizes.sum()
-        return lookup(_mean_one(scores, sizes, math.inf), ids[:, 0], 1.0) / torch.where(known > 0, known, ids.shape[0])
+        n = ids.ids.shape[0]
+        return ids.lookup(_mean_one(scores, sizes, math.inf), 1.0) / torch.where(known > 0, known, n)
     present = (sizes > 0).to(scores.dtype)
-    return lookup(_mean_one(scores, present, math.inf), ids[:, 0], 1.0) / present.sum().clamp(min=1)
+    return ids.lookup(_mean_one(scores, present, math.inf), 1.0) / present.sum().clamp(min=1)
 
 
 def fis_weights(
@@ -134,8 +134,8 @@ def fis_weights(
         tensor([0.4433, 0.4719, 1.4362, 1.6485])
     """
     size = _check(num_groups, c, temperature, group_temperature, max_weight, transport, blur, variant, right_asymptote)
-    check_values(losses, "losses")
-    ids = check_groups(groups, (size,), losses.shape[0], like=losses)
+    per_sample("losses", losses)
+    ids = check_groups(groups, size, losses.shape[0], like=losses)
     return _weights(
         losses.to(statistics_dtype(losses.dtype)), ids, size, c, temperature, group_temperature, max_weight, transport, blur,
         variant, right_asymptote, reference, distances,
@@ -143,7 +143,7 @@ def fis_weights(
 
 
 def _weights(
-    x: Tensor, ids: Tensor, size: int, c: float, temperature: float, group_temperature: float | None,
+    x: Tensor, ids: GroupIds, size: int, c: float, temperature: float, group_temperature: float | None,
     max_weight: float | None, transport: Transport, blur: float, variant: Variant, right_asymptote: float,
     reference: Reference | None, distances: Tensor | None,
 ) -> Tensor:  # fmt: skip
@@ -155,7 +155,7 @@ def _weights(
         raise ValueError(f"distances: shape ({size},), one a group, is needed, {given} was given")
     if distances is not None:
         same_device("distances", distances, "losses", x)
-    values, value_ids = _reference_of(x, ids, size, reference)
+    values, value_ids = _reference_of(x, ids.ids, size, reference)
     scale = right_asymptote if variant == "released" else 1.0
     if variant == "default":
         individual = _mean_one(x.detach().to(torch.float64) / temperature, None, cap).to(x.dtype)
@@ -172,7 +172,7 @@ def _weights(
         scores = _signed_scores(line, o, group_temperature)
     else:
         scores = o / group_temperature
-    sizes = line.sizes if reference is None else segment_sum(scores.new_ones(ids.shape[0]), ids, (size,))
+    sizes = line.sizes if reference is None else ids.sum(scores.new_ones(ids.ids.shape[0]))
     group_part = _group_part(scores, sizes, ids, variant, cap).to(x.dtype)
     return (scale * (1 - c)) * individual + (scale * c) * group_part
 
@@ -195,9 +195,9 @@ def _reference_of(x: Tensor, ids: Tensor, num_groups: int, reference: Reference 
             f"reference: a pair (losses, groups) or a fairloss.GroupMemory is needed, {type(reference).__name__} was given"
         )
     values, groups = reference
-    check_values(values, "reference[0]")
+    per_sample("reference[0]", values)
     same_device("reference[0]", values, "losses", x)
-    return values.detach(), check_groups(groups, (num_groups,), values.shape[0], like=values, name="reference[1]")
+    return values.detach(), check_groups(groups, num_groups, values.shape[0], like=values, name="reference[1]").ids
 
 
 def _check(
@@ -251,11 +251,11 @@ def fis(
     """
     size = _check(num_groups, c, temperature, group_temperature, max_weight, transport, blur, variant, right_asymptote)
     check_process_group(process_group)
-    check_values(losses, "losses")
-    ids = check_groups(groups, (size,), losses.shape[0], like=losses)
+    per_sample("losses", losses)
+    ids = check_groups(groups, size, losses.shape[0], like=losses)
     x = losses.to(statistics_dtype(losses.dtype))
     if process_group is not None:
-        x, ids = gather_rows_with_gradient(x, process_group), gather_rows(ids, process_group)
+        x, ids = gather_rows_with_gradient(x, process_group), ids.gathered(process_group)
         if isinstance(reference, tuple):
             reference = (gather_rows(reference[0], process_group), gather_rows(reference[1], process_group))
     weights = _weights(
@@ -263,7 +263,7 @@ def fis(
         distances,
     )  # fmt: skip
     if isinstance(reference, GroupMemory) and reference.training and torch.is_grad_enabled():
-        reference.push(x, ids[:, 0])
+        reference.push(x, ids.column)
     return torch.dot(weights, x) / max(x.shape[0], 1)
 
 

@@ -18,9 +18,8 @@ from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, check_process_group
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.state import StatefulModule
-from fairloss.core.tensor_checks import same_device
-from fairloss.groups.ids import check_groups, estimate_scale, group_counts_tensor, group_shares, single_attribute
-from fairloss.groups.values import check_values, global_sums
+from fairloss.core.tensor_checks import per_sample, same_device
+from fairloss.groups.ids import check_group_counts, check_groups, estimate_scale, group_shares, single_attribute
 
 __all__ = ["GroupDROLoss", "group_dro"]
 
@@ -61,7 +60,7 @@ def group_dro(
         >>> group_dro(losses, groups, q=torch.tensor([0.25, 0.75]))
         tensor(2.5000)
     """
-    check_values(values)
+    per_sample("values", values)
     check_process_group(process_group)
     for name, table in (("q", q), ("shares", shares)):
         if name == "shares" and table is None:
@@ -75,7 +74,7 @@ def group_dro(
     sizes = (q.shape[0],)
     ids = check_groups(groups, sizes, values.shape[0], like=values)
     v = values.to(statistics_dtype(values.dtype))
-    sums, counts = global_sums(v, ids, sizes, process_group)
+    sums, counts = ids.totals(v, process_group)
     return (q.detach().to(v) * _estimates(sums, counts, None if shares is None else shares.to(v))).sum()
 
 
@@ -146,7 +145,7 @@ class GroupDROLoss(StatefulModule):
         self.variant = checks.choice("variant", variant, ("default", "released"))
         check_process_group(process_group)
         self.process_group = process_group
-        counts = None if group_counts is None else group_counts_tensor(group_counts, self.num_groups)
+        counts = None if group_counts is None else check_group_counts(group_counts, self.num_groups)
         self.register_constant("counts", counts)
         if counts is None and self.adjustment > 0:
             raise ValueError("adjustment: C / sqrt(N_g) needs group_counts, None was given")
@@ -165,12 +164,12 @@ class GroupDROLoss(StatefulModule):
 
     def forward(self, values: Tensor, groups: Tensor) -> Tensor:
         """Loss of a batch; see the class."""
-        check_values(values)
+        per_sample("values", values)
         same_device("values", values, "the loss", self.log_q)
         sizes = (self.num_groups,)
         ids = check_groups(groups, sizes, values.shape[0], like=values)
         v = values.to(statistics_dtype(values.dtype))
-        sums, counts = global_sums(v, ids, sizes, self.process_group)
+        sums, counts = ids.totals(v, self.process_group)
         seen = self.seen + counts.to(torch.int64)
         shares = None
         if self.variant == "default":

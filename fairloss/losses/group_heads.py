@@ -37,7 +37,7 @@ def route_by_group(per_group: Tensor, groups: Tensor) -> Tensor:
         raise ValueError(f"per_group: shape (G, N, ...) is needed, {given} was given")
     if not per_group.dtype.is_floating_point:
         raise TypeError(f"per_group: a floating-point tensor is needed, {per_group.dtype} was given")
-    ids = check_groups(groups, (per_group.shape[0],), per_group.shape[1], like=per_group)[:, 0]
+    ids = check_groups(groups, per_group.shape[0], per_group.shape[1], like=per_group).column
     own = per_group[ids.clamp(min=0), torch.arange(ids.shape[0], device=ids.device)]
     unknown = (ids < 0).reshape(-1, *([1] * (own.ndim - 1)))
     return torch.where(unknown, per_group.mean(0), own)

@@ -19,8 +19,8 @@ from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.state import ConstantsModule
-from fairloss.groups.ids import check_groups, group_counts_tensor, lookup
-from fairloss.groups.values import check_values, global_sums
+from fairloss.core.tensor_checks import per_sample
+from fairloss.groups.ids import check_group_counts, check_groups
 
 __all__ = ["InverseFrequencyWeighting", "WeightingVariant", "inverse_frequency_weighting", "inverse_frequency_weights"]
 
@@ -48,7 +48,7 @@ def inverse_frequency_weights(
         tensor([0.6250, 2.5000], dtype=torch.float64)
     """
     max_weight = checks.number("max_weight", max_weight, minimum=1)
-    counts = group_counts_tensor(group_counts)
+    counts = check_group_counts(group_counts)
     weights = (counts.sum() / counts).clamp(max=max_weight)
     return weights / (counts / counts.sum() * weights).sum() if normalise else weights
 
@@ -79,15 +79,15 @@ def weighted_value(
     values: Tensor, groups: Tensor, weights: Tensor, variant: WeightingVariant, process_group: ProcessGroup | None
 ) -> Tensor:
     """The loss for given weights, (G,), with values and groups checked."""
-    check_values(values)
+    per_sample("values", values)
     sizes = (weights.shape[0],)
     ids = check_groups(groups, sizes, values.shape[0], like=values)
     v = values.to(statistics_dtype(values.dtype))
     weights = weights.to(v)
     if variant == "paper":
-        sums, counts = global_sums(v, ids, sizes, process_group)
+        sums, counts = ids.totals(v, process_group)
         return (weights * sums / counts.clamp(min=1)).sum()
-    w = lookup(weights, ids[:, 0], unknown=1.0)
+    w = ids.lookup(weights, unknown=1.0)
     total = (w * v).sum()
     norm = w.sum() if variant == "batch_normalised" else v.new_full((), v.shape[0])
     total, norm = all_reduce_sums([total, norm], process_group)

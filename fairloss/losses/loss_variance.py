@@ -14,15 +14,14 @@ from torch import Tensor, nn
 from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, check_process_group
 from fairloss.core.dtypes import statistics_dtype
+from fairloss.core.tensor_checks import per_sample
 from fairloss.groups.ids import (
     ATTRIBUTE_REDUCTIONS,
     AttributeReduction,
-    attribute_slices,
     check_groups,
     check_num_groups,
     reduce_attributes,
 )
-from fairloss.groups.values import check_values, global_sums
 
 __all__ = ["LossVarianceLoss", "loss_variance"]
 
@@ -44,17 +43,17 @@ def loss_variance(
     sizes = check_num_groups(num_groups)
     checks.choice("reduction", reduction, ATTRIBUTE_REDUCTIONS)
     check_process_group(process_group)
-    check_values(values)
+    per_sample("values", values)
     ids = check_groups(groups, sizes, values.shape[0], like=values)
     v = values.to(statistics_dtype(values.dtype))
-    sums, counts = global_sums(v, ids, sizes, process_group)
+    sums, counts = ids.totals(v, process_group)
     means = sums / counts.clamp(min=1)
     variances = []
-    for piece in attribute_slices(sizes):
-        here = (counts[piece] > 0).to(v.dtype)
+    for m, count in zip(means.split(sizes), counts.split(sizes), strict=True):
+        here = (count > 0).to(v.dtype)
         number = here.sum().clamp(min=1)
-        centre = (means[piece] * here).sum() / number
-        variances.append(((means[piece] - centre).square() * here).sum() / number)
+        center = (m * here).sum() / number
+        variances.append(((m - center).square() * here).sum() / number)
     return reduce_attributes(torch.stack(variances), reduction)
 
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, check_process_group
 from fairloss.core.dtypes import statistics_dtype
-from fairloss.core.tensor_checks import same_device
+from fairloss.core.tensor_checks import per_sample, same_device
 from fairloss.groups.ids import (
     ATTRIBUTE_REDUCTIONS,
     AttributeReduction,
+    GroupIds,
     check_groups,
     check_num_groups,
     estimate_scale,
@@ -26,7 +27,6 @@ from fairloss.groups.ids import (
     single_attribute,
 )
 from fairloss.groups.memory import GroupMemory
-from fairloss.groups.values import check_values, global_sums
 from fairloss.losses.tasks import Task, TokenReduction, check_task, resolve_task, sample_likelihood
 
 __all__ = ["MaxAccGapLoss", "check_memory", "gap_over_groups", "group_gap", "max_acc_gap"]
@@ -142,32 +142,29 @@ def group_gap(
         smoothing = checks.number("smoothing", smoothing, above=0)
     checks.choice("reduction", reduction, ATTRIBUTE_REDUCTIONS)
     check_process_group(process_group)
-    check_values(values)
+    per_sample("values", values)
     check_memory(memory, sizes, like=values)
     ids = check_groups(groups, sizes, values.shape[0], like=values)
-    return gap_of_ids(
-        values.to(statistics_dtype(values.dtype)), ids, sizes, smoothing, memory, reduction, process_group
-    )
+    return gap_of_ids(values.to(statistics_dtype(values.dtype)), ids, smoothing, memory, reduction, process_group)
 
 
 def gap_of_ids(
     v: Tensor,
-    ids: Tensor,
-    sizes: tuple[int, ...],
+    ids: GroupIds,
     smoothing: float | None,
     memory: GroupMemory | None,
     reduction: AttributeReduction,
     process_group: ProcessGroup | None,
 ) -> Tensor:
     """:func:`group_gap` of arguments already checked: (N,) wide values and (N, K) ids."""
-    sums, counts = global_sums(v, ids, sizes, process_group)
+    sums, counts = ids.totals(v, process_group)
     if memory is None:
         means, absent = sums / counts.clamp(min=1), counts == 0
     else:
         means, absent = _with_memory(sums, counts, memory)
-    gap = gap_over_groups(means, absent, sizes, smoothing=smoothing, reduction=reduction)
+    gap = gap_over_groups(means, absent, ids.sizes, smoothing=smoothing, reduction=reduction)
     if memory is not None and memory.training and torch.is_grad_enabled():
-        memory.push(v, ids[:, 0], process_group=process_group)
+        memory.push(v, ids.column, process_group=process_group)
     return gap
 
 
@@ -203,13 +200,8 @@ def max_acc_gap(
     # All ids are checked, those of samples without a likelihood included.
     ids = check_groups(groups, sizes, input.shape[0], like=input)
     likelihood = sample_likelihood(input, target, task=task, ignore_index=ignore_index, token_reduction=token_reduction)
-    known = known_groups(ids, likelihood.valid)
-    return gap_of_ids(likelihood.prob, known, sizes, smoothing, memory, reduction, process_group)
-
-
-def known_groups(groups: Tensor, valid: Tensor) -> Tensor:
-    """Checked (N, K) ids with -1 where a sample has no likelihood."""
-    return groups.masked_fill(~valid.unsqueeze(1), -1)
+    known = ids.known(likelihood.valid)
+    return gap_of_ids(likelihood.prob, known, smoothing, memory, reduction, process_group)
 
 
 class MaxAccGapLoss(nn.Module):

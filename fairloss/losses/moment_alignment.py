@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, check_process_group, gather_rows, gather_rows_with_gradient
 from fairloss.core.dtypes import statistics_dtype
-from fairloss.groups.ids import check_groups, check_num_groups, segment_mean, segment_sum
+from fairloss.groups.ids import GroupIds, check_groups, check_num_groups
 from fairloss.losses.embeddings import check_classes, check_embeddings, unit_rows
 
 __all__ = ["MomentAlignmentLoss", "moment_alignment"]
@@ -65,7 +65,8 @@ def _covariance_terms_gram(
     gram = z @ z.T
     squares = gram.square() * (labels.unsqueeze(1) == labels)  # (N, N); pairs of two labels are never compared
     columns = (ids.unsqueeze(1) == torch.arange(size, device=ids.device)) * weight.unsqueeze(1)  # (N, G)
-    inner = segment_sum((squares @ columns) * weight.unsqueeze(1), cell, (classes * size,)).reshape(classes, size, size)
+    cells = GroupIds(cell, (classes * size,))
+    inner = cells.sum((squares @ columns) * weight.unsqueeze(1)).reshape(classes, size, size)
     count = shape.sum(1).to(z.dtype)  # (C,)
     # sum_g ||S_g - S||^2 = sum_g <S_g, S_g> - sum_gh <S_g, S_h> / m
     return inner.diagonal(dim1=1, dim2=2).sum() - (inner.sum((1, 2)) / count.clamp(min=1)).sum()
@@ -126,7 +127,7 @@ def moment_alignment(
     check_process_group(process_group)
     check_embeddings(embeddings)
     labels = check_classes(target, embeddings, num_classes, ignore_index)
-    ids = check_groups(groups, sizes, embeddings.shape[0], like=embeddings)
+    ids = check_groups(groups, sizes, embeddings.shape[0], like=embeddings).ids
 
     z = unit_rows(embeddings) if normalize else embeddings.to(statistics_dtype(embeddings.dtype))
     z = gather_rows_with_gradient(z, process_group)
@@ -142,7 +143,7 @@ def moment_alignment(
         for k, size in enumerate(sizes):
             known = (ids[:, k] >= 0) & (labels != ignore_index)
             cell = torch.where(known, labels * size + ids[:, k], -1).unsqueeze(1)  # (N, 1)
-            means, counts = segment_mean(z, cell, (num_classes * size,))
+            means, counts = GroupIds(cell, (num_classes * size,)).mean(z)
             row_cell = cell[:, 0].clamp(min=0)
             present = (counts > 0).reshape(num_classes, size)
             value = _mean_terms(means.reshape(num_classes, size, d), present)

@@ -14,15 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from fairloss.core import checks
-from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
+from fairloss.core.distributed import ProcessGroup, all_reduce_sum, check_process_group
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.groups.ids import (
     ATTRIBUTE_REDUCTIONS,
     AttributeReduction,
     check_groups,
     check_num_groups,
-    segment_sum,
-    segment_totals,
 )
 from fairloss.losses.max_acc_gap import gap_over_groups
 from fairloss.losses.tasks import Task, check_range, check_task, resolve_task
@@ -95,8 +93,8 @@ def demographic_parity(
     sizes = _check_scalars(num_groups, positive_class, smoothing, reduction, process_group)
     p, _ = _positive_probabilities(input, target, task, positive_class, by_label=False)
     ids = check_groups(groups, sizes, p.shape[0], like=p)
-    sums, counts = all_reduce_sums(segment_totals(p, ids, sizes), process_group)
-    return _rate_gaps(sums, counts.detach().unsqueeze(1), sizes, smoothing, reduction).mean()
+    sums, counts = ids.totals(p, process_group)
+    return _rate_gaps(sums, counts.unsqueeze(1), sizes, smoothing, reduction).mean()
 
 
 def equalized_odds(
@@ -126,7 +124,7 @@ def equalized_odds(
     # Both rates at once: columns of the positives, then of the negatives, and their weights beside them.
     positives = p * labels
     columns = torch.cat([positives, p - positives, labels, 1 - labels], 1)
-    (sums,) = all_reduce_sums([segment_sum(columns, ids, sizes)], process_group)
+    sums = all_reduce_sum(ids.sum(columns), process_group)
     rates, weights = sums.chunk(2, 1)
     gaps = _rate_gaps(rates, weights.detach(), sizes, smoothing, reduction).reshape(2, -1)
     return (gaps.mean(0) if agg == "mean" else gaps.amax(0)).mean()

@@ -1,4 +1,4 @@
-"""Counts, sums and sums of squares by group as one op for the Triton kernel; elsewhere fairloss.groups uses index_add."""
+"""Sums and counts by group: ``index_add``, or one op for the Triton kernel beside it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["MAX_GROUPS", "obstacle", "segment_moments"]
+from fairloss.ops.dispatch import use_triton
+
+__all__ = ["MAX_GROUPS", "obstacle", "segment_moments", "segment_sums", "segment_totals"]
 
 MAX_GROUPS = 1024
 
@@ -19,6 +21,32 @@ def obstacle(values: Tensor, groups: int) -> str | None:
     if groups > MAX_GROUPS:
         return f"there are {groups} groups; the kernel takes up to {MAX_GROUPS}"
     return None
+
+
+def segment_sums(values: Tensor, slots: Tensor, groups: int) -> Tensor:
+    """Sums (G, ...) of (N, ...) values by their (N,) slots in 0 .. G, of which G is no group; differentiable in the values."""
+    if _on_kernel(values, groups):
+        return segment_moments(values, slots, groups, 1)[1][0]
+    return _index_add(values, slots, groups)
+
+
+def segment_totals(values: Tensor, slots: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """The same sums, and counts (G,) in the dtype of the values."""
+    if _on_kernel(values, groups):
+        counts, sums = segment_moments(values, slots, groups, 1)
+        return sums[0], counts
+    ones = torch.ones_like(slots, dtype=values.dtype)
+    return _index_add(values, slots, groups), _index_add(ones, slots, groups)
+
+
+def _on_kernel(values: Tensor, groups: int) -> bool:
+    # Integers add up the same in any order: index_add serves them everywhere.
+    return values.dtype.is_floating_point and use_triton("segment_sum", values, obstacle(values, groups))
+
+
+def _index_add(values: Tensor, slots: Tensor, groups: int) -> Tensor:
+    sums = values.new_zeros((groups + 1, *values.shape[1:]))
+    return sums.index_add(0, slots, values)[:groups]
 
 
 def segment_moments(values: Tensor, slots: Tensor, groups: int, order: int) -> tuple[Tensor, Tensor]:

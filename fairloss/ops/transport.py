@@ -22,8 +22,8 @@ from torch import Tensor
 
 from fairloss.core import checks
 from fairloss.core.dtypes import statistics_dtype
+from fairloss.core.tensor_checks import per_sample
 from fairloss.groups.ids import check_groups, single_attribute
-from fairloss.groups.values import check_values
 
 __all__ = [
     "LineStatistics",
@@ -176,8 +176,8 @@ def transport_distances(
     size = single_attribute(num_groups, "transport_distances")
     checks.choice("transport", transport, ("exact", "sinkhorn"))
     blur = checks.number("blur", blur, above=0)
-    check_values(losses, "losses")
-    ids = check_groups(groups, (size,), losses.shape[0], like=losses)
+    per_sample("losses", losses)
+    ids = check_groups(groups, size, losses.shape[0], like=losses).ids
     return distances_to_all(losses, ids, size, transport, blur).to(statistics_dtype(losses.dtype))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, all_reduce_sum, check_process_group
 from fairloss.core.state import StatefulModule
-from fairloss.groups.ids import check_groups, group_counts_tensor, lookup, segment_sum, single_attribute
+from fairloss.groups.ids import GroupIds, check_group_counts, check_groups, single_attribute
 from fairloss.policy.checks import Prepared, prepare
 from fairloss.policy.rewards import as_rewards, layout_of
 from fairloss.policy.weights import standardise
@@ -160,11 +160,11 @@ def resampling_weights(groups: Tensor, *, num_groups: int, power: float = 1.0) -
     size = single_attribute(num_groups, "resampling_weights")
     power = checks.number("power", power, minimum=0)
     n = groups.shape[0] if isinstance(groups, Tensor) and groups.ndim else 0
-    ids = check_groups(groups, (size,), n)
-    counts = segment_sum(ids.new_ones(n, dtype=torch.float64), ids, (size,))
+    ids = check_groups(groups, size, n)
+    counts = ids.sum(ids.ids.new_ones(n, dtype=torch.float64))
     weights = torch.where(counts > 0, counts.clamp(min=1).pow(-power), 0.0)
     mean = (weights * counts).sum() / counts.sum().clamp(min=1)
-    return lookup(weights / torch.where(mean > 0, mean, 1.0), ids[:, 0], 1.0).to(torch.float32)
+    return ids.lookup(weights / torch.where(mean > 0, mean, 1.0), 1.0).to(torch.float32)
 
 
 class GroupDROAdvantage(StatefulModule):
@@ -221,7 +221,7 @@ class GroupDROAdvantage(StatefulModule):
         self.register_state("seen", torch.zeros(self.num_groups, dtype=torch.int64))
         self.counts = None
         if group_counts is not None:
-            self.register_constant("counts", group_counts_tensor(group_counts, self.num_groups))
+            self.register_constant("counts", check_group_counts(group_counts, self.num_groups))
 
     def _shares(self, seen: Tensor) -> Tensor:
         counts = (self.counts if self.counts is not None else seen).to(torch.float64)
@@ -269,12 +269,13 @@ class GroupDROAdvantage(StatefulModule):
         if self.training:
             counts = batch.layout.total((~torch.isnan(batch.rewards)).to(torch.float64))
             self._advance(batch.layout.total(torch.nan_to_num(batch.rewards.to(torch.float64))), counts, batch.groups)
-        return lookup(self.weights().to(batch.rewards.dtype), batch.groups, 1.0)
+        ids = GroupIds(batch.groups.unsqueeze(1), (self.num_groups,))
+        return ids.lookup(self.weights().to(batch.rewards.dtype), 1.0)
 
     def _advance(self, totals: Tensor, counts: Tensor, groups: Tensor) -> None:
-        known = torch.where(counts > 0, groups, -1).unsqueeze(1)
+        known = GroupIds(torch.where(counts > 0, groups, -1).unsqueeze(1), (self.num_groups,))
         per_prompt = torch.stack([(counts > 0).to(torch.float64), -totals / counts.clamp(min=1)], dim=1)
-        present, losses = all_reduce_sum(segment_sum(per_prompt, known, (self.num_groups,)), self.process_group).T
+        present, losses = all_reduce_sum(known.sum(per_prompt), self.process_group).T
         sound = torch.isfinite(losses).all()  # an infinite reward would stay in q for good
         present, losses = torch.where(sound, present, 0.0), torch.where(sound, losses, 0.0)
         self.seen.add_(present.to(torch.int64))

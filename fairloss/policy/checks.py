@@ -11,7 +11,8 @@ from torch import Tensor
 from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, all_reduce_sum
 from fairloss.core.tensor_checks import same_device
-from fairloss.groups.ids import check_groups, segment_sum
+from fairloss.groups.ids import check_groups
+from fairloss.ops.segments import segment_sums
 from fairloss.policy.rewards import INFINITE, Flat, Layout, as_rewards, layout_of
 from fairloss.policy.weights import Options, Result, cell_index, lift
 
@@ -70,13 +71,13 @@ def prepare(
     """Validated rewards and one id a prompt; flat ids, one a rollout, are joined by prompt."""
     rewards = as_rewards(rewards, prompt_ids)
     n = rewards.shape[0]
-    ids = check_groups(groups, (num_groups,), n, like=rewards)[:, 0]
+    ids = check_groups(groups, num_groups, n, like=rewards).column
     if domains is None:
         if num_domains > 1:
             raise ValueError(f"domains: needed, because num_domains={num_domains}")
         places = torch.zeros_like(ids)
     else:
-        places = check_groups(domains, (num_domains,), n, like=rewards, name="domains")[:, 0]
+        places = check_groups(domains, num_domains, n, like=rewards, name="domains").column
     layout, conflicts = layout_of(rewards, prompt_ids), {}
     if isinstance(layout, Flat):
         ids, conflicts["groups"] = _join(ids, layout)
@@ -105,7 +106,7 @@ def check_clusters(clusters: Any, batch: Prepared, num_domains: int) -> tuple[Te
             )
         same_device(f"clusters: {name}", table, "rewards", batch.rewards)
     prompts, k = len(batch.groups), mean.shape[1]
-    return check_groups(labels, (k,), prompts, like=batch.rewards, name="clusters: labels")[:, 0], share, mean
+    return check_groups(labels, k, prompts, like=batch.rewards, name="clusters: labels").column, share, mean
 
 
 def check_mask(mask: Tensor | None, rewards: Tensor) -> None:
@@ -213,5 +214,5 @@ def _negative_rewards(
     below = batch.layout.total((lift(batch.rewards, shift) < 0).to(torch.float64))
     slots = torch.where(batch.groups < 0, num_groups, batch.groups)
     cells = cell_index(batch.domains, slots, num_domains, num_groups, num_groups + 1)
-    sums = segment_sum(below.unsqueeze(1), cells.unsqueeze(1), ((num_domains + 1) * (num_groups + 1),))
+    sums = segment_sums(below.unsqueeze(1), cells, (num_domains + 1) * (num_groups + 1))
     return all_reduce_sum(sums, process_group).reshape(num_domains + 1, num_groups + 1)[:num_domains]

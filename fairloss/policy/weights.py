@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from fairloss.core.distributed import ProcessGroup, all_reduce_sum
-from fairloss.groups.ids import segment_sum
 from fairloss.ops import advantages as fused
 from fairloss.ops.dispatch import use_triton
+from fairloss.ops.segments import segment_sums
 from fairloss.policy.rewards import Layout, Rows
 
 __all__ = [
@@ -132,7 +132,7 @@ def _cell_sums(
         ],
         dim=1,
     )  # (P, 6)
-    sums = segment_sum(per_prompt, cells.unsqueeze(1), (shape[0] * shape[1],))
+    sums = segment_sums(per_prompt, cells, shape[0] * shape[1])
     return all_reduce_sum(sums, process_group).T.reshape(6, *shape)
 
 

@@ -309,9 +309,9 @@ def test_intersect_groups(example, sizes, bad):
     }.get(bad, ids)
     if bad not in ("fine",):
         with pytest.raises((ValueError, TypeError), match="groups"):
-            fairloss.intersect_groups(argument, [0, *sizes] if bad == "size" else sizes)
+            fairloss.intersect_groups(argument, num_groups=[0, *sizes] if bad == "size" else sizes)
         return
-    joint, count = fairloss.intersect_groups(ids, sizes)
+    joint, count = fairloss.intersect_groups(ids, num_groups=sizes)
     assert count == math.prod(sizes)
     for row, j in zip(ids.tolist(), joint.tolist(), strict=True):
         expected = 0

@@ -22,7 +22,7 @@ IMAGES, MASKS, IDS = torch.randn(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.i
         (lambda: fairloss.GroupHeads(4, 2, 2)(torch.randn(4)), ValueError, r"features: shape \(N, 4"),
         (lambda: fairloss.GroupHeads(4, 2, 2)([1.0]), ValueError, "features: shape .* list"),
         (lambda: fairloss.EmbeddingQueue(0, 2), ValueError, "capacity: 0"),
-        (lambda: fairloss.intersect_groups([[0, 1]], (2, 2)), ValueError, "groups: ids of shape .* list"),
+        (lambda: fairloss.intersect_groups([[0, 1]], num_groups=(2, 2)), ValueError, "groups: ids of shape .* list"),
         (lambda: fairloss.FairCrossEntropyLoss(2, label_smoothing=1.5), ValueError, "label_smoothing: 1.5 .* <= 1 is"),
         (lambda: fairloss.BalancedGroupSampler([0, 1], rank=2, num_replicas=2), ValueError, r"rank: 2 .* 0 \.\. 1 "),
         (

@@ -22,7 +22,7 @@ each_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_tensors_on_two_devices_are_named(case):
     batch = case.draw(0, 6)
     for name, tensor in batch.items():
-        with pytest.raises(ValueError, match="|".join(rf"{k}: it is on" for k in batch)):
+        with pytest.raises(ValueError, match="|".join(rf"{k}: expected the device" for k in batch)):
             case.make()(**{**batch, name: tensor.to("meta")})
 
 
@@ -230,5 +230,5 @@ LOGITS, LABELS, GROUP_IDS, LOSSES = (
     ],
 )
 def test_state_on_another_device_is_named(call, named):
-    with pytest.raises(ValueError, match=f"{named}: it is on"):
+    with pytest.raises(ValueError, match=f"{named}: expected the device"):
         call(fairloss.GroupMemory(2, 4).to("meta"))

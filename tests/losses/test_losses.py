@@ -202,7 +202,7 @@ class TestGroupDRO:
             ({"q": torch.rand(2, 1)}, r"q: shape \(G,\)"),
             ({"q": torch.rand(2), "shares": [0.5, 0.5]}, "shares: a floating-point tensor"),
             ({"q": torch.rand(2), "shares": torch.rand(3)}, r"shares: shape \(G,\)"),
-            ({"q": torch.rand(2, device="meta")}, "q: it is on meta"),
+            ({"q": torch.rand(2, device="meta")}, "q: expected the device meta"),
         ],
     )
     def test_bad_weights_are_named(self, options, match):
@@ -328,11 +328,11 @@ def test_check_inputs_passes_what_is_well():
 
 def test_intersections():
     groups = torch.tensor([[0, 0, 1], [1, 2, 0], [1, -1, 0]])
-    ids, count = fairloss.intersect_groups(groups, (2, 3, 2))
+    ids, count = fairloss.intersect_groups(groups, num_groups=(2, 3, 2))
     assert count == 12
     assert ids.tolist() == [1, 10, -1]
     with pytest.raises(ValueError, match="groups"):
-        fairloss.intersect_groups(groups[:, 0], (2, 3, 2))
+        fairloss.intersect_groups(groups[:, 0], num_groups=(2, 3, 2))
 
 
 def test_public_names_resolve_and_import_stays_light():

@@ -337,7 +337,7 @@ def test_segments_equal_the_loop(n, shape, groups, order, dtype):
 
 def test_segments_serve_the_losses_and_their_second_derivatives(launches):
     from fairloss.functional import loss_variance
-    from fairloss.groups.ids import segment_mean
+    from fairloss.groups.ids import GroupIds
 
     values = torch.rand(40, dtype=torch.float64).requires_grad_()
     groups = torch.arange(40) % 4 - 1
@@ -348,13 +348,13 @@ def test_segments_serve_the_losses_and_their_second_derivatives(launches):
     assert torch.autograd.gradgradcheck(
         lambda v: segment_moments(v, groups[:6], 3, 2)[1], values[:6].detach().requires_grad_()
     )
-    sums, counts = segment_mean(torch.zeros(0, 3), torch.zeros(0, 1, dtype=torch.int64), (4,))
+    sums, counts = GroupIds(torch.zeros(0, 1, dtype=torch.int64), (4,)).mean(torch.zeros(0, 3))
     assert (sums == 0).all()
     assert (counts == 0).all()
 
 
 def test_segments_refuse_too_many_groups():
-    from fairloss.groups.ids import segment_sum
+    from fairloss.groups.ids import GroupIds
 
     with pytest.raises(RuntimeError, match="2000 groups"):
-        segment_sum(torch.ones(3), torch.zeros(3, 1, dtype=torch.int64), (2000,))
+        GroupIds(torch.zeros(3, 1, dtype=torch.int64), (2000,)).sum(torch.ones(3))
