@@ -7,7 +7,7 @@ from fairloss.losses.adversarial_group import gradient_reversal
 from fairloss.losses.concept_alignment import concept_alignment
 from fairloss.losses.cross_group_contrastive import ContrastiveParts, cross_group_contrastive
 from fairloss.losses.dice import group_dice_loss, sample_dice_loss
-from fairloss.losses.distribution_alignment import distribution_alignment
+from fairloss.losses.distribution_alignment import distribution_alignment, transport_distances
 from fairloss.losses.fair_cross_entropy import CrossEntropyParts, fair_cross_entropy
 from fairloss.losses.fair_distillation import fair_distillation
 from fairloss.losses.febs import febs
@@ -20,7 +20,6 @@ from fairloss.losses.max_acc_gap import group_gap, max_acc_gap
 from fairloss.losses.moment_alignment import moment_alignment
 from fairloss.losses.parity import demographic_parity, equalized_odds
 from fairloss.losses.tasks import Likelihood, sample_likelihood
-from fairloss.ops.transport import transport_distances
 from fairloss.policy.advantages import fair_grpo_advantages
 from fairloss.policy.objective import fair_grpo_policy_loss
 

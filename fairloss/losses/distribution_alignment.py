@@ -17,7 +17,7 @@ from fairloss.core.tensor_checks import per_sample
 from fairloss.groups.ids import check_groups, single_attribute
 from fairloss.ops.transport import wasserstein_to_all
 
-__all__ = ["DistributionAlignmentLoss", "distribution_alignment"]
+__all__ = ["DistributionAlignmentLoss", "distribution_alignment", "transport_distances"]
 
 
 def _check(num_groups: int, p: int) -> int:
@@ -45,6 +45,38 @@ def distribution_alignment(
     if process_group is not None:
         x, ids = gather_rows_with_gradient(x, process_group), gather_rows(ids, process_group)
     return wasserstein_to_all(x, ids, size, p).sum().to(x.dtype)
+
+
+def transport_distances(losses: Tensor, groups: Tensor, *, num_groups: int) -> Tensor:
+    """How far each group's values lie from all values: half the squared Wasserstein distance.
+
+    o_g = W_2^2(L_g, L) / 2 = 1/2 int_0^1 (Q_g(u) - Q(u))^2 du with the quantile functions of the group's and of all values.
+    0 means that the group's values are distributed like all values.
+
+    Args:
+        losses: (N,) floating values, finite.
+        groups: (N,) integer or bool ids, -1 = unknown (in no group, and not among "all").
+        num_groups: G.
+
+    Returns:
+        (G,) float32 (float64 for float64 losses), 0 where a group is absent.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+
+    Note:
+        Exact, in O(N log N) and float64; differentiable, never waits for the device, and compiles as one graph.
+
+    Example:
+        >>> import torch
+        >>> values = torch.tensor([0.0, 1.0, 2.0, 3.0])
+        >>> transport_distances(values, torch.tensor([0, 0, 1, 1]), num_groups=3)
+        tensor([0.7500, 0.7500, 0.0000])
+    """
+    size = single_attribute(num_groups, "transport_distances")
+    per_sample("losses", losses)
+    ids = check_groups(groups, size, losses.shape[0], like=losses).ids
+    return (wasserstein_to_all(losses, ids, size, 2) / 2).to(statistics_dtype(losses.dtype))
 
 
 class DistributionAlignmentLoss(nn.Module):

@@ -34,7 +34,7 @@ from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.tensor_checks import per_sample, same_device
 from fairloss.groups.ids import GroupIds, check_groups, single_attribute
 from fairloss.groups.memory import GroupMemory
-from fairloss.ops.transport import LineStatistics, Transport, distances_to_all, line_statistics
+from fairloss.ops.transport import LineStatistics, line_statistics
 
 __all__ = ["FISLoss", "Reference", "Variant", "fis", "fis_weights"]
 
@@ -116,8 +116,6 @@ def fis_weights(
     temperature: float = 1.0,
     group_temperature: float | None = None,
     max_weight: float | None = 10.0,
-    transport: Transport = "exact",
-    blur: float = 0.1,
     variant: Variant = "default",
     right_asymptote: float = 2.0,
     reference: Reference | None = None,
@@ -133,18 +131,18 @@ def fis_weights(
         >>> fis_weights(losses, torch.tensor([0, 0, 1, 1]), num_groups=2)
         tensor([0.4433, 0.4719, 1.4362, 1.6485])
     """
-    size = _check(num_groups, c, temperature, group_temperature, max_weight, transport, blur, variant, right_asymptote)
+    size = _check(num_groups, c, temperature, group_temperature, max_weight, variant, right_asymptote)
     per_sample("losses", losses)
     ids = check_groups(groups, size, losses.shape[0], like=losses)
     return _weights(
-        losses.to(statistics_dtype(losses.dtype)), ids, size, c, temperature, group_temperature, max_weight, transport, blur,
+        losses.to(statistics_dtype(losses.dtype)), ids, size, c, temperature, group_temperature, max_weight,
         variant, right_asymptote, reference, distances,
     )  # fmt: skip
 
 
 def _weights(
     x: Tensor, ids: GroupIds, size: int, c: float, temperature: float, group_temperature: float | None,
-    max_weight: float | None, transport: Transport, blur: float, variant: Variant, right_asymptote: float,
+    max_weight: float | None, variant: Variant, right_asymptote: float,
     reference: Reference | None, distances: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """As :func:`fis_weights` on checked scalars, values and (N, 1) ids."""
@@ -164,10 +162,7 @@ def _weights(
     if c == 0:  # no distance is needed
         return scale * individual
     line = line_statistics(values, value_ids, size)
-    if distances is None:
-        o = line.squared / 2 if transport == "exact" else distances_to_all(values, value_ids, size, transport, blur)
-    else:
-        o = distances.detach().to(torch.float64)
+    o = line.squared / 2 if distances is None else distances.detach().to(torch.float64)
     if variant == "default":
         scores = _signed_scores(line, o, group_temperature)
     else:
@@ -206,8 +201,6 @@ def _check(
     temperature: float,
     group_temperature: float | None,
     max_weight: float | None,
-    transport: str,
-    blur: float,
     variant: str,
     right_asymptote: float,
 ) -> int:
@@ -218,8 +211,6 @@ def _check(
         checks.number("group_temperature", group_temperature, above=0)
     if max_weight is not None:
         checks.number("max_weight", max_weight, minimum=1)
-    checks.choice("transport", transport, ("exact", "sinkhorn"))
-    checks.number("blur", blur, above=0)
     checks.choice("variant", variant, ("default", "paper", "released"))
     checks.number("right_asymptote", right_asymptote, above=0)
     return size
@@ -234,8 +225,6 @@ def fis(
     temperature: float = 1.0,
     group_temperature: float | None = None,
     max_weight: float | None = 10.0,
-    transport: Transport = "exact",
-    blur: float = 0.1,
     variant: Variant = "default",
     right_asymptote: float = 2.0,
     reference: Reference | None = None,
@@ -249,7 +238,7 @@ def fis(
         >>> fis(losses, torch.tensor([0, 0, 1, 1]), num_groups=2)
         tensor(0.8524)
     """
-    size = _check(num_groups, c, temperature, group_temperature, max_weight, transport, blur, variant, right_asymptote)
+    size = _check(num_groups, c, temperature, group_temperature, max_weight, variant, right_asymptote)
     check_process_group(process_group)
     per_sample("losses", losses)
     ids = check_groups(groups, size, losses.shape[0], like=losses)
@@ -259,7 +248,7 @@ def fis(
         if isinstance(reference, tuple):
             reference = (gather_rows(reference[0], process_group), gather_rows(reference[1], process_group))
     weights = _weights(
-        x, ids, size, c, temperature, group_temperature, max_weight, transport, blur, variant, right_asymptote, reference,
+        x, ids, size, c, temperature, group_temperature, max_weight, variant, right_asymptote, reference,
         distances,
     )  # fmt: skip
     if isinstance(reference, GroupMemory) and reference.training and torch.is_grad_enabled():
@@ -280,8 +269,6 @@ class FISLoss(nn.Module):
         temperature: T > 0 of the individual part, in units of the losses. Small values approach the maximum.
         group_temperature: T of the group part, dimensionless (default variant); ``None``: as ``temperature``.
         max_weight: largest weight in either part of the default variant, >= 1; ``None``: no cap.
-        transport: ``"exact"`` or ``"sinkhorn"``; see :func:`fairloss.functional.transport_distances`.
-        blur: Sinkhorn's length scale, in units of the losses.
         variant: ``"default"``; ``"paper"``: eq 1, unsigned, uncapped, each part summing to 1; ``"released"``: the authors'
             code. The last two shrink as 1/N.
         right_asymptote: the released code's factor; used by ``variant="released"`` alone.
@@ -298,12 +285,10 @@ class FISLoss(nn.Module):
 
     Raises:
         TypeError, ValueError: naming the argument, before any work or change of state.
-        RuntimeError: Sinkhorn did not converge.
 
     Note:
         Absent groups change nothing; a sample of unknown group has group weight 1 and enters no distance. Weights are
-        detached, so the gradient is that of a weighted mean (``"released"`` keeps its own). Compiles as one graph, except
-        with ``transport="sinkhorn"``.
+        detached, so the gradient is that of a weighted mean (``"released"`` keeps its own). Compiles as one graph.
 
     Example:
         >>> losses = torch.tensor([0.1, 0.2, 0.9, 1.2])
@@ -322,34 +307,28 @@ class FISLoss(nn.Module):
         temperature: float = 1.0,
         group_temperature: float | None = None,
         max_weight: float | None = 10.0,
-        transport: Transport = "exact",
-        blur: float = 0.1,
         variant: Variant = "default",
         right_asymptote: float = 2.0,
         *,
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        self.num_groups = _check(
-            num_groups, c, temperature, group_temperature, max_weight, transport, blur, variant, right_asymptote
-        )
+        self.num_groups = _check(num_groups, c, temperature, group_temperature, max_weight, variant, right_asymptote)
         check_process_group(process_group)
         self.c, self.temperature, self.group_temperature = c, temperature, group_temperature
-        self.max_weight, self.transport, self.blur = max_weight, transport, blur
-        self.variant, self.right_asymptote = variant, right_asymptote
+        self.max_weight, self.variant, self.right_asymptote = max_weight, variant, right_asymptote
         self.process_group = process_group
 
     def forward(self, losses: Tensor, groups: Tensor, reference: Reference | None = None) -> Tensor:
         """Loss of a batch; see the class."""
         return fis(
             losses, groups, num_groups=self.num_groups, c=self.c, temperature=self.temperature,
-            group_temperature=self.group_temperature, max_weight=self.max_weight, transport=self.transport,
-            blur=self.blur, variant=self.variant, right_asymptote=self.right_asymptote, reference=reference,
-            process_group=self.process_group,
+            group_temperature=self.group_temperature, max_weight=self.max_weight, variant=self.variant,
+            right_asymptote=self.right_asymptote, reference=reference, process_group=self.process_group,
         )  # fmt: skip
 
     def extra_repr(self) -> str:  # noqa: D102
         return (
             f"num_groups={self.num_groups}, c={self.c}, temperature={self.temperature}, "
-            f"max_weight={self.max_weight}, transport={self.transport!r}, variant={self.variant!r}"
+            f"max_weight={self.max_weight}, variant={self.variant!r}"
         )

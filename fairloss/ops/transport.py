@@ -3,38 +3,21 @@
 On the line the optimal coupling is monotone, so W_p^p is an integral over quantiles: the j-th smallest of a group's n values
 holds the quantiles (j-1)/n .. j/n, and what all N values put there is a difference of prefix sums of the sorted values. One
 sort serves all groups; the cost is O(N log N) whatever their number, in float64 and about the mean, and nothing depends on
-the values but numbers: no loop over groups, no wait for the device. The entropic (Sinkhorn) divergence that
-Fair Identity Scaling's released code takes from geomloss is offered through POT for comparison: converged, or an error.
+the values but numbers: no loop over groups, no wait for the device.
 
 "All values" are those of known group: an unknown sample is in no group term, so it moves no distance.
 
-References:
-    Peyre and Cuturi, *Computational Optimal Transport*, 2019, section 2.6 (the line) and chapter 4 (Sinkhorn).
-    Feydy et al., *Interpolating between Optimal Transport and MMD using Sinkhorn Divergences*, 2019 (debiasing).
+Reference: Peyre and Cuturi, *Computational Optimal Transport*, 2019, section 2.6.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fairloss.core import checks
-from fairloss.core.dtypes import statistics_dtype
-from fairloss.core.tensor_checks import per_sample
-from fairloss.groups.ids import check_groups, single_attribute
-
-__all__ = [
-    "LineStatistics",
-    "Transport",
-    "distances_to_all",
-    "line_statistics",
-    "transport_distances",
-    "wasserstein_to_all",
-]
-
-Transport = Literal["exact", "sinkhorn"]
+__all__ = ["LineStatistics", "line_statistics", "wasserstein_to_all"]
 
 
 class _Quantiles(NamedTuple):
@@ -139,54 +122,3 @@ def wasserstein_to_all(values: Tensor, ids: Tensor, num_groups: int, p: int) -> 
     cut = torch.minimum(torch.maximum(q.place * q.n, q.low), q.high)
     width = (2 * cut - q.low - q.high).to(q.x.dtype) / q.n
     return _where_apart(q.sums(q.y * width - 2 * q.below(cut) + q.below_low + q.below_high) / q.total, q)
-
-
-def transport_distances(
-    losses: Tensor, groups: Tensor, *, num_groups: int, transport: Transport = "exact", blur: float = 0.1
-) -> Tensor:
-    """How far each group's values lie from all values: half the squared Wasserstein distance.
-
-    o_g = W_2^2(L_g, L) / 2 = 1/2 int_0^1 (Q_g(u) - Q(u))^2 du with the quantile functions of the group's and of all values.
-    0 means that the group's values are distributed like all values.
-
-    Args:
-        losses: (N,) floating values, finite.
-        groups: (N,) integer or bool ids, -1 = unknown (in no group, and not among "all").
-        num_groups: G.
-        transport: ``"exact"``: the closed form above, O(N log N). ``"sinkhorn"``: the debiased entropic divergence with
-            p = 2, through POT on the host, without gradient; it tends to the exact distance as ``blur`` shrinks.
-        blur: Sinkhorn's length scale in units of the losses; the regularisation is blur^2.
-
-    Returns:
-        (G,) float32 (float64 for float64 losses), 0 where a group is absent.
-
-    Raises:
-        TypeError, ValueError: naming the argument.
-        RuntimeError: Sinkhorn did not converge.
-
-    Note:
-        The exact path is computed in float64, differentiable, never waits for the device, and compiles as one graph;
-        Sinkhorn does none of that and costs O(N^2) an iteration.
-
-    Example:
-        >>> values = torch.tensor([0.0, 1.0, 2.0, 3.0])
-        >>> transport_distances(values, torch.tensor([0, 0, 1, 1]), num_groups=3)
-        tensor([0.7500, 0.7500, 0.0000])
-    """
-    size = single_attribute(num_groups, "transport_distances")
-    checks.choice("transport", transport, ("exact", "sinkhorn"))
-    blur = checks.number("blur", blur, above=0)
-    per_sample("losses", losses)
-    ids = check_groups(groups, size, losses.shape[0], like=losses).ids
-    return distances_to_all(losses, ids, size, transport, blur).to(statistics_dtype(losses.dtype))
-
-
-def distances_to_all(losses: Tensor, ids: Tensor, num_groups: int, transport: Transport, blur: float) -> Tensor:
-    """As :func:`transport_distances` on checked arguments, in float64."""
-    if transport == "exact":
-        return wasserstein_to_all(losses, ids, num_groups, 2) / 2
-    # Imported where it is used: its decorator brings torch's compiler in, as much again as torch itself.
-    from fairloss.ops.sinkhorn import sinkhorn_to_all
-
-    out: Tensor = sinkhorn_to_all(losses, ids, num_groups, blur)
-    return out

@@ -97,7 +97,6 @@ def fis_case(name, oracle, gradient, **options):
         oracle_gradient=lambda losses, groups: gradient(losses, groups, **options),
         zero_without_two_groups=False,
         logits=False,
-        compile="sinkhorn runs on the host" if options.get("transport") == "sinkhorn" else True,
     )
 
 

@@ -9,7 +9,6 @@ import torch
 import fairloss
 from fairloss.core.state import StatefulModule
 from fairloss.losses.embeddings import unit_rows
-from fairloss.ops.transport import transport_distances
 
 IMAGES, MASKS, IDS = torch.randn(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64), torch.tensor([0, 1])
 
@@ -154,11 +153,3 @@ def test_an_id_out_of_range_is_an_error_in_a_compiled_loss():
     for bad in (2, 3, -2):
         with pytest.raises(RuntimeError, match="id out of range"):
             loss(logits, torch.tensor([0, 1, 2, 0]), torch.tensor([0, 1, bad, -1]))
-
-
-def test_sinkhorn_leaves_unknown_samples_out():
-    values, groups = torch.tensor([0.1, 0.4, 0.9, 5.0, 0.3]), torch.tensor([0, 1, 1, -1, 0])
-    known = groups >= 0
-    options = {"transport": "sinkhorn", "blur": 0.3}
-    with_unknown = transport_distances(values, groups, num_groups=2, **options)
-    assert torch.equal(with_unknown, transport_distances(values[known], groups[known], num_groups=2, **options))

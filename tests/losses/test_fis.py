@@ -220,26 +220,17 @@ def test_a_memory_is_taken_with_the_batch_and_advances_in_training_alone():
     assert torch.equal(memory.seen, seen + torch.bincount(second_ids[second_ids >= 0], minlength=3))
 
 
-def test_sinkhorn_is_one_argument_away():
-    losses, groups = batch(22, n=24)
-    exact = fis(losses, groups, num_groups=3, c=1.0, group_temperature=0.1)
-    close = fis(losses, groups, num_groups=3, c=1.0, group_temperature=0.1, transport="sinkhorn", blur=0.05)
-    blurred = fis(losses, groups, num_groups=3, c=1.0, group_temperature=0.1, transport="sinkhorn", blur=2.0)
-    assert abs(close - exact) < 0.01 * exact
-    assert abs(blurred - exact) > 2 * abs(close - exact)
-
-
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"c": 1.5}, "c: 1.5"),
-        ({"temperature": 0}, "temperature: 0"),
-        ({"max_weight": 0.5}, "max_weight: 0.5"),
+        ({"c": 1.5}, "^c: .* 1.5"),
+        ({"temperature": 0}, "^temperature: .* 0"),
+        ({"max_weight": 0.5}, "^max_weight: .* 0.5"),
         ({"variant": "code"}, "'default', 'paper', 'released'"),
         ({"num_groups": (2, 2)}, "intersect_groups"),
         ({"distances": torch.zeros(3)}, r"distances: shape \(2,\)"),
         ({"reference": torch.zeros(3)}, "reference: a pair"),
-        ({"reference": (torch.zeros(3), torch.zeros(2).long())}, r"reference\[1\]: 2 ids"),
+        ({"reference": (torch.zeros(3), torch.zeros(2).long())}, r"^reference\[1\]: .* 2"),
         ({"reference": GroupMemory(3, 4)}, "the memory has 3 groups"),
     ],
 )

@@ -10,7 +10,6 @@ import torch
 
 from fairloss import metrics, policy
 from fairloss.integrations._group_metrics import group_metrics
-from fairloss.ops.transport import transport_distances
 
 
 def test_a_disparity_of_a_negative_value_keeps_its_sign():
@@ -58,12 +57,6 @@ def test_advantages_of_rewards_with_gradient_have_none():
 def test_the_only_scorable_reward_is_its_own_mean():
     rewards = torch.tensor([[2.0, float("nan")]])
     assert policy.reinforce_pp_advantages(rewards).tolist() == [[0.0, 0.0]]
-
-
-def test_the_blur_that_is_documented():
-    values, groups = torch.tensor([0.1, 0.4, 0.9, 0.3]), torch.tensor([0, 1, 1, 0])
-    entropic = transport_distances(values, groups, num_groups=2, transport="sinkhorn")
-    assert torch.equal(entropic, transport_distances(values, groups, num_groups=2, transport="sinkhorn", blur=0.1))
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fairloss import DistributionAlignmentLoss
-from fairloss.losses.distribution_alignment import distribution_alignment
-from fairloss.ops.transport import transport_distances, wasserstein_to_all
+from fairloss.losses.distribution_alignment import distribution_alignment, transport_distances
+from fairloss.ops.transport import wasserstein_to_all
 from tests.oracles.fairdi import quantile_integral
 
 
@@ -110,49 +110,28 @@ def test_descent_on_the_alignment_loss_brings_the_groups_together():
     assert loss(scores, groups).item() < 0.01 * before
 
 
-@pytest.mark.parametrize("blur", [0.05, 0.1, 0.5])
-def test_sinkhorn_equals_geomloss_annealed_finely(blur):
+def test_geomloss_tends_to_the_exact_distance_as_its_blur_shrinks():
     geomloss = pytest.importorskip("geomloss", reason="the 'bench' extra")
-    rng = np.random.default_rng(2)
-    groups = torch.from_numpy(np.arange(36) % 3)
-    values = torch.from_numpy(rng.gamma(2.0, 0.4, 36)) + 0.2 * groups
-    found = transport_distances(values, groups, num_groups=4, transport="sinkhorn", blur=blur)
-    oracle = geomloss.SamplesLoss("sinkhorn", p=2, blur=blur, scaling=0.99)
-    for g in range(3):
-        expected = oracle(values[groups == g].unsqueeze(1), values.unsqueeze(1)).item()
-        assert found[g].item() == pytest.approx(expected, rel=0.01)
-    assert found[3] == 0
-
-
-def test_sinkhorn_tends_to_the_exact_distance_as_the_blur_shrinks():
     rng = np.random.default_rng(4)
     groups = torch.from_numpy(np.arange(24) % 2)
     values = torch.from_numpy(rng.random(24)) + 0.3 * groups
     exact = transport_distances(values, groups, num_groups=2)
-    errors = [
-        (transport_distances(values, groups, num_groups=2, transport="sinkhorn", blur=b) / exact - 1).abs().max().item()
-        for b in (0.4, 0.1, 0.03, 0.01)
-    ]
+    errors = []
+    for blur in (0.4, 0.1, 0.03, 0.01):
+        entropic = geomloss.SamplesLoss("sinkhorn", p=2, blur=blur, scaling=0.99)
+        found = torch.stack([entropic(values[groups == g].unsqueeze(1), values.unsqueeze(1)) for g in range(2)])
+        errors.append((found / exact - 1).abs().max().item())
     assert errors[0] > errors[1] > errors[2] > errors[3]
     assert errors[3] < 0.005
-
-
-def test_sinkhorn_that_does_not_converge_is_an_error(monkeypatch):
-    monkeypatch.setattr("fairloss.ops.sinkhorn._ITERATIONS", 20)
-    values = torch.from_numpy(np.random.default_rng(0).gamma(2.0, 1.0, 40))
-    with pytest.raises(RuntimeError, match="did not converge in 20 iterations"):
-        transport_distances(values, torch.arange(40) % 2, num_groups=2, transport="sinkhorn", blur=0.05)
 
 
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"losses": torch.zeros(4, 1)}, r"losses: shape \(N,\)"),
-        ({"losses": torch.zeros(4, dtype=torch.int64)}, "losses: a floating-point"),
-        ({"groups": torch.tensor([0, 1, 2, 0])}, "id 2 is out of range"),
+        ({"losses": torch.zeros(4, 1)}, r"^losses: .*\(N,\)"),
+        ({"losses": torch.zeros(4, dtype=torch.int64)}, "^losses: .*int64"),
+        ({"groups": torch.tensor([0, 1, 2, 0])}, "^groups: .* 2"),
         ({"num_groups": (2, 2)}, "intersect_groups"),
-        ({"transport": "sorted"}, "'exact', 'sinkhorn'"),
-        ({"blur": 0.0}, "blur: 0.0"),
     ],
 )
 def test_bad_arguments_are_named(change, match):
