@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from fairloss.report.prediction_files import InputError, check_same_samples, match_rows, read_predictions, unknown_lines
 
 if TYPE_CHECKING:
-    from fairloss.report.compare import ModelComparison
+    from fairloss.report.results import ModelComparison
 
 __all__ = ["main"]
 

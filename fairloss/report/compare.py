@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,53 +20,9 @@ from fairloss.metrics.per_group import UndefinedGroupWarning
 from fairloss.report.bootstrap import Replicates, bootstrap_groups, patient_codes
 from fairloss.report.build import attribute_report, check_resampling, metric_names, note_scale
 from fairloss.report.intervals import gap_difference
-from fairloss.report.results import AttributeReport, label
+from fairloss.report.results import AttributeReport, GapDifference, ModelComparison, label
 
-__all__ = ["GapDifference", "ModelComparison", "compare_models", "gap_difference_test", "pareto_front"]
-
-
-@dataclass(frozen=True)
-class GapDifference:
-    """Result of :func:`gap_difference_test`.
-
-    Attributes:
-        metric: whose gap is compared.
-        gap_a: of the first model.
-        gap_b: of the second model.
-        difference: gap_b - gap_a; negative where the second model is fairer.
-        low: lower end of the difference's interval.
-        high: upper end.
-        p_value: two-sided.
-    """
-
-    metric: str
-    gap_a: float
-    gap_b: float
-    difference: float
-    low: float
-    high: float
-    p_value: float
-
-
-@dataclass(frozen=True)
-class ModelComparison:
-    """One model among several on the same samples.
-
-    Attributes:
-        name: of the model.
-        overall: metric to value over all samples.
-        gaps: metric to (gap, low, high), as in the fairness report.
-        corrected: metric to the bias-corrected gap.
-        against_first: metric to the difference to the first model; empty for the first.
-        warnings: in words, as the fairness report's: small groups, undefined values.
-    """
-
-    name: str
-    overall: dict[str, float]
-    gaps: dict[str, tuple[float, float, float]]
-    corrected: dict[str, float]
-    against_first: dict[str, GapDifference]
-    warnings: tuple[str, ...] = ()
+__all__ = ["compare_models", "gap_difference_test", "pareto_front"]
 
 
 def gap_difference_test(

@@ -6,14 +6,12 @@ import html
 import io
 import re
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fairloss.core.extras import require
 from fairloss.report.plots import plot_gaps, plot_groups
+from fairloss.report.results import ReportData
 from fairloss.report.tables import legend, settings_line, tables
-
-if TYPE_CHECKING:
-    from fairloss.report.report import FairnessReport
 
 __all__ = ["as_html"]
 
@@ -37,7 +35,7 @@ footer { margin-top: 3rem; color: #566070; font-size: .85rem; }
 """
 
 
-def as_html(report: FairnessReport) -> str:
+def as_html(report: ReportData) -> str:
     """The page's text."""
     require("matplotlib")
     title = html.escape(str(report.settings["title"]))
@@ -74,7 +72,7 @@ def as_html(report: FairnessReport) -> str:
     )
 
 
-def _footer(report: FairnessReport) -> str:
+def _footer(report: ReportData) -> str:
     items = "".join(f"<li>{html.escape(line)}</li>" for line in legend(report))
     return f"<footer><h2>How to read this</h2><ul>{items}</ul></footer>"
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fairloss.core.extras import require
 from fairloss.metrics.significance import FriedmanNemenyi
 from fairloss.report.compare import pareto_front
-from fairloss.report.results import label
-
-if TYPE_CHECKING:
-    from fairloss.report.report import FairnessReport
+from fairloss.report.results import ReportData, label
 
 __all__ = ["plot_critical_difference", "plot_gaps", "plot_groups", "plot_pareto"]
 
@@ -35,7 +32,7 @@ def _literal(text: object) -> str:
     return str(text).replace("$", r"\$")
 
 
-def plot_groups(report: FairnessReport, attribute: str | None = None, metrics: Sequence[str] | None = None) -> Any:
+def plot_groups(report: ReportData, attribute: str | None = None, metrics: Sequence[str] | None = None) -> Any:
     """Each group's value and interval, one panel a metric; the dashed line is the value over all samples.
 
     Args:
@@ -82,7 +79,7 @@ def _rows(axis: Any) -> Any:
     return require("matplotlib.transforms").blended_transform_factory(axis.transAxes, axis.transData)
 
 
-def plot_gaps(report: FairnessReport, attribute: str | None = None) -> Any:
+def plot_gaps(report: ReportData, attribute: str | None = None) -> Any:
     """Every gap with its interval (filled) and its bias-corrected value (bar); ratios and scaled values are left out.
 
     Args:

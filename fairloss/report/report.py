@@ -9,7 +9,6 @@ gaps of these means.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,13 @@ from fairloss.report.build import (
     read_values,
     value_kinds,
 )
-from fairloss.report.results import AttributeReport, Estimate
+from fairloss.report.results import ReportData
+from fairloss.report.tables import as_dict, as_frame, as_markdown
 
 __all__ = ["FairnessReport"]
 
 
-@dataclass(frozen=True)
-class FairnessReport:
+class FairnessReport(ReportData):
     """Fairness of one set of predictions; made by :meth:`from_predictions` or :meth:`from_values`.
 
     Attributes:
@@ -44,11 +43,6 @@ class FairnessReport:
         warnings: in words: small groups, undefined values.
         settings: what the numbers rest on (samples, threshold, replicates, level, seed, ...).
     """
-
-    overall: dict[str, Estimate]
-    attributes: tuple[AttributeReport, ...]
-    warnings: tuple[str, ...]
-    settings: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_predictions(
@@ -240,28 +234,16 @@ class FairnessReport:
         }
         return cls(overall, tuple(reports), tuple(notes), settings)
 
-    def __getitem__(self, name: str) -> AttributeReport:
-        for found in self.attributes:
-            if found.name == name:
-                return found
-        raise KeyError(f"{name!r}: the attributes are {', '.join(a.name for a in self.attributes)}")
-
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries and lists that JSON can hold; None stands for an undefined value."""
-        from fairloss.report.tables import as_dict
-
         return as_dict(self)
 
     def to_frame(self) -> Any:
         """One row a value: attribute, kind (overall, group or gap), name, metric, value, interval, counts (pandas)."""
-        from fairloss.report.tables import as_frame
-
         return as_frame(self)
 
     def to_markdown(self) -> str:
         """Tables of groups and of gaps for each attribute."""
-        from fairloss.report.tables import as_markdown
-
         return as_markdown(self)
 
     def to_html(self, path: str | Path | None = None) -> str:

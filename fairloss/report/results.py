@@ -1,11 +1,21 @@
-"""What a report is made of: estimates, groups, comparisons."""
+"""What a report and a comparison of models are made of, as data; pages, plots and tables read these, and know no more."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["AttributeReport", "Estimate", "Gap", "Group", "counted", "label"]
+__all__ = [
+    "AttributeReport",
+    "Estimate",
+    "Gap",
+    "GapDifference",
+    "Group",
+    "ModelComparison",
+    "ReportData",
+    "counted",
+    "label",
+]
 
 _UPPER = ("auc", "tpr", "tnr", "fpr", "fnr", "fdr", "f1", "ece", "bce")
 
@@ -91,3 +101,70 @@ class AttributeReport:
             if found.name == name:
                 return found
         raise KeyError(f"{name!r}: the comparisons are {', '.join(g.name for g in self.gaps)}")
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """The numbers of a report, which page, plots, tables and terminal read.
+
+    Attributes:
+        overall: metric to estimate over all samples.
+        attributes: one report an attribute, then the intersections.
+        warnings: in words: small groups, undefined values.
+        settings: what the numbers rest on (samples, threshold, replicates, level, seed, ...).
+    """
+
+    overall: dict[str, Estimate]
+    attributes: tuple[AttributeReport, ...]
+    warnings: tuple[str, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> AttributeReport:
+        for found in self.attributes:
+            if found.name == name:
+                return found
+        raise KeyError(f"{name!r}: the attributes are {', '.join(a.name for a in self.attributes)}")
+
+
+@dataclass(frozen=True)
+class GapDifference:
+    """Result of :func:`fairloss.report.gap_difference_test`.
+
+    Attributes:
+        metric: whose gap is compared.
+        gap_a: of the first model.
+        gap_b: of the second model.
+        difference: gap_b - gap_a; negative where the second model is fairer.
+        low: lower end of the difference's interval.
+        high: upper end.
+        p_value: two-sided.
+    """
+
+    metric: str
+    gap_a: float
+    gap_b: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+@dataclass(frozen=True)
+class ModelComparison:
+    """One model among several on the same samples.
+
+    Attributes:
+        name: of the model.
+        overall: metric to value over all samples.
+        gaps: metric to (gap, low, high), as in the fairness report.
+        corrected: metric to the bias-corrected gap.
+        against_first: metric to the difference to the first model; empty for the first.
+        warnings: in words, as the fairness report's: small groups, undefined values.
+    """
+
+    name: str
+    overall: dict[str, float]
+    gaps: dict[str, tuple[float, float, float]]
+    corrected: dict[str, float]
+    against_first: dict[str, GapDifference]
+    warnings: tuple[str, ...] = ()

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fairloss.report.results import counted, label
-
-if TYPE_CHECKING:
-    from fairloss.report.report import FairnessReport
-    from fairloss.report.results import AttributeReport, Estimate
+from fairloss.report.results import AttributeReport, Estimate, ReportData, counted, label
 
 __all__ = ["as_dict", "as_frame", "as_markdown", "legend", "marked", "number", "settings_line", "show", "tables"]
 
@@ -55,7 +51,7 @@ def _interval(estimate: Estimate) -> dict[str, Any]:
     return {"value": _plain(estimate.value), "low": _plain(estimate.low), "high": _plain(estimate.high)}
 
 
-def as_dict(report: FairnessReport) -> dict[str, Any]:
+def as_dict(report: ReportData) -> dict[str, Any]:
     """Plain data for JSON."""
     return {
         "settings": {k: _plain(v) for k, v in report.settings.items()},
@@ -91,7 +87,7 @@ def as_dict(report: FairnessReport) -> dict[str, Any]:
     }
 
 
-def as_frame(report: FairnessReport) -> Any:
+def as_frame(report: ReportData) -> Any:
     """One row a value (pandas)."""
     from fairloss.core.extras import require
 
@@ -122,7 +118,7 @@ def marked(attribute: AttributeReport, name: Any) -> str:
     return f"{name} (!)" if small else str(name)
 
 
-def tables(report: FairnessReport) -> list[Table]:
+def tables(report: ReportData) -> list[Table]:
     """(title, header, rows) of every table, as text."""
     metrics = list(report.overall)
     counts = ["samples"] if _one_each(report) else ["samples", "patients"]
@@ -161,7 +157,7 @@ def tables(report: FairnessReport) -> list[Table]:
     return found
 
 
-def settings_line(report: FairnessReport) -> str:
+def settings_line(report: ReportData) -> str:
     """What the numbers rest on, in one line."""
     s = report.settings
     if _one_each(report):
@@ -180,7 +176,7 @@ def settings_line(report: FairnessReport) -> str:
     )
 
 
-def legend(report: FairnessReport) -> list[str]:
+def legend(report: ReportData) -> list[str]:
     """What the metrics and comparisons of the report mean, a sentence each."""
     values = report.settings["task"] == "values"
     names = {gap.name for a in report.attributes for gap in a.gaps}
@@ -212,7 +208,7 @@ def legend(report: FairnessReport) -> list[str]:
     return lines
 
 
-def as_markdown(report: FairnessReport) -> str:
+def as_markdown(report: ReportData) -> str:
     """Markdown tables."""
     lines = [f"# {_line(report.settings['title'])}", "", settings_line(report), ""]
     for title, header, rows in tables(report):
@@ -226,7 +222,7 @@ def as_markdown(report: FairnessReport) -> str:
     return "\n".join(lines)
 
 
-def _one_each(report: FairnessReport) -> bool:
+def _one_each(report: ReportData) -> bool:
     return bool(report.settings["samples"] == report.settings["patients"])
 
 

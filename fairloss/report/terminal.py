@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fairloss.report.results import Estimate, counted, label
-from fairloss.report.tables import legend, marked, number, settings_line, show
-
-if TYPE_CHECKING:
-    from fairloss.report.compare import GapDifference, ModelComparison
-    from fairloss.report.report import FairnessReport
+from fairloss.report.results import Estimate, GapDifference, ModelComparison, ReportData, counted, label
+from fairloss.report.tables import as_markdown, legend, marked, number, settings_line, show
 
 __all__ = ["print_comparison", "print_report"]
 
@@ -24,11 +20,11 @@ def _console() -> Any:
     return Console(highlight=False)
 
 
-def print_report(report: FairnessReport) -> None:
+def print_report(report: ReportData) -> None:
     """Print the report to the standard output."""
     console = _console()
     if console is None:
-        print(report.to_markdown())
+        print(as_markdown(report))
         return
     console.print(report.settings["title"], style="bold", markup=False)
     console.print(settings_line(report), style="dim", markup=False)

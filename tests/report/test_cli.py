@@ -167,7 +167,7 @@ def test_wrong_files(file, tmp_path, capsys):
         capsys, "report", file, *COLUMNS, "--html", tmp_path / "a" / "b.html"
     )
     assert "no file can be written there" in fails(capsys, "report", file, *COLUMNS, "--json", tmp_path)
-    assert "num_replicates: 5" in fails(capsys, "report", file, *COLUMNS, "--replicates", 5)
+    assert "got 5" in fails(capsys, "report", file, *COLUMNS, "--replicates", 5)
     assert "level: 95" in fails(capsys, "report", file, *COLUMNS, "--level", 95)
     bom = tmp_path / "bom.csv"
     bom.write_bytes(b"\xef\xbb\xbfy,p,sex\r\n" + b"1,0.7,F\r\n0,0.2,M\r\n" * 20)
@@ -224,7 +224,7 @@ def test_compare_refuses_other_samples(file, tmp_path, capsys):
     assert "at least two files" in fails(capsys, "compare", file, *COLUMNS)
     assert "a file is given twice" in fails(capsys, "compare", file, file, *COLUMNS)
     assert "id 's150' is not in both" in fails(capsys, "compare", file, short, *COLUMNS, "--id", "id")
-    assert "metrics: 'acc'" in fails(capsys, "compare", file, write(tmp_path / "b.csv", predictions(1)), *COLUMNS,
+    assert "got 'acc'" in fails(capsys, "compare", file, write(tmp_path / "b.csv", predictions(1)), *COLUMNS,
                                      "--metric", "acc")  # fmt: skip
     rows = predictions()
     rows[1]["id"] = rows[0]["id"]
@@ -316,9 +316,9 @@ def test_compare_refuses_other_patients_and_wrong_resampling(file, tmp_path, cap
     assert "row 3: 'person' is '77', in" in error
     assert "match rows with --id" in error
     for option, value, message in [
-        ("--replicates", 0, "num_replicates: 0 was given; at least 100"),
-        ("--replicates", 1, "num_replicates: 1 was given"),
-        ("--replicates", -5, "num_replicates: -5 was given"),
+        ("--replicates", 0, "num_replicates: expected an integer >= 100, got 0"),
+        ("--replicates", 1, "num_replicates: expected an integer >= 100, got 1"),
+        ("--replicates", -5, "num_replicates: expected an integer >= 100, got -5"),
         ("--level", 95, "level: 95.0 was given"),
     ]:
         assert message in fails(capsys, "compare", file, other, *COLUMNS, option, value)
@@ -468,8 +468,8 @@ def test_wrong_numbers_and_scales(command, file, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     percent = write(tmp_path / "percent.csv", [{**r, "p": 87.3 * r["p"]} for r in predictions()])
     files = [percent] if command == "report" else [file, percent]
-    assert "seed: -1 was given; at least 0" in fails(capsys, command, *files, *COLUMNS, "--seed", -1)
-    assert "min_group_size: -1 was given" in fails(capsys, command, *files, *COLUMNS, "--min-group-size", -1)
+    assert "seed: expected an integer >= 0, got -1" in fails(capsys, command, *files, *COLUMNS, "--seed", -1)
+    assert "min_group_size: expected an integer >= 0, got -1" in fails(capsys, command, *files, *COLUMNS, "--min-group-size", -1)
     for value, message in [("abc", "a number is needed"), ("inf", "a finite number is needed")]:
         with pytest.raises(SystemExit):
             main([command, *files, *COLUMNS, "--threshold", value])

@@ -94,9 +94,9 @@ def test_comparing_models_over_one_group_or_none():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_replicates": 0}, "num_replicates: 0 was given; at least 100"),
-        ({"num_replicates": 1}, "num_replicates: 1 was given"),
-        ({"num_replicates": -5}, "num_replicates: -5 was given"),
+        ({"num_replicates": 0}, "num_replicates: .*100, got 0"),
+        ({"num_replicates": 1}, "num_replicates: .*got 1"),
+        ({"num_replicates": -5}, "num_replicates: .*got -5"),
         ({"level": 95}, "level: 95 was given; a level between 0 and 1"),
         ({"level": 0.0}, "level: 0.0 was given"),
     ],
@@ -139,9 +139,9 @@ def test_size_of_the_gap_difference_test():
         ({"scores": {}}, ValueError, "scores: no model was given"),
         ({"metrics": []}, ValueError, "metrics: none was given"),
         ({"metrics": "auc"}, TypeError, "metrics: a sequence of names is needed, 'auc' was given"),
-        ({"min_group_size": "a"}, TypeError, "min_group_size: an integer is needed"),
-        ({"num_replicates": 200.5}, TypeError, "num_replicates: an integer is needed"),
-        ({"seed": -1}, ValueError, "seed: -1 was given; at least 0"),
+        ({"min_group_size": "a"}, TypeError, "min_group_size: .*an integer, got 'a'"),
+        ({"num_replicates": 200.5}, TypeError, "num_replicates: .*an integer, got 200.5"),
+        ({"seed": -1}, ValueError, "seed: .*0, got -1"),
     ],
 )
 def test_arguments_are_named(change, error, message):
