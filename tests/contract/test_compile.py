@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
+import fairloss
 from tests.contract.case import all_cases, gradients
+from tests.oracles import losses as oracles
 
 CASES = all_cases()
 INDUCTOR = ("max_acc_gap-smooth", "fair_cross_entropy-hybrid", "group_dro-default")
@@ -45,3 +48,11 @@ def test_one_graph(case):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_inductor(case):
     check(case, "inductor")
+
+
+def test_one_graph_for_every_batch():
+    """Boolean indexing breaks the graph of many losses; here absent groups and unknown samples need no branch."""
+    loss = torch.compile(fairloss.LossVarianceLoss(3), fullgraph=True, backend="eager")
+    for ids in ([0, 1, 2, -1], [-1, -1, -1, -1], [1, 1, 1, 1]):
+        value = loss(torch.arange(4.0), torch.tensor(ids))
+        assert value.item() == pytest.approx(oracles.loss_variance(np.arange(4.0), np.array(ids)))

@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import fairloss
+from fairloss import functional as ff
 from tests.contract.case import Case, all_cases, gradients, to_numpy
 
 CASES = all_cases()
@@ -296,3 +298,16 @@ def test_autocast_keeps_statistics_wide(case):
         value = fresh(case)(**batch)
     assert value.dtype == torch.float32
     assert value.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
+
+
+def test_half_precision_in_statistics():
+    """3.4e38 into float16 in pytorch-metric-learning; Sinkhorn libraries call themselves unfit for mixed precision."""
+    losses = torch.tensor([300.0, 310.0, 290.0, 305.0])
+    ids = torch.tensor([0, 0, 1, 1])
+    wide = ff.transport_distances(losses.double(), ids, num_groups=2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        narrow = ff.transport_distances(losses.half(), ids, num_groups=2)
+    torch.testing.assert_close(narrow.double(), wide, rtol=1e-6, atol=1e-6)
+    z = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)).half() * 1e4
+    loss = fairloss.CrossGroupContrastiveLoss(margin=-2.0)
+    assert torch.isfinite(loss(z, torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([0, 1, 0, 1, 0, 1])))

@@ -140,3 +140,13 @@ def test_worse_groups_never_weigh_less_in_dro():
             groups = torch.repeat_interleave(torch.arange(3), torch.tensor([60, 30, 10]))
             loss(means[groups].requires_grad_(), groups)
         assert torch.equal(loss.q.argsort(), means.argsort())
+
+
+def test_micro_batches_add_up_to_the_batch():
+    """A mean over each batch in a framework that sums them makes the update four times as large at four steps."""
+    case = fairloss.FairCrossEntropyLoss(2, group_counts=[6, 2])
+    x = torch.randn(8, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    y, g = torch.randint(0, 3, (8,), generator=torch.Generator().manual_seed(1)), torch.tensor([0] * 6 + [1] * 2)
+    whole = torch.autograd.grad(case(x, y, g), x)[0]
+    parts = sum(case(x[i : i + 2], y[i : i + 2], g[i : i + 2]) / 4 for i in range(0, 8, 2))
+    torch.testing.assert_close(torch.autograd.grad(parts, x)[0], whole, rtol=1e-12, atol=1e-14)

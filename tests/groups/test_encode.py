@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
+import fairloss
+import fairloss.metrics as fm
 from fairloss.groups.encode import encode_groups
 
 
@@ -80,3 +82,27 @@ def test_one_string_is_no_sequence_of_unknown_labels():
         encode_groups(["A", "N/A"], unknown="N/A")
     with pytest.raises(TypeError, match="unknown: a sequence of labels is needed, int"):
         encode_groups([1, 2], unknown=-1)
+
+
+def test_minus_one_is_unknown_to_encode_groups():
+    codes = fairloss.encode_groups([0, 1, -1, 0])
+    assert (codes.ids.tolist(), codes.labels) == ([0, 1, -1, 0], (0, 1))
+    assert fairloss.encode_groups(np.array([1.0, -1.0, np.nan])).ids.tolist() == [0, -1, -1]
+    assert fairloss.encode_groups([0, -1], categories=[-1, 0]).ids.tolist() == [1, 0]
+    # Classes are no groups: -1 and 1 are two of them.
+    assert fm.group_metric("accuracy", [-1, 1, 1, -1], [-1, 1, -1, -1], [0, 0, 1, 1]).values.tolist() == [1.0, 0.5]
+
+
+def test_labels_without_a_dimension_are_refused():
+    with pytest.raises(TypeError, match="labels"):
+        fairloss.encode_groups(None)
+    with pytest.raises(ValueError, match="labels: one-dimensional .* 0 dimensions"):
+        fairloss.encode_groups(np.array("a"))
+
+
+def test_group_labels_are_the_users():
+    """There a label is sex and an age bracket; an empty one is a group of its own, and one with ':' raises."""
+    import fairloss
+
+    codes = fairloss.encode_groups(["M:A3", "", None, "M:A3"], unknown=[""])
+    assert codes.ids.tolist() == [0, -1, -1, 0]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import fairloss
 from fairloss import GroupMemory
 
 
@@ -76,6 +77,7 @@ def test_bad_input_changes_nothing():
         (torch.ones(2), torch.tensor([0.0, 1.0]), "groups: integer"),
         (torch.ones(2), torch.tensor([0]), "groups: 1 ids"),
         (torch.ones(2, 1), torch.tensor([0, 1]), "values"),
+        ([1.0], torch.tensor([0]), "values"),
     ]:
         with pytest.raises((ValueError, TypeError), match=named):
             memory.push(values, groups)
@@ -96,3 +98,27 @@ def test_bad_input_changes_nothing():
 def test_bad_arguments_are_named(kwargs, named):
     with pytest.raises(ValueError, match=named):
         GroupMemory(**kwargs)
+
+
+def test_evaluation_and_half_precision_leave_the_memory_as_it_is():
+    """There, evaluation enqueues, and one half-precision batch makes the whole bank half precision."""
+    memory = fairloss.GroupMemory(2, 3)
+    loss = fairloss.MaxAccGapLoss(2, memory=memory)
+    logits, target, groups = torch.randn(4, 2), torch.tensor([0, 1, 0, 1]), torch.tensor([0, 1, 0, 1])
+    loss.eval()(logits.requires_grad_(), target, groups)
+    with torch.no_grad():
+        loss.train()(logits, target, groups)
+    assert memory.seen.sum() == 0
+    loss.half()(logits.half(), target, groups)
+    assert memory.values.dtype == torch.float32
+    assert memory.seen.tolist() == [2, 2]
+
+
+def test_a_batch_longer_than_the_memory():
+    """There it fails an assertion."""
+    memory = fairloss.GroupMemory(1, 2)
+    memory.push(torch.tensor([1.0, 2.0, 3.0]), torch.zeros(3, dtype=torch.int64))
+    assert sorted(memory.values[0].tolist()) == [2.0, 3.0]
+    queue = fairloss.EmbeddingQueue(1, 2)
+    queue.push(torch.eye(2), torch.tensor([4, 5]), torch.tensor([0, 1]))
+    assert queue.labels.tolist() == [5]

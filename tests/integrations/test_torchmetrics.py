@@ -238,3 +238,13 @@ def test_two_processes_equal_one(tmp_path):
         values = torch.load(f"{tmp_path / 'values'}.{rank}")
         for i, make in enumerate(EVERY):
             assert values[str(i)] == pytest.approx(run(make(), preds, target, groups).item(), abs=1e-7), make
+
+
+@pytest.mark.parametrize("name", ["MaxAccuracyGap", "AUCGap", "DemographicParityDifference"])
+def test_scores_that_are_no_numbers_are_refused(name):
+    pytest.importorskip("torchmetrics", reason="fairloss[torchmetrics]")
+    import fairloss.integrations.torchmetrics as tm
+
+    metric = getattr(tm, name)(2)
+    with pytest.raises(ValueError, match="preds: NaN"):
+        metric.update(torch.tensor([float("nan"), 0.2]), torch.tensor([0, 1]), torch.tensor([0, 1]))

@@ -116,3 +116,5 @@ def test_errors_name_the_argument():
     ):
         with pytest.raises(ValueError, match=next(iter(arguments))):
             AdversarialGroupLoss(3, 2, **arguments)
+    with pytest.raises(TypeError, match="x: .*tensor"):
+        gradient_reversal([1.0])

@@ -229,47 +229,6 @@ def test_training_on_a_toy_set(with_queue):
     assert after > before + 0.5
 
 
-def test_queue_holds_the_last_rows():
-    queue, rows = EmbeddingQueue(7, 3, num_attributes=2), []
-    generator = torch.Generator().manual_seed(0)
-    for n in (3, 0, 5, 20, 1, 7, 2):
-        z = torch.randn(n, 3, generator=generator)
-        y, ids = torch.randint(-3, 4, (n,), generator=generator), torch.randint(-1, 3, (n, 2), generator=generator)
-        queue.push(z, y, ids)
-        rows += [(unit(z[i].double()), int(y[i]), ids[i].tolist()) for i in range(n)]
-        assert int(queue.seen) == len(rows)
-        embeddings, labels, groups = queue.rows(ignore_index=-100)
-        for index, (row, label, group) in list(enumerate(rows))[-7:]:
-            place = index % 7
-            torch.testing.assert_close(embeddings[place].double(), row, rtol=1e-6, atol=1e-7)
-            assert int(labels[place]) == label
-            assert groups[place].tolist() == group
-        assert (labels[len(rows) :] == -100).all()
-
-
-def test_queue_moves_in_training_with_gradients_alone():
-    queue = EmbeddingQueue(8, 5)
-    loss = CrossGroupContrastiveLoss(queue=queue)
-    z, y, ids = draw(6)
-    loss.eval()(z, y, ids)
-    assert queue.seen == 0
-    with torch.no_grad():
-        loss.train()(z, y, ids)
-    assert queue.seen == 0
-    loss(z, y, ids)
-    assert queue.seen == 6
-    before = queue.get_extra_state()
-    with pytest.raises(ValueError, match="groups: id -3"):
-        loss(z, y, ids.clamp(max=0) - 2)
-    assert torch.equal(queue.get_extra_state(), before)
-    other = EmbeddingQueue(8, 5)
-    other.load_state_dict(queue.state_dict())
-    queue.push(z, y, ids)
-    other.push(z, y, ids)
-    assert torch.equal(other.get_extra_state(), queue.get_extra_state())
-    assert other.bfloat16().embeddings.dtype == torch.float32
-
-
 def test_errors_name_the_argument():
     z, y, ids = draw(6)
     loss = CrossGroupContrastiveLoss(num_groups=3)
@@ -336,3 +295,16 @@ def test_one_concept_an_image_is_the_cross_entropy():
             ConceptAlignmentLoss()(z, e, bad)
     with pytest.raises(ValueError, match="concepts"):
         ConceptAlignmentLoss()(z, e[:, :2], target)
+
+
+def test_anchors_without_a_positive_are_left_out():
+    """SupContrast gives NaN; pytorch-metric-learning counts them as zeros in the mean."""
+    z = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8], [0.0, 1.0]], requires_grad=True)
+    loss = CrossGroupContrastiveLoss(temperature=0.5, margin=-2.0)
+    y, g = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 0, 0])
+    parts = loss(z, y, g, return_parts=True)
+    assert parts.live_fraction.item() == 0.5
+    assert parts.loss.item() == pytest.approx(parts.anchor_losses[:2].mean().item())
+    dead = loss(z, torch.arange(4), g)
+    assert dead.item() == 0
+    assert torch.equal(torch.autograd.grad(dead, z)[0], torch.zeros(4, 2))

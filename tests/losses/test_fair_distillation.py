@@ -1,11 +1,11 @@
 """Fair Distillation: zero at the teacher, routing against a loop, the paper's own minimum, task losses, group heads."""
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from fairloss import FairDistillationLoss, FEBSLoss, FISLoss, GroupDROLoss, GroupHeads
+import fairloss
+from fairloss import FairDistillationLoss, FEBSLoss, FISLoss, GroupDROLoss
 from fairloss.functional import fair_distillation, fis, route_by_group
 from tests.oracles import fairdi as oracles
 
@@ -172,40 +172,6 @@ def test_routing_and_task_losses_compile_as_one_graph(task):
         torch.testing.assert_close(compiled(*arguments), loss(*arguments))
 
 
-@pytest.mark.parametrize("spatial", [(), (5,), (3, 4)])
-def test_group_heads_equal_a_loop_of_linear_layers(spatial):
-    torch.manual_seed(0)
-    heads = GroupHeads(6, 4, num_groups=3).double()
-    features = torch.randn(5, 6, *spatial, dtype=torch.float64, requires_grad=True)
-    groups = torch.tensor([2, 0, -1, 1, 2])
-    flat = features.movedim(1, -1)
-    expected = torch.stack(
-        [nn.functional.linear(flat, heads.weight[g], heads.bias[g]).movedim(-1, 1) for g in range(3)]
-    )
-    torch.testing.assert_close(heads(features), expected)
-    routed = heads(features, groups)
-    np.testing.assert_allclose(
-        routed.detach().numpy(), oracles.route(expected.detach().numpy(), groups.tolist()), rtol=1e-12, atol=1e-14
-    )
-    routed[groups == 2].square().sum().backward()
-    assert heads.weight.grad[2].abs().sum() > 0
-    assert not heads.weight.grad[:2].any()
-
-
-def test_group_heads_start_like_linear_layers_and_count_their_parameters():
-    torch.manual_seed(1)
-    heads = GroupHeads(100, 7, num_groups=2)
-    assert sum(p.numel() for p in heads.parameters()) == 2 * 7 * 101
-    linear = nn.Linear(100, 7 * 2)
-    assert heads.weight.abs().max() <= 0.1
-    assert heads.weight.std().item() == pytest.approx(linear.weight.std().item(), rel=0.1)
-    assert GroupHeads(100, 7, 2, bias=False).bias is None
-    with pytest.raises(ValueError, match=r"features: shape \(N, 100, ...\)"):
-        heads(torch.zeros(3, 99))
-    with pytest.raises(ValueError, match="id 2 is out of range"):
-        heads(torch.zeros(3, 100), torch.tensor([0, 1, 2]))
-
-
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -237,3 +203,28 @@ def test_bad_arguments_are_named(change, match):
     }
     with pytest.raises((ValueError, TypeError), match=match.replace("|", r"\|")):
         fair_distillation(**{**arguments, **change})
+
+
+def test_distilling_binary_masks():
+    """One logit a pixel is the two classes (0, z), labels as masks with a channel or without."""
+    torch.manual_seed(0)
+    student, teacher = torch.randn(4, 1, 3, 5, dtype=torch.float64), torch.randn(2, 4, 1, 3, 5, dtype=torch.float64)
+    mask, groups = torch.randint(0, 2, (4, 3, 5)), torch.tensor([0, 1, 0, -1])
+    loss = fairloss.FairDistillationLoss(2, distill_weight=0.5)
+    zero = torch.zeros_like
+    expected = loss(torch.cat([zero(student), student], 1), torch.cat([zero(teacher), teacher], 2), mask, groups)
+    for target in (mask, mask.unsqueeze(1), mask.double(), mask.unsqueeze(1).double()):
+        torch.testing.assert_close(loss(student, teacher, target, groups), expected)
+    seen = []
+    own = fairloss.FairDistillationLoss(2, task_loss=lambda losses, groups: seen.append(losses.shape) or losses.mean())
+    own(student, teacher, mask, groups)
+    assert seen == [(4,)]
+
+
+def test_distillation_refuses_labels_that_are_no_class_probabilities():
+    logits, groups = torch.randn(4, 3), torch.tensor([0, 1, 0, 1])
+    with pytest.raises(ValueError, match="target: class probabilities that sum to 2"):
+        fairloss.FairDistillationLoss(2)(logits, logits, torch.tensor([[1.0, 1, 0]] * 4), groups)
+    fairloss.FairDistillationLoss(2)(logits, logits, torch.tensor([[0.25, 0.7, 0.05]] * 4), groups)
+    with pytest.raises(ValueError, match="task_loss: CrossEntropyLoss"):
+        fairloss.FairDistillationLoss(2, task_loss=nn.CrossEntropyLoss())

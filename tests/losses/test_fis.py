@@ -8,7 +8,9 @@ import ot
 import pytest
 import torch
 
+import fairloss
 from fairloss import FISLoss, GroupMemory
+from fairloss import functional as ff
 from fairloss.losses.fis import _capped, _mean_one, fis, fis_weights
 from tests.oracles.fairdi import fis_default_weights
 
@@ -252,3 +254,28 @@ def test_c_zero_runs_no_transport_and_checks_the_reference_all_the_same(variant,
     torch.testing.assert_close(fis_weights(losses, groups, num_groups=3, c=0, variant=variant), limit)
     with pytest.raises(ValueError, match="reference: the memory has 2 groups"):
         fis_weights(losses, groups, num_groups=3, c=0, variant=variant, reference=GroupMemory(2, 4))
+
+
+@pytest.mark.parametrize("n", [8, 32, 128])
+def test_the_loss_does_not_shrink_with_the_batch(n):
+    """FairVision's FIS: identical losses of 0.7 give 0.175, 0.044 and 0.011 for batches of 8, 32 and 128."""
+    losses, ids = torch.full((n,), 0.7), torch.arange(n) % 2
+    assert fairloss.FISLoss(2)(losses, ids).item() == pytest.approx(0.7, rel=1e-6)
+    assert fairloss.InverseFrequencyWeighting([1, 1])(losses, ids).item() == pytest.approx(0.7, rel=1e-6)
+
+
+def test_no_sample_has_a_negative_coefficient():
+    """There, gradient through the softmax gives easy samples -0.035."""
+    losses = torch.tensor([0.05, 0.1, 2.0, 2.5], requires_grad=True)
+    ids = torch.tensor([0, 0, 1, 1])
+    grad = torch.autograd.grad(fairloss.FISLoss(2)(losses, ids), losses)[0]
+    assert (grad > 0).all()
+    released = fairloss.FISLoss(2, c=0.0, variant="released")(losses, ids)
+    assert (torch.autograd.grad(released, losses)[0] < 0).any()  # the authors' code, on request
+
+
+def test_group_weight_does_not_follow_frequency():
+    losses = torch.cat([torch.linspace(0, 1, 14), torch.linspace(1.0, 2.0, 2)])
+    ids = torch.tensor([0] * 14 + [1] * 2)
+    weights = ff.fis_weights(losses, ids, num_groups=2, c=1.0)
+    assert weights[-1] > 1 > weights[0]

@@ -142,6 +142,7 @@ def test_helpers_compile_whole():
             ValueError,
             r"mask: .*\(2, 3\).*\(2, 4\)",
         ),
+        (lambda: fairloss.pool_last_token(torch.zeros(1, 2, 3), [[1, 1]]), TypeError, "attention_mask"),
     ],
 )
 def test_wrong_input_is_named(call, error, message):

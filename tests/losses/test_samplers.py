@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+import fairloss
 from fairloss import BalancedGroupSampler, GroupBatchSampler
 
 SIZES = {(0, 0): 100, (0, 1): 40, (1, 0): 21, (1, 1): 3}
@@ -254,3 +255,31 @@ def test_errors_name_the_argument():
         GroupBatchSampler([0, 1] * 4, 8, num_replicas=2)
     with pytest.raises(TypeError, match="epoch"):
         balanced().set_epoch(0.5)
+
+
+def test_ragged_ids_name_the_groups():
+    with pytest.raises(ValueError, match="groups: "):
+        fairloss.BalancedGroupSampler([[0, 1], [0]])
+
+
+def test_an_epoch_starts_at_its_first_position():
+    sampler = fairloss.BalancedGroupSampler([0, 1, 1])
+    sampler.set_epoch(3)
+    assert (sampler.state_dict()["epoch"], sampler.state_dict()["position"]) == (3, 0)
+    assert len(list(sampler)) == len(sampler)
+
+
+def test_one_repeat_is_a_limit():
+    sampler = fairloss.BalancedGroupSampler([0] * 8 + [1] * 2, max_ratio=1.0, max_repeats=1)
+    assert sorted(sampler) == list(range(10))
+
+
+def test_a_position_before_the_first_is_refused():
+    sampler = fairloss.BalancedGroupSampler([0, 1, 1])
+    with pytest.raises(ValueError, match="position.*-1"):
+        sampler.load_state_dict({**sampler.state_dict(), "position": -1})
+
+
+def test_a_rank_beyond_the_replicas_is_refused():
+    with pytest.raises(ValueError, match=r"rank: 2 .* 0 \.\. 1 "):
+        fairloss.BalancedGroupSampler([0, 1], rank=2, num_replicas=2)

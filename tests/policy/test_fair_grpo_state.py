@@ -8,7 +8,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairloss import FairGRPOAdvantage, fair_grpo_advantages
-from fairloss.policy import RewardHistory
 from tests.contract.two_processes import two_processes
 from tests.oracles import policy as oracle
 from tests.policy.test_fair_grpo import batch, rows
@@ -23,27 +22,6 @@ def stream(steps, **options):
 def with_unknown(data):
     rewards, groups, domains = data
     return rewards, torch.where(groups > 1, -1, groups), domains
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_totals_against_a_loop_over_all_steps(mode):
-    module = FairGRPOAdvantage(4, 3, history=mode, decay=0.8)
-    kept = []
-    for step, (rewards, groups, domains) in enumerate(stream(6)):
-        rewards[step] = torch.nan
-        groups[::6] = -1
-        module(rewards, groups, domains)
-        kept.append((rewards, groups, domains))
-    wanted = torch.zeros(3, 3, 5, dtype=torch.float64)
-    for age, (rewards, groups, domains) in enumerate(reversed(kept)):
-        factor = {"batch": float(age == 0), "cumulative": 1.0, "ema": 0.8**age}[mode]
-        for row, group, domain in zip(rows(rewards), groups.tolist(), domains.tolist(), strict=True):
-            scored = [r for r in row if r is not None]
-            if scored:
-                wanted[0, domain, group] += factor  # -1, the unknown, is the last column
-                wanted[1, domain, group] += factor * len(scored)
-                wanted[2, domain, group] += factor * sum(scored)
-    torch.testing.assert_close(module.history.totals(), wanted, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -248,13 +226,6 @@ def test_diagnostics_list_every_group_that_was_seen():
     ]
     assert [row.mean_reward for row in module.table()] == pytest.approx([0.625, 0.25, 0.75])
     assert [row.weight for row in module.table()] == pytest.approx([weights[0], weights[2], weights[3]], rel=1e-6)
-
-
-def test_history_alone():
-    history = RewardHistory(2, mode="ema", decay=0.5)
-    for _ in range(2):
-        history.advance(torch.ones(3, 1, 3, dtype=torch.float64), torch.tensor(0.0, dtype=torch.float64))
-    assert history.totals()[0, 0].tolist() == [1.5, 1.5, 1.5]
 
 
 # ---------------------------------------------------------------------------------------------------------- processes

@@ -10,6 +10,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_score
 
 from fairloss import FairGRPOAdvantage
+from fairloss.policy import fair_grpo_advantages
 from fairloss.policy.discovery import Discovery, choose_clusters, differ, quantile_features
 from tests.policy.test_fair_grpo import batch
 from tests.policy.test_fair_grpo_state import with_unknown
@@ -144,3 +145,88 @@ def test_released_discovery_needs_equal_counts():
     with pytest.raises(ValueError, match="equally many"):
         module(torch.rand(4, 6), torch.full((4,), -1))
     assert module.history.totals()[0].sum() == 4
+
+
+def cluster_arguments(**change):
+    share, mean = torch.full((2, 2), 0.5), torch.tensor([[0.2, 0.9]] * 2)
+    parts = {"labels": torch.tensor([0, 1, 0, 1]), "share": share, "mean": mean} | change
+    rewards = torch.tensor([[1.0, 0, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0]])
+    return rewards, torch.full((4,), -1), torch.tensor([0, 0, 1, 1]), tuple(parts.values())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labels": torch.tensor([2, 1, 0, 1])},
+        {"labels": torch.tensor([0, 1])},
+        {"labels": torch.zeros(4)},
+        {"mean": torch.ones(2, 3)},
+        {"share": torch.ones(1, 2)},
+        {"mean": torch.ones(2, 2, dtype=torch.int64)},
+    ],
+)
+def test_clusters_are_checked(change):
+    rewards, groups, domains, clusters = cluster_arguments(**change)
+    with pytest.raises((ValueError, TypeError), match="clusters"):
+        fair_grpo_advantages(rewards, groups, domains, num_groups=2, num_domains=2, clusters=clusters)
+    rewards, groups, domains, clusters = cluster_arguments()
+    found = fair_grpo_advantages(rewards, groups, domains, num_groups=2, num_domains=2, clusters=clusters)
+    assert found.isfinite().all()
+
+
+def test_a_clusters_mean_is_that_of_its_rollouts():
+    fair = FairGRPOAdvantage(2, discover_groups="kmeans", num_clusters=1)
+    nan = float("nan")
+    fair(torch.tensor([[1.0, 1, 1, 0], [0, nan, nan, nan]]), torch.tensor([-1, -1]))
+    assert [row.mean_reward for row in fair.table()] == [pytest.approx(3 / 5)]
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_clusters": "silhouete"}, {"num_features": 1}, {"reservoir_size": 0}, {"seed": -1}]
+)
+def test_options_of_discovery_are_checked_without_it(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        FairGRPOAdvantage(2, **options)
+
+
+def draw(seed, q=24, r=6, rate=0.6):
+    return (torch.rand(q, r, generator=torch.Generator().manual_seed(seed)) < rate).float()
+
+
+def test_the_same_ids_in_a_second_epoch():
+    """There rows of epoch 2 take the clusters of epoch 1."""
+    first, second = (FairGRPOAdvantage(2, discover_groups="kmeans", num_clusters=2) for _ in range(2))
+    ids, unknown = torch.arange(24).repeat_interleave(6), torch.full((144,), -1)
+    for seed in (0, 1):
+        same = first(draw(seed).flatten(), unknown, prompt_ids=ids)
+        fresh = second(draw(seed).flatten(), unknown, prompt_ids=ids + 1000 * seed)
+        assert torch.equal(same, fresh)
+
+
+def test_rollouts_have_no_order():
+    """There, permuting a prompt's rollouts changed advantages by up to 55 %."""
+    rewards, unknown = torch.rand(30, 6, generator=torch.Generator().manual_seed(0)), torch.full((30,), -1)
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(1))
+    found = FairGRPOAdvantage(1, discover_groups="kmeans", num_clusters=3)(rewards, unknown)
+    turned = FairGRPOAdvantage(1, discover_groups="kmeans", num_clusters=3)(rewards[:, order], unknown)
+    torch.testing.assert_close(turned, found[:, order], rtol=1e-4, atol=1e-5)
+
+
+def test_alike_prompts_stay_one_group():
+    """There the elbow returns three clusters of 30 homogeneous sets out of 30."""
+    clusters = []
+    for seed in range(5):
+        module = FairGRPOAdvantage(1, discover_groups="kmeans")
+        module(draw(seed, 40, 8, 0.5), torch.full((40,), -1))
+        clusters.append(sum(row.group.startswith("cluster") for row in module.table()))
+    assert clusters.count(1) >= 4
+
+
+def test_memory_of_the_discovery_is_bounded():
+    module = FairGRPOAdvantage(1, discover_groups="kmeans", reservoir_size=16)
+    sizes = set()
+    for seed in range(6):
+        module(draw(seed, 12, 4), torch.full((12,), -1))
+        sizes.add(sum(t.numel() for t in module.state_dict().values()))
+    assert len(sizes) == 1
+    assert isinstance(module.discovery, Discovery)

@@ -1,5 +1,7 @@
 """Comparing models: the report's intervals for every model's gaps, one set of draws for all, tests that keep their size."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -156,3 +158,10 @@ def test_scores_that_are_no_probabilities_are_warned_of():
     first, second = fr.compare_models(y, {"a": s, "b": 100 * s}, g, num_replicates=100)
     assert line not in first.warnings
     assert line in second.warnings
+
+
+def test_comparison_without_a_known_group():
+    scores = [0.9, 0.2, 0.4, 0.6]
+    found = fr.gap_difference_test([1, 0, 1, 0], scores, scores, [-1] * 4, num_replicates=100)
+    assert math.isnan(found.gap_a)
+    assert math.isnan(found.p_value)

@@ -317,3 +317,14 @@ def test_a_group_that_one_model_alone_defines():
         found = fr.gap_difference_test(y, a, b, groups, metric="fdr", num_replicates=100)
     assert found.low <= found.difference <= found.high
     assert np.isnan(found.p_value)
+
+
+def test_a_corrected_gap_lies_in_its_interval():
+    """Extrapolated from small groups, TPR and FPR gaps had exceeded 1."""
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        y, s, g = rng.integers(0, 2, 24), rng.random(24), rng.integers(0, 3, 24)
+        (attribute,) = fr.FairnessReport.from_predictions(y, s, g, num_replicates=100).attributes
+        for found in attribute.gaps:
+            if not np.isnan(found.corrected):
+                assert found.estimate.low <= found.corrected <= found.estimate.high

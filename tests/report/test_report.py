@@ -482,3 +482,12 @@ def test_one_area_is_not_scaled():
         e = found["group"].gap("equity_scaled_auc").estimate
         assert np.isnan([e.value, e.low, e.high]).all()
         assert "| equity-scaled AUC (mean_abs) | n/a |" in found.to_markdown()
+
+
+def test_small_groups_come_with_counts_and_warnings():
+    rng = np.random.default_rng(0)
+    y, p, g = rng.integers(0, 2, 60), rng.random(60), np.array(["A"] * 55 + ["B"] * 5)
+    report = fr.FairnessReport.from_predictions(y, p, {"site": g}, num_replicates=100)
+    assert [group.samples for group in report["site"].groups] == [55, 5]
+    assert report["site"].groups[1].small
+    assert any("B" in note for note in report.warnings)

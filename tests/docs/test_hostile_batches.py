@@ -1,19 +1,35 @@
-"""What neighbouring libraries do with the batches of ``docs/hostile-batches.md``, as the installed versions do it.
+"""The table of ``docs/hostile-batches.md``: each line has a test, and neighbouring libraries still do what it says.
 
-A test that fails here may mean that a neighbour has been mended: then the table is to be changed, not the test to be silenced.
+A test of a neighbour that fails may mean that it has been mended: then the table is to be changed, not the test silenced.
 """
 
 from __future__ import annotations
 
+import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-pytestmark = pytest.mark.frameworks
+TESTS = Path(__file__).parents[1]
+DOCS = TESTS.parent / "docs" / "hostile-batches.md"
 
 
+def test_each_line_of_the_table_has_one_test():
+    lines = [line for line in DOCS.read_text("utf-8").splitlines() if re.match(r"\| (?!Batch \|)", line)]
+    named = [re.findall(r"`(test_\w+)`", line)[-1] for line in lines]
+    assert len(named) > 50
+    there = [
+        name
+        for file in TESTS.rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)\(", file.read_text("utf-8"), re.M)
+    ]
+    assert {name: there.count(name) for name in named} == dict.fromkeys(named, 1)
+
+
+@pytest.mark.frameworks
 def test_fairret_penalises_an_absent_group():
     fairret = pytest.importorskip("fairret")
     from fairret.loss import NormLoss
@@ -30,6 +46,7 @@ def test_fairret_penalises_an_absent_group():
     assert torch.autograd.grad(value, logits)[0].abs().max() < 1e-6
 
 
+@pytest.mark.frameworks
 def test_fairlearn_reads_an_undefined_rate_as_zero():
     fairlearn = pytest.importorskip("fairlearn.metrics")
     y, p, g = [1, 1, 0, 0], [1, 1, 0, 0], ["F", "F", "M", "M"]
@@ -38,6 +55,7 @@ def test_fairlearn_reads_an_undefined_rate_as_zero():
         assert fairlearn.equalized_odds_difference(y, p, sensitive_features=g) == 1.0
 
 
+@pytest.mark.frameworks
 def test_torchmetrics_renumbers_groups():
     torchmetrics = pytest.importorskip("torchmetrics.classification")
     metric = torchmetrics.BinaryGroupStatRates(num_groups=3)
@@ -49,6 +67,7 @@ def test_torchmetrics_renumbers_groups():
     assert "group_0" in found
 
 
+@pytest.mark.frameworks
 def test_pml_averages_dead_anchors_to_zero_and_forgets_its_place():
     pytest.importorskip("pytorch_metric_learning")
     from pytorch_metric_learning.losses import ContrastiveLoss, CrossBatchMemory, SupConLoss
@@ -69,6 +88,7 @@ def test_pml_averages_dead_anchors_to_zero_and_forgets_its_place():
         memory(torch.randn(7, 8), torch.arange(7))
 
 
+@pytest.mark.frameworks
 def test_the_mean_of_an_empty_group_is_nan():
     """What the first line of many a fairness loss computes."""
     values, groups = torch.tensor([0.5, 0.7]), np.array([0, 0])

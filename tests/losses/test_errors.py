@@ -1,0 +1,98 @@
+"""Options and tensors that a loss cannot use: the argument is named, with what it takes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import fairloss
+
+IMAGES, MASKS, IDS = torch.randn(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64), torch.tensor([0, 1])
+LOGITS, TARGET, GROUPS = torch.randn(4, 3), torch.tensor([0, 1, 2, 0]), torch.tensor([0, 1, 1, -1])
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "named"),
+    [
+        (lambda: fairloss.functional.sample_dice_loss(IMAGES[:, :1], MASKS), ValueError, r"logits: shape .*C >= 2"),
+        (lambda: fairloss.FEBSLoss(3, 2)(IMAGES, MASKS.tolist(), IDS), TypeError, "target: a tensor of labels .* list"),
+        (lambda: fairloss.GroupHeads(4, 2, 2)(torch.randn(4)), ValueError, r"features: shape \(N, 4"),
+        (lambda: fairloss.GroupHeads(4, 2, 2)([1.0]), ValueError, "features: shape .* list"),
+        (lambda: fairloss.EmbeddingQueue(0, 2), ValueError, "capacity: 0"),
+        (lambda: fairloss.FairCrossEntropyLoss(2, label_smoothing=1.5), ValueError, "label_smoothing: 1.5 .* <= 1 is"),
+        (
+            lambda: fairloss.MaxAccGapLoss(2)(torch.randn(2, 3), IDS, torch.tensor([0, 2])),
+            ValueError,
+            r"id 2 is out of range; accepted are 0 \.\. 1,",
+        ),
+        (
+            lambda: fairloss.MaxAccGapLoss(2, task="multilabel")(torch.randn(2, 3), IDS, IDS),
+            ValueError,
+            r"task 'multilabel' needs input \(N, C\) and target \(N, C\)",
+        ),
+        (
+            lambda: fairloss.MomentAlignmentLoss(2, 2, ignore_index=-(2**63) - 1),
+            ValueError,
+            "ignore_index",
+        ),
+    ],
+)
+def test_the_limit_is_named(make, error, named):
+    with pytest.raises(error, match=named):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "args", "named"),
+    [
+        (lambda: fairloss.MaxAccGapLoss(0), None, "num_groups: 0"),
+        (lambda: fairloss.MaxAccGapLoss(2.0), None, "num_groups: an integer"),
+        (lambda: fairloss.MaxAccGapLoss(()), None, "num_groups: the tuple is empty"),
+        (lambda: fairloss.MaxAccGapLoss(2, smoothing=0), None, "smoothing"),
+        (lambda: fairloss.MaxAccGapLoss(2, smoothing=float("nan")), None, "smoothing"),
+        (lambda: fairloss.MaxAccGapLoss(2, task="regression"), None, "task"),
+        (lambda: fairloss.MaxAccGapLoss(2, memory=8), None, "memory: a fairloss.GroupMemory"),
+        (lambda: fairloss.MaxAccGapLoss(2, memory=fairloss.GroupMemory(3, 8)), None, "memory: it has 3"),
+        (lambda: fairloss.MaxAccGapLoss((2, 2), memory=fairloss.GroupMemory(2, 8)), None, "intersect_groups"),
+        (lambda: fairloss.MaxAccGapLoss(2, process_group="world"), None, "process_group"),
+        (lambda: fairloss.FairCrossEntropyLoss(2, -1.0), None, "gap_weight: -1.0"),
+        (lambda: fairloss.FairCrossEntropyLoss(2, 1.0, reduction="none"), None, "reduction"),
+        (lambda: fairloss.FairCrossEntropyLoss(2, group_counts=[1, 2, 3]), None, "group_counts: 3 counts"),
+        (lambda: fairloss.FairCrossEntropyLoss((2, 2), group_counts=[1, 2]), None, "intersect_groups"),
+        (lambda: fairloss.FairCrossEntropyLoss(2, label_smoothing=1.5), None, "label_smoothing"),
+        (lambda: fairloss.FairCrossEntropyLoss(2, max_weight=0.5), None, "max_weight"),
+        (lambda: fairloss.InverseFrequencyWeighting([1, float("inf")]), None, "group_counts"),
+        (lambda: fairloss.GroupDROLoss((2, 2)), None, "intersect_groups"),
+        (lambda: fairloss.GroupDROLoss(2, adjustment=1.0), None, "adjustment"),
+        (lambda: fairloss.GroupDROLoss(2, step_size=0), None, "step_size"),
+        (lambda: fairloss.DemographicParityLoss(2, task="tokens"), None, "task"),
+        (lambda: fairloss.EqualizedOddsLoss(2, agg="sum"), None, "agg"),
+        (lambda: fairloss.MaxAccGapLoss(2), (LOGITS, torch.rand(4, 3), GROUPS), "two readings.*multiclass.*multilabel"),
+        (lambda: fairloss.MaxAccGapLoss(2), (LOGITS, TARGET[:3], GROUPS), "target"),
+        (lambda: fairloss.MaxAccGapLoss(2), (LOGITS.long(), TARGET, GROUPS), "input: floating"),
+        (lambda: fairloss.MaxAccGapLoss(2), (LOGITS, TARGET + 1, GROUPS), "target: class 3"),
+        (lambda: fairloss.MaxAccGapLoss(2), (LOGITS[:, 0], torch.tensor([0.0, 1, 0.5, 1]), GROUPS), "target: 0.5"),
+        (lambda: fairloss.MaxAccGapLoss(2), (LOGITS, TARGET, GROUPS[:3]), "groups: 3 ids"),
+        (lambda: fairloss.MaxAccGapLoss(2), (LOGITS, TARGET, GROUPS.float()), "groups: integer"),
+        (lambda: fairloss.MaxAccGapLoss(2), (LOGITS, TARGET, GROUPS + 1), "groups: id 2"),
+        (lambda: fairloss.MaxAccGapLoss((2, 2)), (LOGITS, TARGET, GROUPS), r"groups: shape \(N, 2\)"),
+        (
+            lambda: fairloss.FairCrossEntropyLoss(2, weight=torch.ones(2)),
+            (LOGITS, TARGET, GROUPS),
+            "weight: one weight",
+        ),
+        (lambda: fairloss.FairCrossEntropyLoss(2, pos_weight=torch.ones(1)), (LOGITS, TARGET, GROUPS), "pos_weight"),
+        (lambda: fairloss.LossVarianceLoss(2), (LOGITS, GROUPS), "values: shape"),
+        (lambda: fairloss.LossVarianceLoss(2), (TARGET, GROUPS), "values: a floating"),
+        (lambda: fairloss.DemographicParityLoss(2, positive_class=3), (LOGITS, TARGET, GROUPS), "positive_class: 3"),
+        (lambda: fairloss.DemographicParityLoss(2), (torch.randn(4, 2, 3), TARGET.new_zeros(4, 2), GROUPS), "tokens"),
+    ],
+)
+def test_bad_input_is_named(make, args, named):
+    def construct_and_call():
+        loss = make()
+        assert args is not None, "the constructor should have raised"
+        loss(*args)
+
+    with pytest.raises((ValueError, TypeError), match=named):
+        construct_and_call()

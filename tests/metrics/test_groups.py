@@ -1,0 +1,92 @@
+"""Groups of samples: missing labels, intersections, encodings, categories that nobody has."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fairloss.metrics as fm
+from fairloss.groups.encode import encode_groups
+from fairloss.metrics.inputs import _distinct
+
+Y, S, G = [1, 0, 1, 0], [0.9, 0.5, 0.4, 0.1], ["F", "F", "M", "M"]
+
+
+def test_missing_labels_in_lists_stay_missing():
+    for missing in (None, float("nan")):
+        assert fm.group_metric("accuracy", Y, S, ["F", missing, "M", "M"]).labels == ("F", "M")
+    with pytest.raises(ValueError, match="y_true: nan is not among the classes"):
+        fm.group_metric("accuracy", ["a", float("nan")], ["a", "b"], [0, 1])
+
+
+def test_intersections_and_encodings():
+    sex, age = ["F", "M", "F", "M"], ["old", "old", "young", None]
+    values = fm.group_metric("accuracy", Y, S, {"sex": sex, "age": age}).to_dict()
+    assert values == {"F & old": 1.0, "F & young": 0.0, "M & old": 0.0}
+    codes = encode_groups(G, categories=["F", "M", "X"])
+    result = fm.group_metric("accuracy", Y, S, codes)
+    assert result.labels == ("F", "M", "X")
+    assert result.counts.tolist() == [2, 2, 0]
+    crossed = fm.cross_groups({"sex": encode_groups(sex), "age": age})
+    assert crossed.labels == ("F & old", "F & young", "M & old")
+    assert crossed.ids.tolist() == [0, 2, 1, -1]
+
+
+def test_a_category_that_nobody_has_is_no_undefined_group():
+    pandas = pytest.importorskip("pandas")
+    codes = pandas.Categorical(G, categories=["F", "M", "X"])
+    for groups in (codes, pandas.Series(codes), encode_groups(G, categories=["F", "M", "X"])):
+        for undefined in ("omit", "raise"):  # warnings are errors here
+            for found in (
+                fm.group_metric("accuracy", Y, S, groups, undefined=undefined),
+                fm.group_metric(lambda y, s: float(np.mean(s)), Y, S, groups, undefined=undefined),
+                fm.group_mean(S, groups, undefined=undefined),
+            ):
+                assert np.isnan(found.values).tolist() == [False, False, True]
+                assert found.undefined == ("X",)
+            for gap in (fm.max_accuracy_gap, fm.equalized_odds_difference, fm.auc_gap, fm.calibration_gap):
+                assert gap(Y, S, groups, undefined=undefined) == gap(Y, S, G)
+    # A group that somebody is in stays undefined: without a value, without weight.
+    with pytest.warns(fm.UndefinedGroupWarning, match="in group.s. M: left out"):
+        fm.group_mean([0.9, 0.5, float("nan"), float("nan")], codes)
+    with pytest.warns(fm.UndefinedGroupWarning, match="in group.s. M: left out"):
+        fm.group_metric("accuracy", Y, S, codes, sample_weight=[1, 1, 0, 0])
+    with pytest.raises(ValueError, match="tpr is undefined in group.s. M$"):
+        fm.equal_opportunity_difference([1, 0, 0, 0], S, codes, undefined="raise")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([3, -1, 3, 7, 0]),
+        np.array([-128, 127, 5], dtype=np.int8),
+        np.array([True, False, True]),
+        np.array([2**63 + 5, 2**63 + 1, 2**63 + 5], dtype=np.uint64),
+        np.array([-(2**62), 2**62, 0]),
+        np.array([200_000, 7]),
+        np.array([], dtype=np.int64),
+    ],
+    ids=lambda a: f"{a.dtype}-{a.size}",
+)
+def test_ids_of_integers_are_those_of_a_sort(array):
+    labels, ids = _distinct(array)
+    expected, inverse = np.unique(array, return_inverse=True)
+    np.testing.assert_array_equal(labels, expected)
+    np.testing.assert_array_equal(ids, inverse)
+    assert labels.dtype == array.dtype
+    assert ids.dtype == np.int64
+
+
+def test_combinations_keep_labels_of_their_own():
+    crossed = fm.cross_groups({"a": ["A & B", "A", "D"], "b": ["C", "B & C", "E"]})
+    assert [crossed.labels[i] for i in crossed.ids] == ["'A & B' & 'C'", "'A' & 'B & C'", "D & E"]
+    numbers = fm.cross_groups({"a": [1, "1", 2], "b": ["x"] * 3})
+    assert [numbers.labels[i] for i in numbers.ids] == ["1 & 'x'", "'1' & 'x'", "2 & x"]
+    taken = {"a": ["A & B", "A", "'A & B'"], "b": ["C", "B & C", "'C'"]}
+    with pytest.raises(ValueError, match="attributes: two combinations of a, b would be called 'A & B' & 'C'"):
+        fm.cross_groups(taken)
+
+
+def test_attributes_are_named_in_a_mapping():
+    with pytest.raises(TypeError, match="attributes"):
+        fm.cross_groups(["F", "M"])
