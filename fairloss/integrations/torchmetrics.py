@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fairloss.integrations._torchmetrics_base import Grouped
 from fairloss.integrations._torchmetrics_scores import AUCGap, CalibrationGap, EquityScaledAUC
-from fairloss.metrics.group_gaps import Options, OverClasses, spread
+from fairloss.metrics.gaps import OverClasses, gap_over_groups
 from fairloss.metrics.rates import RATES, Convention, mean_over_classes, rates, ratio
 
 __all__ = [
@@ -64,7 +64,7 @@ class _Counted(Grouped):
             raise ValueError(f"num_classes: {num_classes} was given for a {task} task; binary tasks take none")
         self.task, self.num_columns = task, num_classes or 1
         self.threshold, self.strict = threshold, strict
-        self.options = Options(None, threshold, strict, task, None, over_classes, convention, "omit")
+        self.over_classes, self.convention = over_classes, convention
         rule = "" if task == "multiclass" else f"_{'above' if strict else 'from'}_{threshold!r}".replace(".", "p")
         self._state = f"counts_{task}_{num_groups}x{self.num_columns}{rule}".replace("-", "m").replace("+", "")
         default = torch.zeros(num_groups, self.num_columns, 4, dtype=torch.long)
@@ -113,9 +113,13 @@ class _Counted(Grouped):
     def _values(self, metric: str) -> NDArray[np.float64]:
         """(G, K) values; (G, 1) for the plain accuracy of several classes."""
         counts = getattr(self, self._state).cpu().numpy().astype(np.float64)
-        if metric == "accuracy" and self.task == "multiclass" and self.options.convention == "standard":
+        if metric == "accuracy" and self.task == "multiclass" and self.convention == "standard":
             return ratio(counts[:, :, 0].sum(axis=1), counts[:, 0].sum(axis=1))[:, None]
-        return rates(metric, counts, convention=self.options.convention)
+        return rates(metric, counts, convention=self.convention)
+
+    def _gap(self, metric: str, statistic: Literal["gap", "ratio"] = "gap") -> float:
+        values = self._values(metric)
+        return gap_over_groups(values, statistic, over_classes=self.over_classes, convention=self.convention)
 
     def _tensor(self, value: Any) -> Tensor:
         return torch.as_tensor(value, dtype=torch.float64, device=self.device).float()
@@ -127,7 +131,7 @@ class _RateGap(_Counted):
 
     def compute(self) -> Tensor:
         """The gap over all samples seen, a scalar; NaN where fewer than two groups have a value."""
-        return self._tensor(spread(self._values(self._metric), self.options, self._statistic))
+        return self._tensor(self._gap(self._metric, self._statistic))
 
 
 class MaxAccuracyGap(_RateGap):
@@ -197,7 +201,7 @@ class EqualizedOddsDifference(_Counted):
 
     def compute(self) -> Tensor:
         """The difference over all samples seen; NaN where one of the two gaps is undefined."""
-        gaps = [spread(self._values(m), self.options) for m in ("tpr", "fpr")]
+        gaps = [self._gap(rate) for rate in ("tpr", "fpr")]
         return self._tensor(np.max(gaps) if self.agg == "worst_case" else np.mean(gaps))
 
 

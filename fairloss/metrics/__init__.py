@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from fairloss.metrics.calibration import brier_score as brier_score
     from fairloss.metrics.calibration import expected_calibration_error as expected_calibration_error
     from fairloss.metrics.calibration import mean_absolute_calibration_error as mean_absolute_calibration_error
-    from fairloss.metrics.classification import demographic_parity_difference as demographic_parity_difference
-    from fairloss.metrics.classification import demographic_parity_ratio as demographic_parity_ratio
-    from fairloss.metrics.classification import equal_opportunity_difference as equal_opportunity_difference
-    from fairloss.metrics.classification import false_positive_rate_difference as false_positive_rate_difference
-    from fairloss.metrics.classification import max_accuracy_gap as max_accuracy_gap
-    from fairloss.metrics.classification import predictive_parity_difference as predictive_parity_difference
     from fairloss.metrics.disparity import equity_scaled as equity_scaled
     from fairloss.metrics.disparity import error_skew as error_skew
     from fairloss.metrics.disparity import gap as gap
     from fairloss.metrics.disparity import group_std as group_std
     from fairloss.metrics.disparity import performance_scaled_disparity as performance_scaled_disparity
     from fairloss.metrics.disparity import worst as worst
-    from fairloss.metrics.group_gaps import GapOptions as GapOptions
+    from fairloss.metrics.gaps import GapOptions as GapOptions
+    from fairloss.metrics.gaps import demographic_parity_difference as demographic_parity_difference
+    from fairloss.metrics.gaps import demographic_parity_ratio as demographic_parity_ratio
+    from fairloss.metrics.gaps import equal_opportunity_difference as equal_opportunity_difference
+    from fairloss.metrics.gaps import equalized_odds_difference as equalized_odds_difference
+    from fairloss.metrics.gaps import equalized_odds_ratio as equalized_odds_ratio
+    from fairloss.metrics.gaps import false_positive_rate_difference as false_positive_rate_difference
+    from fairloss.metrics.gaps import max_accuracy_gap as max_accuracy_gap
+    from fairloss.metrics.gaps import predictive_parity_difference as predictive_parity_difference
     from fairloss.metrics.inputs import cross_groups as cross_groups
-    from fairloss.metrics.odds import equalized_odds_difference as equalized_odds_difference
-    from fairloss.metrics.odds import equalized_odds_ratio as equalized_odds_ratio
     from fairloss.metrics.per_group import METRICS as METRICS
     from fairloss.metrics.per_group import GroupMetric as GroupMetric
     from fairloss.metrics.per_group import UndefinedGroupWarning as UndefinedGroupWarning
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from fairloss.metrics.significance import paired_t_test as paired_t_test
 
 _MODULES = {
-    "group_gaps": ["GapOptions"],
     "inputs": ["cross_groups"],
     "aggregate": ["aggregate_disparity", "hierarchical_mean"],
     "calibration": [
@@ -57,16 +56,18 @@ _MODULES = {
         "expected_calibration_error",
         "mean_absolute_calibration_error",
     ],
-    "classification": [
+    "disparity": ["equity_scaled", "error_skew", "gap", "group_std", "performance_scaled_disparity", "worst"],
+    "gaps": [
+        "GapOptions",
         "demographic_parity_difference",
         "demographic_parity_ratio",
         "equal_opportunity_difference",
+        "equalized_odds_difference",
+        "equalized_odds_ratio",
         "false_positive_rate_difference",
         "max_accuracy_gap",
         "predictive_parity_difference",
     ],
-    "disparity": ["equity_scaled", "error_skew", "gap", "group_std", "performance_scaled_disparity", "worst"],
-    "odds": ["equalized_odds_difference", "equalized_odds_ratio"],
     "scored": ["auc_gap", "calibration_gap", "equity_scaled_auc"],
     "per_group": ["METRICS", "GroupMetric", "UndefinedGroupWarning", "group_mean", "group_metric"],
     "ranking": ["auc"],
