@@ -23,7 +23,8 @@ from benchmarks.harness import save
 from fairloss import ops as kernels
 from fairloss.functional import cross_group_contrastive
 from fairloss.groups.ids import GroupIds
-from fairloss.policy.weights import Options, fair_grpo_core
+from fairloss.ops.fair_grpo_setting import Options
+from fairloss.policy.weights import compute_advantages
 
 DEADLINE_S = 480
 """No measurement starts after this, so that a slow card still ends within ten minutes and writes what it has."""
@@ -171,7 +172,9 @@ def advantages(q: int, r: int, length: int, copy: float) -> dict[str, Any]:
     options = Options()
 
     def core() -> torch.Tensor | None:
-        return fair_grpo_core(rewards, domains, groups, num_domains=3, num_groups=4, options=options, mask=mask).tokens
+        return compute_advantages(
+            rewards, domains, groups, num_domains=3, num_groups=4, options=options, mask=mask
+        ).tokens
 
     def naive() -> torch.Tensor:
         """Group by group, as one would first write it; it waits for the device at every group."""

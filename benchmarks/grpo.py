@@ -165,7 +165,7 @@ def flatness(steps: int, rounds: int, **options: object) -> dict[str, float]:
     """Time of each step, in the median of several runs, and the medians of the first and the last quarter."""
     runs = []
     for _ in range(rounds):
-        module = FairGRPOAdvantage(GROUPS, DOMAINS, **options)
+        module = FairGRPOAdvantage(GROUPS, num_domains=DOMAINS, **options)
         batches = [batch(step) for step in range(steps)]
         runs.append([seconds(partial(module, *data))[0] for data in batches])
     each = [statistics.median(times) for times in zip(*runs, strict=True)]
@@ -180,7 +180,7 @@ def flatness(steps: int, rounds: int, **options: object) -> dict[str, float]:
 
 def against_rows(step: int) -> dict[str, float]:
     """One step after others, both in the released variant, whose result must be the same."""
-    naive, module = RowByRow(), FairGRPOAdvantage(GROUPS, DOMAINS, variant="released")
+    naive, module = RowByRow(), FairGRPOAdvantage(GROUPS, num_domains=DOMAINS, variant="released")
     for earlier in range(step - 1):
         naive.remember(*batch(earlier))
         module.update(*batch(earlier))

@@ -35,10 +35,12 @@ from fairloss.policy import GroupDROAdvantage
 def advantages(method: str, num_groups: int, num_domains: int, step_size: float) -> torch.nn.Module:
     """The weights of a method; GRPO is FairGRPO without powers, so that the trainers differ in nothing else."""
     if method == "GRPO":
-        return FairGRPOAdvantage(num_groups, num_domains, size_power=0, reward_power=0)
+        return FairGRPOAdvantage(num_groups, num_domains=num_domains, size_power=0, reward_power=0)
     if method == "GRPO+DRO":
-        return GroupDROAdvantage(num_groups, step_size)
-    return FairGRPOAdvantage(num_groups, num_domains, discover_groups="kmeans" if method == "FairGRPO_ND" else None)
+        return GroupDROAdvantage(num_groups, step_size=step_size)
+    return FairGRPOAdvantage(
+        num_groups, num_domains=num_domains, discover_groups="kmeans" if method == "FairGRPO_ND" else None
+    )
 
 
 METHODS = ("GRPO", "GRPO+DRO", "FairGRPO", "FairGRPO_ND")

@@ -25,16 +25,22 @@ def integer(name: str, value: Any, *, minimum: int) -> int:
 
 
 def number(
-    name: str, value: Any, *, above: float = -math.inf, minimum: float = -math.inf, maximum: float = math.inf
+    name: str,
+    value: Any,
+    *,
+    above: float = -math.inf,
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
+    below: float = math.inf,
 ) -> float:
-    """``value`` as a finite float with ``above`` < value, ``minimum`` <= value <= ``maximum``."""
+    """``value`` as a finite float with ``above`` < value < ``below`` and ``minimum`` <= value <= ``maximum``."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(expected(name, "a number", repr(value)))
     result = float(value)
     # Comparisons alone (NaN fails them): torch.compile traces them for floats that it treats as dynamic.
-    if not (-math.inf < result < math.inf and above < result and minimum <= result <= maximum):
+    if not (-math.inf < result < math.inf and above < result < below and minimum <= result <= maximum):
         bounds = [f"> {above:g}"] * (above > -math.inf) + [f">= {minimum:g}"] * (minimum > -math.inf)
-        bounds += [f"<= {maximum:g}"] * (maximum < math.inf)
+        bounds += [f"<= {maximum:g}"] * (maximum < math.inf) + [f"< {below:g}"] * (below < math.inf)
         raise ValueError(expected(name, " ".join(["a finite number", " and ".join(bounds)]).strip(), value))
     return result
 

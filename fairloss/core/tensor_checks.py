@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fairloss.core.checks import expected
 
-__all__ = ["all_inside", "floating", "on_host", "per_sample", "same_device", "tensor", "whole"]
+__all__ = ["all_inside", "floating", "on_host", "per_sample", "real", "same_device", "shaped", "tensor", "whole"]
 
 
 def on_host(x: Tensor) -> bool:
@@ -46,6 +46,21 @@ def whole(name: str, x: Any, what: str, cure: str = "") -> Tensor:
         raise TypeError(
             expected(name, f"an integer or bool tensor of {what}", given, cure if isinstance(x, Tensor) else "")
         )
+    return x
+
+
+def real(name: str, x: Any, what: str = "a tensor of real numbers") -> Tensor:
+    """``x`` if it is a tensor of bools, integers or floating-point numbers; ``what`` says which in the error."""
+    if tensor(name, x, what).dtype.is_complex:
+        raise TypeError(expected(name, what, x.dtype))
+    return x  # type: ignore[no-any-return]
+
+
+def shaped(name: str, x: Tensor, *shapes: tuple[int, ...], cure: str = "") -> Tensor:
+    """``x`` if it has one of the ``shapes``."""
+    if x.shape not in shapes:
+        wanted = " or ".join(str(tuple(shape)) for shape in shapes)
+        raise ValueError(expected(name, f"shape {wanted}", tuple(x.shape), cure))
     return x
 
 

@@ -110,7 +110,7 @@ class FairGRPOState:
         self.group_key = group_key
         self.domain_key = domain_key if self._domains.given else None
         self._discovers = discovers
-        self.fair = FairGRPOAdvantage(max(1, self._groups.size), max(1, self._domains.size), **options)
+        self.fair = FairGRPOAdvantage(max(1, self._groups.size), num_domains=max(1, self._domains.size), **options)
         self.metrics: dict[str, float] = {}
 
     @classmethod

@@ -149,7 +149,7 @@ class FairGRPOMixin:
         prompt_groups = groups[:, 0]
         prompt_domains = None if domains is None else domains[:, 0]
         self.fair.train(training)
-        weights = self.fair.weigh(rewards, prompt_groups, prompt_domains)
+        weights = self.fair.prompt_weights(rewards, prompt_groups, prompt_domains)
         everyone = trainer.accelerator.gather(own)
         advantages = everyone * weights.to(everyone.dtype).repeat_interleave(size)
         if _normalizes(self.fair):

@@ -8,15 +8,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["apply_kernel", "score_kernel", "weigh_kernel"]
+from fairloss.ops.fair_grpo_setting import MEAN_FLOOR, ROUNDING, WEIGHT_CEILING
 
-_FLOOR, _CEILING, _ROUNDING = tl.constexpr(1e-12), tl.constexpr(1e30), tl.constexpr(1e-6)
+__all__ = ["cell_weights_kernel", "scale_scores_kernel", "score_prompts_kernel"]
+
+_FLOOR, _CEILING, _ROUNDING = tl.constexpr(MEAN_FLOOR), tl.constexpr(WEIGHT_CEILING), tl.constexpr(ROUNDING)
 
 
 @triton.jit(do_not_specialize=["prompts", "steps"])
-def score_kernel(rewards, domains, slots, scores, partials, prompts, steps, rollouts,
-                 DOMAINS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr, EPS: tl.constexpr,
-                 BLOCK_Q: tl.constexpr, BLOCK_R: tl.constexpr, CELLS: tl.constexpr):  # fmt: skip
+def score_prompts_kernel(rewards, domains, slots, scores, partials, prompts, steps, rollouts,
+                         DOMAINS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr, EPS: tl.constexpr,
+                         BLOCK_Q: tl.constexpr, BLOCK_R: tl.constexpr, CELLS: tl.constexpr):  # fmt: skip
     """Scores (Q, R), and (programs, 6, (D + 1) W) sums: prompts, rollouts, rewards, informative, scores, their squares."""
     program = tl.program_id(0)
     cell_ids = tl.arange(0, CELLS)
@@ -80,7 +82,7 @@ def _total(partials, statistic: tl.constexpr, PROGRAMS: tl.constexpr, DOMAINS: t
 
 
 @triton.jit
-def _fold(x, d, w, DOMAINS: tl.constexpr, GROUPS: tl.constexpr):
+def _join_unknown(x, d, w, DOMAINS: tl.constexpr, GROUPS: tl.constexpr):
     """Cells of known domains with clusters and the rest of the unknown joined in the column ``GROUPS``."""
     rest = tl.sum(tl.where(w >= GROUPS, x, 0.0), 1)
     return tl.where(d < DOMAINS, tl.where(w < GROUPS, x, tl.where(w == GROUPS, rest[:, None], 0.0)), 0.0)
@@ -98,11 +100,11 @@ def _wide(x: tl.constexpr):
 
 
 @triton.jit
-def _lift(mean, shift):
+def _add_shift(mean, shift):
     """``mean + shift``, 0 where nothing but rounding is left of the sum."""
-    lifted = mean + shift
+    shifted = mean + shift
     # The constant on the right: on the left Triton 3.8's interpreter does not know the product for a tensor.
-    return tl.where(tl.abs(lifted) <= tl.abs(shift) * _ROUNDING, 0.0, lifted)
+    return tl.where(tl.abs(shifted) <= tl.abs(shift) * _ROUNDING, 0.0, shifted)
 
 
 @triton.jit
@@ -139,22 +141,23 @@ def _median(values, counts, BITS: tl.constexpr):
 
 
 @triton.jit
-def weigh_kernel(partials, past, share, cluster_mean, shift_at, table, counts_out, means_out, totals_out, batch_out, factor,
-                 DOMAINS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr, PROGRAMS: tl.constexpr,
-                 HAS_PAST: tl.constexpr, HAS_SHIFT: tl.constexpr, SHIFT: tl.constexpr, DECAY: tl.constexpr,
-                 INCLUDE: tl.constexpr, VARIANT: tl.constexpr, NORMALIZE: tl.constexpr, MAX_RATIO: tl.constexpr,
-                 SIZE_POWER: tl.constexpr, REWARD_POWER: tl.constexpr, NEGATIVE_REWARD: tl.constexpr, EPS: tl.constexpr,
-                 BD: tl.constexpr, BW: tl.constexpr, CHUNK: tl.constexpr, BITS: tl.constexpr):  # fmt: skip
+def cell_weights_kernel(partials, past, share, cluster_mean, shift_at,
+                        table, counts_out, means_out, totals_out, batch_out, factor,
+                        DOMAINS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr, PROGRAMS: tl.constexpr,
+                        HAS_PAST: tl.constexpr, HAS_SHIFT: tl.constexpr, SHIFT: tl.constexpr, DECAY: tl.constexpr,
+                        INCLUDE: tl.constexpr, VARIANT: tl.constexpr, NORMALIZE: tl.constexpr, MAX_RATIO: tl.constexpr,
+                        SIZE_POWER: tl.constexpr, REWARD_POWER: tl.constexpr, NEGATIVE_REWARD: tl.constexpr, EPS: tl.constexpr,
+                        BD: tl.constexpr, BW: tl.constexpr, CHUNK: tl.constexpr, BITS: tl.constexpr):  # fmt: skip
     """Weights of all cells, the totals they rest on, and what the weighted scores are multiplied by."""
     d = tl.arange(0, BD)[:, None]
     w = tl.arange(0, BW)[None, :]
     cells = (d < DOMAINS) & (w < WIDTH)
     columns = (d < DOMAINS) & (w <= GROUPS)
     prompts_all = _total(partials, 0, PROGRAMS, DOMAINS, WIDTH, BD, BW, CHUNK)
-    prompts = _fold(prompts_all, d, w, DOMAINS, GROUPS)
+    prompts = _join_unknown(prompts_all, d, w, DOMAINS, GROUPS)
     rollouts_all = _total(partials, 1, PROGRAMS, DOMAINS, WIDTH, BD, BW, CHUNK)
-    rollouts = _fold(rollouts_all, d, w, DOMAINS, GROUPS)
-    rewards = _fold(_total(partials, 2, PROGRAMS, DOMAINS, WIDTH, BD, BW, CHUNK), d, w, DOMAINS, GROUPS)
+    rollouts = _join_unknown(rollouts_all, d, w, DOMAINS, GROUPS)
+    rewards = _join_unknown(_total(partials, 2, PROGRAMS, DOMAINS, WIDTH, BD, BW, CHUNK), d, w, DOMAINS, GROUPS)
     PLANE: tl.constexpr = DOMAINS * (GROUPS + 1)
     at = d * (GROUPS + 1) + w
     tl.store(batch_out + at, prompts, mask=columns)
@@ -188,9 +191,9 @@ def weigh_kernel(partials, past, share, cluster_mean, shift_at, table, counts_ou
         shift = tl.load(shift_at)
     else:
         shift = _wide(SHIFT)
-    means = _lift(means, shift)
+    means = _add_shift(means, shift)
     domain_count = tl.sum(prompts, 1)[:, None]
-    domain_mean = _lift(_ratio(tl.sum(rewards, 1), tl.sum(rollouts, 1))[:, None], shift)
+    domain_mean = _add_shift(_ratio(tl.sum(rewards, 1), tl.sum(rollouts, 1))[:, None], shift)
     known = (counts > 0) & cells
     filled = tl.where(known, counts, 1.0)
     informative = tl.where(known, _total(partials, 3, PROGRAMS, DOMAINS, WIDTH, BD, BW, CHUNK), 0.0)
@@ -242,9 +245,9 @@ def weigh_kernel(partials, past, share, cluster_mean, shift_at, table, counts_ou
 
 
 @triton.jit(do_not_specialize=["rows"])
-def apply_kernel(scores, domains, slots, table, factor, mask, advantages, weights, tokens, rows, rollouts, length,
-                 DOMAINS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr, HAS_MASK: tl.constexpr,
-                 BLOCK_B: tl.constexpr, BLOCK_L: tl.constexpr):  # fmt: skip
+def scale_scores_kernel(scores, domains, slots, table, factor, mask, advantages, weights, tokens, rows, rollouts, length,
+                        DOMAINS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr, HAS_MASK: tl.constexpr,
+                        BLOCK_B: tl.constexpr, BLOCK_L: tl.constexpr):  # fmt: skip
     """Advantages (B,), weights (Q,), and with a mask (B, L) tokens: the rollout's advantage where the mask is not 0."""
     b = tl.program_id(0).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
     q = b // rollouts

@@ -17,31 +17,20 @@ Where we differ from the paper and from the authors' code, each of which is one 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from fairloss.core import checks
-from fairloss.core.distributed import ProcessGroup, all_reduce_sum, check_process_group
+from fairloss.core.distributed import ProcessGroup, check_process_group
 from fairloss.groups.ids import single_attribute
-from fairloss.policy.checks import check_clusters, check_mask, check_means, check_options, prepare
-from fairloss.policy.weights import Clusters, fair_grpo_core
+from fairloss.ops.fair_grpo_setting import Options, Variant
+from fairloss.policy.prepare import check_clusters, check_mask, check_means, check_options, check_past, prepare_batch
+from fairloss.policy.rewards import lowest_reward, shift_to_zero
+from fairloss.policy.weights import Clusters, compute_advantages
 
-__all__ = ["fair_grpo_advantages", "lowest_reward"]
-
-
-def lowest_reward(rewards: Tensor, process_group: ProcessGroup | None) -> Tensor:
-    """Smallest scorable reward of all ranks, float64; +inf where there is none."""
-    flat = rewards.reshape(-1).to(torch.float64)
-    low = torch.where(torch.isnan(flat), torch.inf, flat)
-    low = torch.cat([low, low.new_full((1,), torch.inf)]).amin()
-    if process_group is None:
-        return low
-    # A sum of one-hot rows, so that the one collective that the library uses also gives a minimum.
-    world = torch.distributed.get_world_size(process_group)
-    rows = low.new_zeros(world)
-    rows[torch.distributed.get_rank(process_group)] = low.clamp(max=1e300)
-    low = all_reduce_sum(rows, process_group).amin()
-    return torch.where(low < 1e300, low, torch.inf)
+__all__ = ["fair_grpo_advantages"]
 
 
 def fair_grpo_advantages(
@@ -58,8 +47,8 @@ def fair_grpo_advantages(
     batch_normalize: bool = True,
     size_power: float = 0.5,
     reward_power: float = 1.0,
-    reward_shift: str | float | None = None,
-    variant: str = "default",
+    reward_shift: Literal["min"] | float | None = None,
+    variant: Variant = "default",
     eps: float = 1e-6,
     validate: bool = True,
     process_group: ProcessGroup | None = None,
@@ -125,42 +114,33 @@ def fair_grpo_advantages(
     num_groups = single_attribute(num_groups, "fair_grpo_advantages")
     num_domains = checks.integer("num_domains", num_domains, minimum=1)
     check_process_group(process_group)
-    options, lift = check_options(size_power, reward_power, max_ratio, batch_normalize, variant, eps, reward_shift)
-    batch = prepare(
+    options = check_options(Options(size_power, reward_power, max_ratio, batch_normalize, reward_shift, variant, eps))
+    batch = prepare_batch(
         rewards, groups, domains, prompt_ids, num_groups=num_groups, num_domains=num_domains, validate=validate
     )
     check_mask(mask, batch.rewards)
-    if past is not None and not isinstance(past, Tensor):
-        raise TypeError(f"past: a tensor is needed, {type(past).__name__} was given")
-    if past is not None and past.shape != (3, num_domains, num_groups + 1):
-        raise ValueError(f"past: shape (3, {num_domains}, {num_groups + 1}) is needed, {tuple(past.shape)} was given")
+    past = check_past(past, num_domains, num_groups)
     with torch.no_grad():
-        shift: Tensor | float = 0.0
-        if lift == "min":
-            lowest = lowest_reward(batch.rewards, process_group)
-            shift = torch.where(torch.isfinite(lowest), -lowest, 0.0)
-        elif lift is not None:
-            shift = float(lift)
+        shift = shift_to_zero(lowest_reward(batch.rewards, process_group)) if options.reward_shift == "min" else None
         slots = torch.where(batch.groups < 0, num_groups, batch.groups)
         found: Clusters | None = None
         if clusters is not None:
-            labels, share, mean = check_clusters(clusters, batch, num_domains)
-            found = Clusters(share.to(torch.float64), mean.to(torch.float64))
+            labels, found = check_clusters(clusters, batch, num_domains)
             slots = torch.where((batch.groups < 0) & (labels >= 0), num_groups + 1 + labels, slots)
-        result = fair_grpo_core(
+        result = compute_advantages(
             batch.rewards,
             batch.domains,
             slots,
-            None if past is None else past.to(torch.float64),
             num_domains=num_domains,
             num_groups=num_groups,
             options=options,
             layout=batch.layout,
+            past=past,
             clusters=found,
-            shift=shift,
+            lowest_shift=shift,
             process_group=process_group,
             mask=mask,
         )
         if validate:
-            check_means(result, batch, shift, options.reward_power, process_group)
+            check_means(result, batch, options, shift, process_group)
     return result.advantages if result.tokens is None else result.tokens

@@ -1,7 +1,7 @@
 """The advantages that FairGRPO is compared with: GRPO, RLOO, REINFORCE++, GRPO with resampling and with GroupDRO.
 
-GRPO (Shao et al. 2024) standardises rewards within a prompt; RLOO (Ahmadian et al. 2024) subtracts the mean of the prompt's
-other rollouts; REINFORCE++ (Hu 2025) standardises over the whole batch. The two fairness baselines of the FairGRPO paper act
+GRPO (Shao et al. 2024) standardizes rewards within a prompt; RLOO (Ahmadian et al. 2024) subtracts the mean of the prompt's
+other rollouts; REINFORCE++ (Hu 2025) standardizes over the whole batch. The two fairness baselines of the FairGRPO paper act
 on GRPO: resampling (Puyol-Anton et al. 2021) draws every group equally often, GroupDRO (Sagawa et al. 2019) moves weight to
 the groups that do worst. The paper gives no formulas for the two; ours are in the docstrings.
 """
@@ -9,6 +9,7 @@ the groups that do worst. The paper gives no formulas for the two; ours are in t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,9 +18,9 @@ from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, all_reduce_sum, check_process_group
 from fairloss.core.state import StatefulModule
 from fairloss.groups.ids import GroupIds, check_group_counts, check_groups, single_attribute
-from fairloss.policy.checks import Prepared, prepare
-from fairloss.policy.rewards import as_rewards, layout_of
-from fairloss.policy.weights import standardise
+from fairloss.policy.prepare import Batch, prepare_batch
+from fairloss.policy.rewards import check_rewards, layout_of
+from fairloss.policy.weights import score_prompts
 
 __all__ = [
     "GroupDROAdvantage",
@@ -29,10 +30,13 @@ __all__ = [
     "rloo_advantages",
 ]
 
+Baseline = Literal["batch", "prompt"]
+Scale = Literal["std", "none"]
+
 
 @torch.no_grad()
 def grpo_advantages(
-    rewards: Tensor, *, prompt_ids: Tensor | None = None, scale: str = "std", eps: float = 1e-6
+    rewards: Tensor, *, prompt_ids: Tensor | None = None, scale: Scale = "std", eps: float = 1e-6
 ) -> Tensor:
     """GRPO: (r - mean) / (std + eps) within each prompt, ddof 1; 0 where all rollouts of a prompt earned the same.
 
@@ -56,16 +60,16 @@ def grpo_advantages(
     Reference:
         Shao et al., DeepSeekMath, 2024.
     """
-    checks.choice("scale", scale, ("std", "none"))
+    checks.choice("scale", scale, get_args(Scale))
     eps = checks.number("eps", eps, above=0)
-    rewards = as_rewards(rewards, prompt_ids)
+    rewards = check_rewards(rewards, prompt_ids)
     layout = layout_of(rewards, prompt_ids)
     if scale == "std":
-        return standardise(rewards, layout, eps)[0]
+        return score_prompts(rewards, layout, eps).scores
     scorable = ~torch.isnan(rewards)
     values = torch.where(scorable, rewards, 0.0)
-    means = layout.total(values) / layout.total(scorable.to(values.dtype)).clamp(min=1)
-    return torch.where(scorable, values - layout.spread(means), 0.0)
+    means = layout.sum(values) / layout.sum(scorable.to(values.dtype)).clamp(min=1)
+    return torch.where(scorable, values - layout.to_rollouts(means), 0.0)
 
 
 @torch.no_grad()
@@ -81,11 +85,11 @@ def rloo_advantages(rewards: Tensor, *, prompt_ids: Tensor | None = None) -> Ten
     Reference:
         Ahmadian et al., Back to Basics: Revisiting REINFORCE-Style Optimization, 2024.
     """
-    rewards = as_rewards(rewards, prompt_ids)
+    rewards = check_rewards(rewards, prompt_ids)
     layout = layout_of(rewards, prompt_ids)
-    counts = layout.total((~torch.isnan(rewards)).to(rewards.dtype))
+    counts = layout.sum((~torch.isnan(rewards)).to(rewards.dtype))
     factor = torch.where(counts > 1, counts / (counts - 1).clamp(min=1), 0.0)
-    return grpo_advantages(rewards, prompt_ids=prompt_ids, scale="none") * layout.spread(factor)
+    return grpo_advantages(rewards, prompt_ids=prompt_ids, scale="none") * layout.to_rollouts(factor)
 
 
 @torch.no_grad()
@@ -93,7 +97,7 @@ def reinforce_pp_advantages(
     rewards: Tensor,
     *,
     prompt_ids: Tensor | None = None,
-    baseline: str = "batch",
+    baseline: Baseline = "batch",
     eps: float = 1e-6,
     process_group: ProcessGroup | None = None,
 ) -> Tensor:
@@ -102,8 +106,8 @@ def reinforce_pp_advantages(
     Args:
         rewards: as :func:`grpo_advantages`.
         prompt_ids: as :func:`grpo_advantages`.
-        baseline: "batch", or "prompt" to subtract each prompt's mean before the batch is standardised (the paper's variant
-            for several rollouts a prompt).
+        baseline: "batch", or "prompt" to subtract each prompt's mean before the batch is standardized (the paper's variant
+            for several rollouts per prompt).
         eps: added to the standard deviation.
         process_group: mean and deviation run over all its ranks.
 
@@ -117,14 +121,14 @@ def reinforce_pp_advantages(
     Reference:
         Hu, REINFORCE++: A Simple and Efficient Approach for Aligning Large Language Models, 2025.
     """
-    checks.choice("baseline", baseline, ("batch", "prompt"))
+    checks.choice("baseline", baseline, get_args(Baseline))
     eps = checks.number("eps", eps, above=0)
     check_process_group(process_group)
-    scorable = ~torch.isnan(as_rewards(rewards, prompt_ids))
+    scorable = ~torch.isnan(check_rewards(rewards, prompt_ids))
     if baseline == "prompt":
         values = grpo_advantages(rewards, prompt_ids=prompt_ids, scale="none")
     else:
-        values = torch.where(scorable, as_rewards(rewards, prompt_ids), 0.0)
+        values = torch.where(scorable, check_rewards(rewards, prompt_ids), 0.0)
     wide = values.to(torch.float64)
     n, total = all_reduce_sum(torch.stack([scorable.sum().to(torch.float64), wide.sum()]), process_group)
     mean = total / n.clamp(min=1)
@@ -179,7 +183,7 @@ class GroupDROAdvantage(StatefulModule):
     Args:
         num_groups: number of groups of the one attribute.
         step_size: eta.
-        group_counts: training-set counts a group, for the shares.
+        group_counts: training-set counts per group, for the shares.
         batch_normalize: divide by the batch's standard deviation (ddof 1) + eps, as FairGRPO does.
         eps: added to standard deviations.
         process_group: sums run over all its ranks.
@@ -204,8 +208,8 @@ class GroupDROAdvantage(StatefulModule):
     def __init__(
         self,
         num_groups: int,
-        step_size: float = 0.01,
         *,
+        step_size: float = 0.01,
         group_counts: Sequence[float] | Tensor | None = None,
         batch_normalize: bool = True,
         eps: float = 1e-6,
@@ -214,7 +218,8 @@ class GroupDROAdvantage(StatefulModule):
         super().__init__()
         self.num_groups = single_attribute(num_groups, "GroupDROAdvantage")
         self.step_size = checks.number("step_size", step_size, minimum=0)
-        self.eps, self.batch_normalize = checks.number("eps", eps, above=0), bool(batch_normalize)
+        self.eps = checks.number("eps", eps, above=0)
+        self.batch_normalize = checks.flag("batch_normalize", batch_normalize)
         check_process_group(process_group)
         self.process_group = process_group
         self.register_state("log_q", torch.zeros(self.num_groups, dtype=torch.float64))
@@ -243,8 +248,8 @@ class GroupDROAdvantage(StatefulModule):
         ``domains`` is accepted, so that the module can take FairGRPO's place, and not used.
         """
         batch = self._prepare(rewards, groups, prompt_ids)
-        scores = standardise(batch.rewards, batch.layout, self.eps)[0]
-        advantages = scores * batch.layout.spread(self._weigh(batch))
+        scores = score_prompts(batch.rewards, batch.layout, self.eps).scores
+        advantages = scores * batch.layout.to_rollouts(self._prompt_weights(batch))
         if self.batch_normalize:
             wide = advantages.to(torch.float64)
             scorable = (~torch.isnan(batch.rewards)).sum().to(torch.float64)
@@ -256,19 +261,19 @@ class GroupDROAdvantage(StatefulModule):
         return advantages
 
     @torch.no_grad()
-    def weigh(
+    def prompt_weights(
         self, rewards: Tensor, groups: Tensor, domains: Tensor | None = None, *, prompt_ids: Tensor | None = None
     ) -> Tensor:
         """As ``forward``, but returns the (Q,) weight of each prompt, for trainers that bring advantages of their own."""
-        return self._weigh(self._prepare(rewards, groups, prompt_ids))
+        return self._prompt_weights(self._prepare(rewards, groups, prompt_ids))
 
-    def _prepare(self, rewards: Tensor, groups: Tensor, prompt_ids: Tensor | None) -> Prepared:
-        return prepare(rewards, groups, None, prompt_ids, num_groups=self.num_groups, num_domains=1, validate=False)
+    def _prepare(self, rewards: Tensor, groups: Tensor, prompt_ids: Tensor | None) -> Batch:
+        return prepare_batch(rewards, groups, None, prompt_ids, num_groups=self.num_groups)
 
-    def _weigh(self, batch: Prepared) -> Tensor:
+    def _prompt_weights(self, batch: Batch) -> Tensor:
         if self.training:
-            counts = batch.layout.total((~torch.isnan(batch.rewards)).to(torch.float64))
-            self._advance(batch.layout.total(torch.nan_to_num(batch.rewards.to(torch.float64))), counts, batch.groups)
+            counts = batch.layout.sum((~torch.isnan(batch.rewards)).to(torch.float64))
+            self._advance(batch.layout.sum(torch.nan_to_num(batch.rewards.to(torch.float64))), counts, batch.groups)
         ids = GroupIds(batch.groups.unsqueeze(1), (self.num_groups,))
         return ids.lookup(self.weights().to(batch.rewards.dtype), 1.0)
 

@@ -6,7 +6,7 @@ follows, in that it
 
 - clusters quantiles of a prompt's rewards: rollouts have no order, and permuting them changed the authors' advantages by
   up to half; prompts with different numbers of rollouts fit together, too;
-- remembers a bounded uniform sample a domain; the authors' code refits on every vector ever seen;
+- remembers a bounded uniform sample per domain; the authors' code refits on every vector ever seen;
 - chooses k by silhouette, 1 if no split is clear (below 0.25), or if prompts differ by no more than rollouts of one prompt do
   (an F test at 1 %): without that test the silhouette, too, splits prompts of one difficulty by their luck, in 30 sets of
   30. The authors' elbow with k up to 3 nearly always returns 3, and is here as ``num_clusters="elbow"``.
@@ -15,7 +15,7 @@ follows, in that it
 from __future__ import annotations
 
 import warnings
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +23,22 @@ import torch
 from torch import Tensor
 
 from fairloss.core import checks
+from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, gather_rows
 from fairloss.core.state import StatefulModule
+from fairloss.policy.history import History
 
-__all__ = ["Discovery", "Proposal", "ReleasedDiscovery", "check_discovery", "choose_clusters", "quantile_features"]
+__all__ = [
+    "ClusterRule",
+    "Discovery",
+    "Proposal",
+    "ReleasedDiscovery",
+    "choose_clusters",
+    "quantile_features",
+]
 
-Array = npt.NDArray[np.float64]
+Array = npt.NDArray[Any]
+ClusterRule = Literal["silhouette", "elbow"]
 
 _ELBOW_TOLERANCE = 0.10
 _CLEAR_SPLIT = 0.25
@@ -64,7 +74,7 @@ def quantile_features(rewards: Tensor, num_features: int) -> Tensor:
     return torch.cat([quantiles, means, squares, counts.unsqueeze(1)], 1).to(torch.float32)
 
 
-def differ(means: npt.NDArray[Any], squares: npt.NDArray[Any], counts: npt.NDArray[Any], level: float = 0.01) -> bool:
+def differ(means: Array, squares: Array, counts: Array, level: float = 0.01) -> bool:
     """Whether prompts' mean rewards differ by more than their rollouts explain: the F test of one-way analysis of variance.
 
     Args:
@@ -83,7 +93,7 @@ def differ(means: npt.NDArray[Any], squares: npt.NDArray[Any], counts: npt.NDArr
     return bool(f.sf(explained / noise, between, within) < level) if noise > 0 else bool(explained > 0)
 
 
-def _kmeans(points: npt.NDArray[Any], k: int, seed: int, n_init: int | str) -> Any:
+def _kmeans(points: Array, k: int, seed: int, n_init: int | str) -> Any:
     from sklearn.cluster import KMeans
 
     with warnings.catch_warnings():
@@ -91,7 +101,7 @@ def _kmeans(points: npt.NDArray[Any], k: int, seed: int, n_init: int | str) -> A
         return KMeans(n_clusters=k, random_state=seed, n_init=n_init).fit(points)
 
 
-def choose_clusters(points: npt.NDArray[Any], rule: str | int, seed: int, n_init: int | str) -> Any:
+def choose_clusters(points: Array, rule: ClusterRule | int, seed: int, n_init: int | str) -> Any:
     """The fitted k-means of ``points`` (n, F), with k by ``rule``: "silhouette", "elbow", or a number; never more than
     there are distinct points.
     """
@@ -115,25 +125,15 @@ def choose_clusters(points: npt.NDArray[Any], rule: str | int, seed: int, n_init
     return fits[1 + best] if scores[best] >= _CLEAR_SPLIT else fits[0]
 
 
-def check_discovery(num_clusters: str | int, num_features: int, reservoir_size: int, seed: int) -> None:
-    """Raise, naming the argument, unless these are options of :class:`Discovery`."""
-    if isinstance(num_clusters, str):
-        checks.choice("num_clusters", num_clusters, ("silhouette", "elbow"))
-    else:
-        checks.integer("num_clusters", num_clusters, minimum=1)
-    checks.integer("num_features", num_features, minimum=2)
-    checks.integer("reservoir_size", reservoir_size, minimum=2)
-    checks.integer("seed", seed, minimum=0)
+class _Collected:
+    """Each domain's clusters, and the cluster of each of a batch's prompts: (n, F) ``own`` points in (n,) ``domains``."""
 
-
-class _Tables:
-    """Collects each domain's clusters."""
-
-    def __init__(self, num_domains: int, width: int) -> None:
+    def __init__(self, num_domains: int, width: int, own: Array, domains: Array) -> None:
         self.share, self.mean = np.zeros((num_domains, width)), np.zeros((num_domains, width))
+        self.own, self.domains, self.labels = own, domains, np.zeros(len(domains), dtype=np.int64)
 
-    def fill(self, domain: int, fit: Any, prompts: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None) -> None:
-        """Shares of a fit's points, and the clusters' means: of the rollouts of ``prompts``, or of the centres.
+    def add(self, domain: int, fit: Any, prompts: tuple[Array, Array] | None) -> None:
+        """Shares of a fit's points, and the clusters' means: of the rollouts of ``prompts``, or of the centers.
 
         ``prompts``: mean reward of each point's rollouts, and their number.
         """
@@ -146,9 +146,14 @@ class _Tables:
             means, rollouts = prompts
             total = np.bincount(fit.labels_, weights=means * rollouts, minlength=k)
             self.mean[domain, :k] = total / np.bincount(fit.labels_, weights=rollouts, minlength=k).clip(min=1)
+        mine = self.domains == domain
+        if mine.any():
+            self.labels[mine] = fit.predict(self.own[mine])
 
-    def tensors(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        return torch.from_numpy(self.share).to(device), torch.from_numpy(self.mean).to(device)
+    def proposal(self, device: torch.device, memory: tuple[Tensor, Tensor]) -> Proposal:
+        """What was collected, on ``device``."""
+        labels, share, mean = (torch.from_numpy(x).to(device) for x in (self.labels, self.share, self.mean))
+        return Proposal(labels, share, mean, memory)
 
 
 class Discovery(StatefulModule):
@@ -157,8 +162,8 @@ class Discovery(StatefulModule):
     Args:
         num_domains: number of domains.
         num_clusters: "silhouette" (with the F test), "elbow", or a fixed number.
-        num_features: quantiles a prompt.
-        reservoir_size: prompts remembered a domain. Under "cumulative" they are a uniform sample of all that were seen;
+        num_features: quantiles per prompt.
+        reservoir_size: prompts remembered per domain. Under "cumulative" they are a uniform sample of all that were seen;
             under "ema" a new prompt takes a random place, so that old ones fade; under "batch" only the last batch.
         seed: of the sample and of k-means; equal seeds, equal results, also after a resumed run.
         mode: the history's.
@@ -172,18 +177,22 @@ class Discovery(StatefulModule):
     def __init__(
         self,
         num_domains: int,
-        num_clusters: str | int = "silhouette",
+        num_clusters: ClusterRule | int = "silhouette",
         num_features: int = 8,
         reservoir_size: int = 512,
         seed: int = 0,
-        mode: str = "cumulative",
+        mode: History = "cumulative",
     ) -> None:
         super().__init__()
-        check_discovery(num_clusters, num_features, reservoir_size, seed)
-        self.rule = num_clusters
-        self.width = num_clusters if isinstance(num_clusters, int) else _MOST_CLUSTERS
-        self.num_features, self.reservoir_size = num_features, reservoir_size
-        self.seed, self.mode = seed, mode
+        if isinstance(num_clusters, str):
+            checks.choice("num_clusters", num_clusters, get_args(ClusterRule))
+            self.width = _MOST_CLUSTERS
+        else:
+            self.width = checks.integer("num_clusters", num_clusters, minimum=1)
+        self.rule, self.mode = num_clusters, mode
+        self.num_features = checks.integer("num_features", num_features, minimum=2)
+        self.reservoir_size = checks.integer("reservoir_size", reservoir_size, minimum=2)
+        self.seed = checks.integer("seed", seed, minimum=0)
         features = torch.zeros(num_domains, reservoir_size, num_features + 3, dtype=torch.float32)
         self.register_state("features", features)
         self.register_state("seen", torch.zeros(num_domains, dtype=torch.int64))
@@ -196,12 +205,12 @@ class Discovery(StatefulModule):
         all_points = gather_rows(own, process_group).cpu().numpy()
         all_domains = gather_rows(domains, process_group).cpu().numpy()
         memory, seen = self.features.cpu().numpy().copy(), self.seen.cpu().numpy().copy()
-        tables = _Tables(len(seen), self.width)
-        labels = torch.zeros_like(domains)
-        for domain in np.unique(all_domains):
+        points = own[:, :-3].cpu().numpy().astype(np.float64)
+        collected = _Collected(len(seen), self.width, points, domains.cpu().numpy())
+        for domain in np.unique(all_domains).tolist():
             arrivals = all_points[all_domains == domain]
             if include:
-                seen[domain] = self._push(memory[domain], int(seen[domain]), arrivals, int(domain))
+                seen[domain] = self._push(memory[domain], int(seen[domain]), arrivals, domain)
             held = memory[domain, : min(int(seen[domain]), self.reservoir_size)]
             if len(held) == 0:
                 held = arrivals
@@ -211,16 +220,11 @@ class Discovery(StatefulModule):
             if rule == "silhouette" and not differ(held[:, -3], held[:, -2], held[:, -1]):
                 rule = 1
             fit = choose_clusters(held[:, :-3], rule, self.seed, 4)
-            tables.fill(int(domain), fit, (held[:, -3], held[:, -1]))
-            mine = domains == int(domain)
-            points = own[mine].cpu().numpy()[:, :-3].astype(np.float64)
-            if len(points):
-                labels[mine] = torch.from_numpy(fit.predict(points).astype(np.int64)).to(labels.device)
-        share, mean = tables.tensors(domains.device)
+            collected.add(domain, fit, (held[:, -3], held[:, -1]))
         state = torch.from_numpy(memory).to(self.features.device), torch.from_numpy(seen).to(self.seen.device)
-        return Proposal(labels, share, mean, state)
+        return collected.proposal(domains.device, state)
 
-    def _push(self, memory: npt.NDArray[Any], seen: int, arrivals: npt.NDArray[Any], domain: int) -> int:
+    def _push(self, memory: Array, seen: int, arrivals: Array, domain: int) -> int:
         """Write ``arrivals`` into ``memory`` in place; returns how many prompts were seen."""
         if self.mode == "batch":
             seen = 0
@@ -251,8 +255,6 @@ class ReleasedDiscovery(StatefulModule):
     owners: Tensor
     """(n,) int64 domain of each vector."""
 
-    width = _MOST_CLUSTERS
-
     def __init__(self, num_domains: int) -> None:
         super().__init__()
         self.num_domains = num_domains
@@ -264,28 +266,21 @@ class ReleasedDiscovery(StatefulModule):
     ) -> Proposal:
         """As :meth:`Discovery.propose`."""
         own = rewards.to(torch.float32)
-        if bool(torch.isnan(own).any()) or (len(self.vectors) and own.shape[1] != self.vectors.shape[1]):
-            raise ValueError(
-                "rewards: the released discovery clusters reward vectors, so that all unknown prompts need equally many "
-                "rollouts, all scorable; variant='default' takes prompts as they come"
-            )
+        missing, held = bool(torch.isnan(own).any()), self.vectors.shape[1] if len(self.vectors) else own.shape[1]
+        if missing or own.shape[1] != held:
+            wanted = "equally many rollouts, all scorable, of every unknown prompt for the released discovery"
+            got = "NaN" if missing else f"{own.shape[1]} after {held}"
+            raise ValueError(expected("rewards", wanted, got, "variant='default' takes prompts as they come"))
         vectors, owners = self.vectors, self.owners
         if include or not len(vectors):
             arrived = gather_rows(own, process_group).to(vectors.device)
             vectors = torch.cat([vectors.reshape(-1, own.shape[1]), arrived])
             owners = torch.cat([owners, gather_rows(domains, process_group).to(owners.device)])
         points, places = vectors.cpu().numpy(), owners.cpu().numpy()
-        tables = _Tables(self.num_domains, self.width)
-        labels = torch.zeros_like(domains)
-        for domain in np.unique(places):
-            fit = choose_clusters(points[places == domain], "elbow", 0, "auto")
-            tables.fill(int(domain), fit, None)
-            mine = domains == int(domain)
-            if bool(mine.any()):
-                found = fit.predict(own[mine].cpu().numpy()).astype(np.int64)
-                labels[mine] = torch.from_numpy(found).to(labels.device)
-        share, mean = tables.tensors(domains.device)
-        return Proposal(labels, share, mean, (vectors, owners))
+        collected = _Collected(self.num_domains, _MOST_CLUSTERS, own.cpu().numpy(), domains.cpu().numpy())
+        for domain in np.unique(places).tolist():
+            collected.add(domain, choose_clusters(points[places == domain], "elbow", 0, "auto"), None)
+        return collected.proposal(domains.device, (vectors, owners))
 
     def commit(self, proposal: Proposal) -> None:
         """Keep the vectors that a proposal with ``include=True`` added."""

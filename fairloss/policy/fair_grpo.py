@@ -6,20 +6,21 @@ as a list for every row. Here it is the module's state (:mod:`fairloss.policy.hi
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fairloss.core import checks
+from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, check_process_group
 from fairloss.groups.ids import single_attribute
-from fairloss.policy.advantages import lowest_reward
-from fairloss.policy.checks import Prepared, check_mask, check_means, check_options, prepare
-from fairloss.policy.discovery import Discovery, Proposal, ReleasedDiscovery, check_discovery
-from fairloss.policy.history import RewardHistory
-from fairloss.policy.rewards import Flat
-from fairloss.policy.weights import Clusters, Result, fair_grpo_core
+from fairloss.ops.fair_grpo_setting import Options, Variant
+from fairloss.policy.discovery import ClusterRule, Discovery, Proposal, ReleasedDiscovery
+from fairloss.policy.history import History, RewardHistory
+from fairloss.policy.prepare import Batch, check_mask, check_means, check_options, prepare_batch
+from fairloss.policy.rewards import Flat, lowest_reward, shift_to_zero
+from fairloss.policy.weights import Clusters, Result, compute_advantages
 
 __all__ = ["FairGRPOAdvantage", "GroupRow"]
 
@@ -42,32 +43,25 @@ class GroupRow(NamedTuple):
 class FairGRPOAdvantage(nn.Module):
     r"""FairGRPO advantages whose group sizes and mean rewards run over past batches.
 
-    The formula, what 0 means, and the options shared with it are those of :func:`fairloss.fair_grpo_advantages`; this module
-    adds the past to N and rbar, and finds groups for prompts without a label.
+    The formula, what 0 means, and the options that are not listed here are those of :func:`fairloss.fair_grpo_advantages`;
+    this module adds the past to N and rbar, and finds groups for prompts without a label.
 
     Args:
         num_groups: number of groups of the one attribute (join several with ``fairloss.intersect_groups``).
         num_domains: number of domains; groups are nested in them.
-        history: "cumulative", everything since the start, this batch included; "ema", the past times ``decay`` a step;
+        history: "cumulative", everything since the start, this batch included; "ema", the past times ``decay`` per step;
             "batch", this batch alone.
-        decay: factor a step of "ema".
+        decay: factor per step of "ema".
         discover_groups: None, or "kmeans" to form groups of the prompts whose group is -1, within their domain, by how
             their rollouts are rewarded. It runs on the host, through scikit-learn, and waits for the device.
         num_clusters: "silhouette" (1 to 3; 1 if no split is clear, or if the prompts differ by no more than chance),
             "elbow" (the released rule, which nearly always returns 3), or a fixed number.
         num_features: quantiles of a prompt's rewards that are clustered.
-        reservoir_size: prompts a domain that the clustering remembers.
+        reservoir_size: prompts per domain that the clustering remembers.
         seed: of the clustering.
-        max_ratio: as for :func:`fairloss.fair_grpo_advantages`, like all that follow.
-        batch_normalize: divide by the batch's standard deviation.
-        size_power: exponent of N.
-        reward_power: exponent of the mean rewards.
         reward_shift: a number, or "min": minus the lowest reward ever seen.
         variant: "released" has a discovery of its own (``num_clusters``, ``num_features``, ``reservoir_size`` and ``seed``
             do not apply), whose memory grows.
-        eps: added to standard deviations.
-        validate: refuse infinite rewards, means that are negative, or 0 among negative rewards, and prompts with two ids.
-        process_group: statistics run over all its ranks.
 
     Attributes:
         history: the :class:`RewardHistory`; ``history.totals()`` is what the function takes as ``past``.
@@ -98,12 +92,12 @@ class FairGRPOAdvantage(nn.Module):
     def __init__(
         self,
         num_groups: int,
-        num_domains: int = 1,
         *,
-        history: str = "cumulative",
+        num_domains: int = 1,
+        history: History = "cumulative",
         decay: float = 0.99,
-        discover_groups: str | None = None,
-        num_clusters: str | int = "silhouette",
+        discover_groups: Literal["kmeans"] | None = None,
+        num_clusters: ClusterRule | int = "silhouette",
         num_features: int = 8,
         reservoir_size: int = 512,
         seed: int = 0,
@@ -111,8 +105,8 @@ class FairGRPOAdvantage(nn.Module):
         batch_normalize: bool = True,
         size_power: float = 0.5,
         reward_power: float = 1.0,
-        reward_shift: str | float | None = None,
-        variant: str = "default",
+        reward_shift: Literal["min"] | float | None = None,
+        variant: Variant = "default",
         eps: float = 1e-6,
         validate: bool = True,
         process_group: ProcessGroup | None = None,
@@ -120,26 +114,21 @@ class FairGRPOAdvantage(nn.Module):
         super().__init__()
         self.num_groups = single_attribute(num_groups, "FairGRPOAdvantage")
         self.num_domains = checks.integer("num_domains", num_domains, minimum=1)
-        self.options, self.reward_shift = check_options(
-            size_power, reward_power, max_ratio, batch_normalize, variant, eps, reward_shift
+        self.options = check_options(
+            Options(size_power, reward_power, max_ratio, batch_normalize, reward_shift, variant, eps)
         )
         check_process_group(process_group)
-        self.validate, self.process_group = bool(validate), process_group
-        self.history = RewardHistory(self.num_groups, self.num_domains, history, decay)
+        self.validate, self.process_group = checks.flag("validate", validate), process_group
+        self.history = RewardHistory(self.num_groups, num_domains=self.num_domains, mode=history, decay=decay)
         self.discovery: Discovery | ReleasedDiscovery | None = None
-        check_discovery(num_clusters, num_features, reservoir_size, seed)
+        # Made in any case, so that its options are checked.
+        discovery = Discovery(self.num_domains, num_clusters, num_features, reservoir_size, seed, mode=history)
         if discover_groups is not None:
             checks.choice("discover_groups", discover_groups, ("kmeans",))
-            if variant == "released":
-                if history != "cumulative":
-                    raise ValueError(
-                        f"history: {history!r} was given; the released discovery keeps every prompt: 'cumulative'"
-                    )
-                self.discovery = ReleasedDiscovery(self.num_domains)
-            else:
-                self.discovery = Discovery(
-                    self.num_domains, num_clusters, num_features, reservoir_size, seed, mode=history
-                )
+            if variant == "released" and history != "cumulative":
+                cure = "the released discovery keeps every prompt; variant='default' forgets"
+                raise ValueError(expected("history", "'cumulative' with variant='released'", repr(history), cure))
+            self.discovery = ReleasedDiscovery(self.num_domains) if variant == "released" else discovery
         self.last = None
 
     def extra_repr(self) -> str:  # noqa: D102
@@ -184,7 +173,7 @@ class FairGRPOAdvantage(nn.Module):
         """
         return self._run(rewards, groups, domains, prompt_ids, include=False, store=False).advantages
 
-    def weigh(
+    def prompt_weights(
         self, rewards: Tensor, groups: Tensor, domains: Tensor | None = None, *, prompt_ids: Tensor | None = None
     ) -> Tensor:
         """As ``forward``, but returns the (Q,) weight of each prompt, for trainers that bring advantages of their own.
@@ -206,7 +195,7 @@ class FairGRPOAdvantage(nn.Module):
         mask: Tensor | None = None,
     ) -> Result:
         sizes = {"num_groups": self.num_groups, "num_domains": self.num_domains}
-        batch = prepare(rewards, groups, domains, prompt_ids, **sizes, validate=self.validate)
+        batch = prepare_batch(rewards, groups, domains, prompt_ids, **sizes, validate=self.validate)
         check_mask(mask, batch.rewards)
         slots = torch.where(batch.groups < 0, self.num_groups, batch.groups)
         proposal, clusters = None, None
@@ -214,23 +203,23 @@ class FairGRPOAdvantage(nn.Module):
             proposal, slots = self._discover(self.discovery, batch, slots, include)
             clusters = Clusters(proposal.share, proposal.mean)
         shift, lowest = self._shift(batch, include)
-        result = fair_grpo_core(
+        result = compute_advantages(
             batch.rewards,
             batch.domains,
             slots,
-            self.history.totals(),
             **sizes,
             options=self.options,
             layout=batch.layout,
-            clusters=clusters,
+            past=self.history.totals(),
             decay=self.history.factor,
             include_batch=include,
-            shift=shift,
+            clusters=clusters,
+            lowest_shift=shift,
             process_group=self.process_group,
             mask=mask,
         )
         if self.validate:
-            check_means(result, batch, shift, self.options.reward_power, self.process_group)
+            check_means(result, batch, self.options, shift, self.process_group)
         if store:
             self.history.advance(result.batch, lowest)
             if self.discovery is not None and proposal is not None:
@@ -239,23 +228,21 @@ class FairGRPOAdvantage(nn.Module):
         self.last = result._replace(tokens=None, advantages=result.advantages.clone())
         return result
 
-    def _shift(self, batch: Prepared, include: bool) -> tuple[Tensor | float, Tensor]:
-        """What is added to mean rewards, and the batch's lowest reward for the history."""
-        if self.reward_shift != "min":
-            return 0.0 if self.reward_shift is None else float(self.reward_shift), self.history.lowest
+    def _shift(self, batch: Batch, include: bool) -> tuple[Tensor | None, Tensor]:
+        """What ``reward_shift="min"`` adds to mean rewards, and the batch's lowest reward for the history."""
+        if self.options.reward_shift != "min":
+            return None, self.history.lowest
         lowest = lowest_reward(batch.rewards, self.process_group)
         bound = self.history.lowest
         if include:
             bound = lowest if self.history.mode == "batch" else torch.minimum(bound, lowest)
-        return torch.where(torch.isfinite(bound), -bound, 0.0), lowest
+        return shift_to_zero(bound), lowest
 
     def _discover(
-        self, discovery: Discovery | ReleasedDiscovery, batch: Prepared, slots: Tensor, include: bool
+        self, discovery: Discovery | ReleasedDiscovery, batch: Batch, slots: Tensor, include: bool
     ) -> tuple[Proposal, Tensor]:
         """Clusters of the prompts without a group, and the columns of all prompts."""
-        rewards = batch.rewards
-        if isinstance(batch.layout, Flat):
-            rewards = _padded(rewards, batch.layout)
+        rewards = batch.layout.padded(batch.rewards) if isinstance(batch.layout, Flat) else batch.rewards
         scorable = (~torch.isnan(rewards)).any(1)
         wanted = (batch.groups < 0) & (batch.domains >= 0) & scorable
         proposal = discovery.propose(
@@ -291,14 +278,3 @@ class FairGRPOAdvantage(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         # A process group cannot be pickled or copied, and its ranks are those of another run.
         return {**self.__dict__, "process_group": None}
-
-
-def _padded(rewards: Tensor, layout: Flat) -> Tensor:
-    """(B,) rewards -> (P, R) with NaN, R the largest number of rollouts; on request of group discovery alone."""
-    order = torch.argsort(layout.index, stable=True)
-    index = layout.index[order]
-    counts = torch.bincount(index, minlength=layout.prompts)
-    place = torch.arange(len(index), device=index.device) - (counts.cumsum(0) - counts)[index]
-    padded = rewards.new_full((layout.prompts, int(counts.max()) if len(index) else 0), torch.nan)
-    padded[index, place] = rewards[order]
-    return padded

@@ -1,17 +1,19 @@
-"""What FairGRPO remembers of past batches: three numbers a (domain, group) cell, whatever the number of steps."""
+"""What FairGRPO remembers of past batches: three numbers per (domain, group) cell, whatever the number of steps."""
 
 from __future__ import annotations
+
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from fairloss.core import checks
 from fairloss.core.state import StatefulModule
-from fairloss.core.tensor_checks import same_device
+from fairloss.core.tensor_checks import floating, same_device, shaped
 
-__all__ = ["HISTORIES", "RewardHistory"]
+__all__ = ["History", "RewardHistory"]
 
-HISTORIES = ("batch", "cumulative", "ema")
+History = Literal["batch", "cumulative", "ema"]
 
 
 class RewardHistory(StatefulModule):
@@ -25,7 +27,7 @@ class RewardHistory(StatefulModule):
         num_groups: number of groups.
         num_domains: number of domains.
         mode: "batch", "cumulative" or "ema".
-        decay: factor a step of "ema", in (0, 1).
+        decay: factor per step of "ema", in (0, 1).
     """
 
     counts: Tensor
@@ -35,12 +37,12 @@ class RewardHistory(StatefulModule):
     lowest: Tensor
     """() float64: the lowest reward ever seen, +inf before the first."""
 
-    def __init__(self, num_groups: int, num_domains: int = 1, mode: str = "cumulative", decay: float = 0.99) -> None:
+    def __init__(
+        self, num_groups: int, *, num_domains: int = 1, mode: History = "cumulative", decay: float = 0.99
+    ) -> None:
         super().__init__()
-        self.mode = checks.choice("history", mode, HISTORIES)
-        self.decay = checks.number("decay", decay, above=0)
-        if not self.decay < 1:
-            raise ValueError(f"decay: {decay} was given; a number between 0 and 1 is needed")
+        self.mode = checks.choice("history", mode, get_args(History))
+        self.decay = checks.number("decay", decay, above=0, below=1)
         dtype = torch.float64 if mode == "ema" else torch.int64
         self.register_state("counts", torch.zeros(2, num_domains, num_groups + 1, dtype=dtype))
         self.register_state("sums", torch.zeros(num_domains, num_groups + 1, dtype=torch.float64))
@@ -65,12 +67,7 @@ class RewardHistory(StatefulModule):
             TypeError, ValueError: naming the argument; nothing has changed then.
         """
         for name, tensor, shape in (("batch", batch, (3, *self.sums.shape)), ("lowest", lowest, ())):
-            if not isinstance(tensor, Tensor) or not tensor.dtype.is_floating_point:
-                given = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-                raise TypeError(f"{name}: a floating-point tensor is needed, {given} was given")
-            if tensor.shape != shape:
-                raise ValueError(f"{name}: shape {tuple(shape)} is needed, {tuple(tensor.shape)} was given")
-            same_device(name, tensor, "the history", self.sums)
+            same_device(name, shaped(name, floating(name, tensor), shape), "the history", self.sums)
         sound = torch.isfinite(batch).all()
         batch = torch.where(sound, batch, 0.0)
         lowest = torch.where(sound & (lowest > -torch.inf), lowest, torch.inf)

@@ -11,42 +11,29 @@ common trainers, because a sum lets long rollouts dominate.
 
 from __future__ import annotations
 
+from typing import Any, Literal, get_args
+
 import torch
 from torch import Tensor
 
 from fairloss.core import checks
+from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
 from fairloss.core.dtypes import statistics_dtype
-from fairloss.core.tensor_checks import same_device
+from fairloss.core.tensor_checks import floating, real, same_device, shaped
 
-__all__ = ["LOSS_AGGREGATIONS", "fair_grpo_policy_loss", "k3_kl"]
+__all__ = ["PolicyReduction", "fair_grpo_policy_loss", "k3_kl"]
 
-LOSS_AGGREGATIONS = ("token_mean", "sequence_mean", "sum")
-
+PolicyReduction = Literal["token_mean", "sequence_mean", "sequence_sum"]
 
 _LARGEST = 60.0
 """Log-ratios count up to here (e^60 = 1e26): beyond, exp overflows in float32, and infinity times the clipping's 0 is NaN."""
 
 
-def _require(**tensors: Tensor | None) -> None:
-    for name, x in tensors.items():
-        if x is None:
-            raise TypeError(f"{name}: a tensor is needed, None was given")
-
-
-def _check_logps(**tensors: Tensor | None) -> None:
-    """Raise unless each is a tensor of real numbers, all on the first one's device."""
-    first: tuple[str, Tensor] | None = None
-    for name, x in tensors.items():
-        if x is None:
-            continue
-        if not isinstance(x, Tensor) or x.dtype.is_complex or (name.endswith("logp") and not x.dtype.is_floating_point):
-            given = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise TypeError(
-                f"{name}: a {'floating-point ' if name.endswith('logp') else ''}tensor is needed, {given} was given"
-            )
-        first = first or (name, x)
-        same_device(name, x, *first)
+def _log_probabilities(name: str, x: Any, logp: Tensor) -> Tensor:
+    """``x`` if it is floating and has the shape and device of ``logp``."""
+    same_device(name, floating(name, x), "logp", logp)
+    return shaped(name, x, logp.shape)
 
 
 def k3_kl(logp: Tensor, ref_logp: Tensor) -> Tensor:
@@ -61,10 +48,7 @@ def k3_kl(logp: Tensor, ref_logp: Tensor) -> Tensor:
         >>> k3_kl(torch.tensor([-1.0]), torch.tensor([-0.5]))
         tensor([0.1487])
     """
-    _require(logp=logp, ref_logp=ref_logp)
-    _check_logps(logp=logp, ref_logp=ref_logp)
-    if logp.shape != ref_logp.shape:
-        raise ValueError(f"ref_logp: shape {tuple(logp.shape)} of logp is needed, {tuple(ref_logp.shape)} was given")
+    _log_probabilities("ref_logp", ref_logp, floating("logp", logp))
     dtype = statistics_dtype(torch.promote_types(logp.dtype, ref_logp.dtype))
     difference = (ref_logp.to(dtype) - logp.to(dtype)).clamp(max=_LARGEST)
     return torch.expm1(difference) - difference
@@ -80,7 +64,7 @@ def fair_grpo_policy_loss(
     clip_high: float | None = None,
     beta: float = 0.0,
     ref_logp: Tensor | None = None,
-    loss_agg: str = "token_mean",
+    reduction: PolicyReduction = "token_mean",
     process_group: ProcessGroup | None = None,
 ) -> Tensor:
     """Clipped policy loss on log-probabilities of the sampled tokens.
@@ -93,14 +77,14 @@ def fair_grpo_policy_loss(
         logp: (B, L) log-probabilities of the tokens under the policy, with gradient.
         old_logp: (B, L), the same under the policy that sampled; None on the first update after sampling, where it equals
             ``logp`` without gradient.
-        advantages: (B,) one a rollout, as from ``fair_grpo_advantages(...).flatten()``, or (B, L).
+        advantages: (B,) one per rollout, as from ``fair_grpo_advantages(...).flatten()``, or (B, L).
         mask: (B, L) bool or 0/1: the tokens that count. Elsewhere all inputs may hold anything, NaN included.
         clip: how far below 1 the ratio counts, in (0, 1).
         clip_high: how far above 1; None for ``clip``.
         beta: weight of the KL term.
         ref_logp: (B, L) under the reference policy, needed for ``beta`` > 0.
-        loss_agg: "token_mean", over all tokens; "sequence_mean", over the rollouts' means; "sum", the paper's: summed in
-            each rollout, then the mean over rollouts. Rollouts without tokens are left out of the last two.
+        reduction: "token_mean", over all tokens; "sequence_mean", over the rollouts' means; "sequence_sum", the paper's: the
+            mean over the rollouts' sums. Rollouts without tokens are left out of the last two.
         process_group: tokens and rollouts are those of all its ranks; every rank gets the same value.
 
     Returns:
@@ -124,27 +108,19 @@ def fair_grpo_policy_loss(
         Schulman et al., Proximal Policy Optimization Algorithms, 2017. Shao et al., DeepSeekMath, 2024. Dai et al., FairGRPO,
         2025.
     """
-    clip = checks.number("clip", clip, above=0)
+    clip = checks.number("clip", clip, above=0, below=1)
     high = clip if clip_high is None else checks.number("clip_high", clip_high, above=0)
     beta = checks.number("beta", beta, minimum=0)
-    checks.choice("loss_agg", loss_agg, LOSS_AGGREGATIONS)
+    checks.choice("reduction", reduction, get_args(PolicyReduction))
     check_process_group(process_group)
-    if clip >= 1:
-        raise ValueError(f"clip: {clip} was given; a number between 0 and 1 is needed")
+    floating("logp", logp, "(B, L)", 2)
     if beta > 0 and ref_logp is None:
-        raise ValueError(f"ref_logp: needed for beta={beta}")
-    _require(logp=logp, advantages=advantages, mask=mask)
-    _check_logps(logp=logp, old_logp=old_logp, advantages=advantages, mask=mask, ref_logp=ref_logp)
-    if logp.ndim != 2:
-        raise ValueError(f"logp: shape (B, L) is needed, {tuple(logp.shape)} was given")
-    for name, given in (("old_logp", old_logp), ("mask", mask), ("ref_logp", ref_logp)):
-        if given is not None and given.shape != logp.shape:
-            raise ValueError(f"{name}: shape {tuple(logp.shape)} of logp is needed, {tuple(given.shape)} was given")
-    if advantages.shape not in (logp.shape, logp.shape[:1]):
-        raise ValueError(
-            f"advantages: shape {tuple(logp.shape[:1])} or {tuple(logp.shape)} is needed, "
-            f"{tuple(advantages.shape)} was given"
-        )
+        raise ValueError(expected("ref_logp", f"log-probabilities of shape {tuple(logp.shape)} for beta={beta}", None))
+    for name, x in (("old_logp", old_logp), ("ref_logp", ref_logp)):
+        if x is not None:
+            _log_probabilities(name, x, logp)
+    for name, x, shapes in (("mask", mask, [logp.shape]), ("advantages", advantages, [logp.shape[:1], logp.shape])):
+        same_device(name, shaped(name, real(name, x), *shapes), "logp", logp)
     dtype = statistics_dtype(logp.dtype)
     counts = mask != 0
 
@@ -161,11 +137,11 @@ def fair_grpo_policy_loss(
         tokens = tokens + beta * k3_kl(policy, clean(ref_logp.detach()))
     tokens = torch.where(counts, tokens, 0.0)
     lengths = counts.sum(1).to(dtype)
-    if loss_agg == "token_mean":
+    if reduction == "token_mean":
         value, weight = tokens.sum(), lengths.sum()
     else:
         rows = tokens.sum(1)
-        value = (rows / lengths.clamp(min=1)).sum() if loss_agg == "sequence_mean" else rows.sum()
+        value = (rows / lengths.clamp(min=1)).sum() if reduction == "sequence_mean" else rows.sum()
         weight = (lengths > 0).to(dtype).sum()
     value, weight = all_reduce_sums([value, weight], process_group)
     return value / weight.clamp(min=1)

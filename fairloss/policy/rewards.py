@@ -2,56 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from torch import Tensor
 
+from fairloss.core.checks import expected
+from fairloss.core.distributed import ProcessGroup, all_reduce_sum
 from fairloss.core.dtypes import statistics_dtype
-from fairloss.core.tensor_checks import same_device
+from fairloss.core.tensor_checks import all_inside, on_host, real, same_device, whole
 
-INFINITE = "rewards: an infinite reward was given; accepted are finite ones, and NaN for unscorable"
+__all__ = ["FINITE", "Flat", "Layout", "Rows", "check_rewards", "layout_of", "lowest_reward", "shift_to_zero"]
 
-__all__ = ["Flat", "Layout", "Rows", "as_rewards", "layout_of"]
-
-
-class Layout(Protocol):
-    """Sums and extremes over the rollouts of a prompt, and the way back from prompts to rollouts."""
-
-    prompts: int
-
-    def total(self, x: Tensor) -> Tensor:
-        """Sum over each prompt's rollouts, (P,)."""
-        ...
-
-    def largest(self, x: Tensor) -> Tensor:
-        """Largest over each prompt's rollouts, (P,)."""
-        ...
-
-    def spread(self, per_prompt: Tensor) -> Tensor:
-        """Each prompt's value beside each of its rollouts, broadcastable to the rewards."""
-        ...
+FINITE = "finite rewards, and NaN for a rollout that could not be scored"
 
 
 class Rows:
-    """(Q, R): one row a prompt."""
+    """(Q, R) rewards, one row per prompt: sums and extremes over a prompt's rollouts, and the way back to them."""
 
     def __init__(self, prompts: int) -> None:
         self.prompts = prompts
 
-    def total(self, x: Tensor) -> Tensor:  # noqa: D102
+    def sum(self, x: Tensor) -> Tensor:
+        """Sum over each prompt's rollouts, (P,)."""
         return x.sum(1)
 
-    def largest(self, x: Tensor) -> Tensor:  # noqa: D102
+    def max(self, x: Tensor) -> Tensor:
+        """Largest over each prompt's rollouts, (P,)."""
         # A column of -inf, so that a matrix without columns has a largest element, too.
         return torch.cat([x, x.new_full((x.shape[0], 1), -torch.inf)], 1).amax(1)
 
-    def spread(self, per_prompt: Tensor) -> Tensor:  # noqa: D102
+    def to_rollouts(self, per_prompt: Tensor) -> Tensor:
+        """Each prompt's value beside each of its rollouts, broadcastable to the rewards."""
         return per_prompt.unsqueeze(1)
 
 
 class Flat:
-    """(B,) with prompt ids: B slots for at most B prompts, in order of first appearance; unused slots stay empty.
+    """(B,) with prompt ids, as :class:`Rows`: B slots for at most B prompts, in order of first appearance, then empty ones.
 
     No shape depends on the ids, so nothing waits for the device.
     """
@@ -69,50 +54,72 @@ class Flat:
         rank = torch.empty_like(position).scatter(0, torch.argsort(first, stable=True), position)
         self.index = rank[by_id]
 
-    def total(self, x: Tensor) -> Tensor:  # noqa: D102
+    def sum(self, x: Tensor) -> Tensor:  # noqa: D102
         return x.new_zeros(self.prompts).index_add(0, self.index, x)
 
-    def largest(self, x: Tensor) -> Tensor:  # noqa: D102
+    def max(self, x: Tensor) -> Tensor:  # noqa: D102
         return x.new_full((self.prompts,), -torch.inf).scatter_reduce(0, self.index, x, "amax")
 
-    def spread(self, per_prompt: Tensor) -> Tensor:  # noqa: D102
+    def to_rollouts(self, per_prompt: Tensor) -> Tensor:  # noqa: D102
         return per_prompt[self.index]
 
+    def padded(self, rewards: Tensor) -> Tensor:
+        """(B,) rewards -> (P, R) with NaN, R the largest number of rollouts; waits for the device."""
+        order = torch.argsort(self.index, stable=True)
+        index = self.index[order]
+        counts = torch.bincount(index, minlength=self.prompts)
+        place = torch.arange(len(index), device=index.device) - (counts.cumsum(0) - counts)[index]
+        padded = rewards.new_full((self.prompts, int(counts.max()) if len(index) else 0), torch.nan)
+        padded[index, place] = rewards[order]
+        return padded
 
-def as_rewards(rewards: Tensor, prompt_ids: Tensor | None) -> Tensor:
+
+Layout = Rows | Flat
+
+
+def check_rewards(rewards: Tensor, prompt_ids: Tensor | None) -> Tensor:
     """Rewards, detached, in float32 at least, once their shape and that of the prompt ids fit.
 
     Raises:
         TypeError: not tensors, complex rewards, or prompt ids that are not integers.
         ValueError: rewards that are not (Q, R), or (B,) with (B,) prompt ids; on the CPU infinite ones.
     """
-    if not isinstance(rewards, Tensor):
-        raise TypeError(f"rewards: a tensor is needed, {type(rewards).__name__} was given")
-    if rewards.dtype.is_complex:
-        raise TypeError(f"rewards: real numbers are needed, {rewards.dtype} was given")
+    real("rewards", rewards)
     if prompt_ids is None:
         if rewards.ndim != 2:
-            raise ValueError(
-                f"rewards: shape (Q, R), one row a prompt, is needed, {tuple(rewards.shape)} was given; "
-                f"flat (B,) rewards need prompt_ids"
-            )
+            cure = "flat (B,) rewards need prompt_ids"
+            raise ValueError(expected("rewards", "shape (Q, R), one row per prompt", tuple(rewards.shape), cure))
     else:
-        if not isinstance(prompt_ids, Tensor) or prompt_ids.dtype.is_floating_point or prompt_ids.dtype.is_complex:
-            given = prompt_ids.dtype if isinstance(prompt_ids, Tensor) else type(prompt_ids).__name__
-            raise TypeError(f"prompt_ids: a tensor of integers is needed, {given} was given")
+        whole("prompt_ids", prompt_ids, "prompt ids")
         if rewards.ndim != 1 or prompt_ids.shape != rewards.shape:
-            raise ValueError(
-                f"prompt_ids: with them, rewards and prompt_ids are both (B,); "
-                f"{tuple(rewards.shape)} and {tuple(prompt_ids.shape)} were given"
-            )
+            given = f"{tuple(prompt_ids.shape)} for rewards of shape {tuple(rewards.shape)}"
+            raise ValueError(expected("prompt_ids", "shape (B,), and rewards of the same", given))
         same_device("prompt_ids", prompt_ids, "rewards", rewards)
-    # Shown at once where that costs no wait for a device; :func:`fairloss.policy.checks.check_means` looks elsewhere.
-    on_host = rewards.device.type == "cpu" and not torch.compiler.is_compiling()
-    if on_host and rewards.dtype.is_floating_point and bool(torch.isinf(rewards).any()):
-        raise ValueError(INFINITE)
+    # Shown at once where that costs no wait for a device; :func:`fairloss.policy.prepare.check_means` looks elsewhere.
+    if on_host(rewards):
+        all_inside("rewards", rewards, ~torch.isinf(rewards), FINITE)
     return rewards.detach().to(statistics_dtype(rewards.dtype))
 
 
 def layout_of(rewards: Tensor, prompt_ids: Tensor | None) -> Layout:
-    """The layout of validated rewards."""
+    """The layout of checked rewards."""
     return Rows(rewards.shape[0]) if prompt_ids is None else Flat(prompt_ids)
+
+
+def lowest_reward(rewards: Tensor, process_group: ProcessGroup | None) -> Tensor:
+    """Smallest scorable reward of all ranks, () float64; +inf where there is none."""
+    flat = rewards.reshape(-1).to(torch.float64)
+    low = torch.where(torch.isnan(flat), torch.inf, flat)
+    low = torch.cat([low, low.new_full((1,), torch.inf)]).amin()
+    if process_group is None:
+        return low
+    # A sum of one-hot rows, so that the one collective that the library uses also gives a minimum.
+    rows = low.new_zeros(torch.distributed.get_world_size(process_group))
+    rows[torch.distributed.get_rank(process_group)] = low.clamp(max=1e300)
+    low = all_reduce_sum(rows, process_group).amin()
+    return torch.where(low < 1e300, low, torch.inf)
+
+
+def shift_to_zero(lowest: Tensor) -> Tensor:
+    """What lifts the lowest reward to 0; nothing where there is none."""
+    return torch.where(torch.isfinite(lowest), -lowest, 0.0)

@@ -2,13 +2,13 @@
 
 Three steps, each of which reads the rewards at most once:
 
-1. *standardise*: GRPO's score of every rollout within its prompt, and six sums for every (domain, group) cell;
-2. *weigh*: a weight for every cell, from the cells' totals alone (a table of a few dozen numbers);
-3. *apply*: score times the weight of the prompt's cell, over the batch's standard deviation, which follows from the six
+1. *score_prompts*: GRPO's score of every rollout within its prompt, then six sums for every (domain, group) cell;
+2. *cell_weights*: a weight for every cell, from the cells' sums alone (a table of a few dozen numbers);
+3. *scale_scores*: score times the weight of the prompt's cell, over the batch's standard deviation, which follows from the
    sums of step 1 and the weights of step 2.
 
 Because everything between the scores and the advantages is a sum over cells, several processes need one all-reduce of
-the sums, and the kernels of :mod:`fairloss.ops.advantages` take one launch a step.
+the sums, and the kernels of :mod:`fairloss.ops.advantages` take one launch per step.
 
 Cells: ``num_domains + 1`` rows, the last for prompts of unknown domain, by ``width`` columns: the ``num_groups`` explicit
 groups, one for prompts of unknown group, then the discovered clusters.
@@ -24,39 +24,13 @@ from torch import Tensor
 from fairloss.core.distributed import ProcessGroup, all_reduce_sum
 from fairloss.ops import advantages as fused
 from fairloss.ops.dispatch import use_triton
+from fairloss.ops.fair_grpo_setting import MEAN_FLOOR, ROUNDING, WEIGHT_CEILING, Options, Setting, fixed_shift, obstacle
 from fairloss.ops.segments import segment_sums
 from fairloss.policy.rewards import Layout, Rows
 
-__all__ = [
-    "Clusters",
-    "Options",
-    "Result",
-    "cell_index",
-    "fair_grpo_core",
-    "fold",
-    "lift",
-    "standardise",
-    "weight_table",
-]
+__all__ = ["Clusters", "Result", "add_shift", "cell_index", "cell_weights", "compute_advantages", "score_prompts"]
 
 PROMPTS, ROLLOUTS, REWARD, INFORMATIVE, SCORE, SCORE_SQUARED = range(6)
-
-# Below this a mean reward counts as zero. Such a group has earned nothing, so none of its prompts is informative and its
-# weight, while finite, multiplies zeros.
-_MEAN_FLOOR = 1e-12
-_ROUNDING = 1e-6
-_WEIGHT_CEILING = 1e30
-
-
-class Options(NamedTuple):
-    """The choices of the method; see :func:`fairloss.fair_grpo_advantages`."""
-
-    size_power: float = 0.5
-    reward_power: float = 1.0
-    max_ratio: float | None = 10.0
-    batch_normalize: bool = True
-    variant: str = "default"
-    eps: float = 1e-6
 
 
 class Clusters(NamedTuple):
@@ -87,22 +61,33 @@ class Result(NamedTuple):
     """(B, L) with a mask: each rollout's advantage where its mask is not 0."""
 
 
-def standardise(rewards: Tensor, layout: Layout, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """GRPO's score (r - mean) / (std + eps) within each prompt, ddof 1, with which prompts carry any, and rollout counts.
+class Scores(NamedTuple):
+    """GRPO's scores of a batch."""
+
+    scores: Tensor
+    """As the rewards."""
+    informative: Tensor
+    """(P,) bool: do the prompt's rewards differ."""
+    rollouts: Tensor
+    """(P,) scorable rollouts, in the dtype of the rewards."""
+
+
+def score_prompts(rewards: Tensor, layout: Layout, eps: float) -> Scores:
+    """GRPO's score (r - mean) / (std + eps) within each prompt, ddof 1.
 
     A prompt with one scorable rollout, or with exactly equal rewards, scores 0: rounding noise over ``eps`` is no signal.
     NaN rewards score 0 and enter nothing.
     """
     scorable = ~torch.isnan(rewards)
     values = torch.where(scorable, rewards, 0.0)
-    counts = layout.total(scorable.to(rewards.dtype))
-    means = layout.total(values) / counts.clamp(min=1)
-    deviations = torch.where(scorable, values - layout.spread(means), 0.0)
-    std = (layout.total(deviations.square()) / (counts - 1).clamp(min=1)).sqrt()
-    lowest = -layout.largest(torch.where(scorable, -values, -torch.inf))
-    informative = layout.largest(torch.where(scorable, values, -torch.inf)) > lowest
-    scores = torch.where(layout.spread(informative), deviations / (layout.spread(std) + eps), 0.0)
-    return scores, informative, counts
+    counts = layout.sum(scorable.to(rewards.dtype))
+    means = layout.sum(values) / counts.clamp(min=1)
+    deviations = torch.where(scorable, values - layout.to_rollouts(means), 0.0)
+    std = (layout.sum(deviations.square()) / (counts - 1).clamp(min=1)).sqrt()
+    lowest = -layout.max(torch.where(scorable, -values, -torch.inf))
+    informative = layout.max(torch.where(scorable, values, -torch.inf)) > lowest
+    scores = torch.where(layout.to_rollouts(informative), deviations / (layout.to_rollouts(std) + eps), 0.0)
+    return Scores(scores, informative, counts)
 
 
 def cell_index(domains: Tensor, slots: Tensor, num_domains: int, num_groups: int, width: int) -> Tensor:
@@ -110,25 +95,24 @@ def cell_index(domains: Tensor, slots: Tensor, num_domains: int, num_groups: int
     return torch.where(domains < 0, num_domains * width + num_groups, domains.clamp(min=0) * width + slots)
 
 
-def _cell_sums(
+def _sum_by_cell(
     rewards: Tensor,
     layout: Layout,
-    scored: tuple[Tensor, Tensor, Tensor],
+    scored: Scores,
     cells: Tensor,
     shape: tuple[int, int],
     process_group: ProcessGroup | None,
 ) -> Tensor:
     """(6, D + 1, W) float64 sums over prompts, of all ranks."""
-    scores, informative, counts = scored
-    wide = scores.to(torch.float64)
+    wide = scored.scores.to(torch.float64)
     per_prompt = torch.stack(
         [
-            (counts > 0).to(torch.float64),
-            counts.to(torch.float64),
-            layout.total(torch.nan_to_num(rewards.to(torch.float64), nan=0.0, posinf=torch.inf, neginf=-torch.inf)),
-            informative.to(torch.float64),
-            layout.total(wide),
-            layout.total(wide.square()),
+            (scored.rollouts > 0).to(torch.float64),
+            scored.rollouts.to(torch.float64),
+            layout.sum(torch.nan_to_num(rewards.to(torch.float64), nan=0.0, posinf=torch.inf, neginf=-torch.inf)),
+            scored.informative.to(torch.float64),
+            layout.sum(wide),
+            layout.sum(wide.square()),
         ],
         dim=1,
     )  # (P, 6)
@@ -136,7 +120,7 @@ def _cell_sums(
     return all_reduce_sum(sums, process_group).T.reshape(6, *shape)
 
 
-def fold(sums: Tensor, num_groups: int) -> Tensor:
+def _join_unknown(sums: Tensor, num_groups: int) -> Tensor:
     """(>= 3, D + 1, W) sums -> (3, D, G + 1): discovered clusters and the rest of the unknown join in one column."""
     known = sums[:3, :-1]
     return torch.cat([known[..., :num_groups], known[..., num_groups:].sum(-1, keepdim=True)], dim=-1)
@@ -152,7 +136,7 @@ def _average(values: Tensor, counts: Tensor) -> Tensor:
     return _ratio(torch.where(counts > 0, values * counts, 0.0).sum(), counts.sum())
 
 
-def lift(means: Tensor, shift: Tensor | float) -> Tensor:
+def add_shift(means: Tensor, shift: Tensor | float) -> Tensor:
     """Mean rewards (or rewards) plus ``shift``, 0 where nothing but rounding is left of the sum.
 
     In float32 -0.1 is less than -0.1, and decayed sums round at every step: a mean that should be 0 would be -1e-9, which
@@ -160,9 +144,9 @@ def lift(means: Tensor, shift: Tensor | float) -> Tensor:
     """
     if isinstance(shift, float) and shift == 0:
         return means
-    lifted = means + shift
+    shifted = means + shift
     size = shift.abs() if isinstance(shift, Tensor) else abs(shift)
-    return torch.where(lifted.abs() <= _ROUNDING * size, 0.0, lifted)
+    return torch.where(shifted.abs() <= ROUNDING * size, 0.0, shifted)
 
 
 def _cell_statistics(totals: Tensor, num_groups: int, clusters: Clusters | None) -> tuple[Tensor, Tensor]:
@@ -176,7 +160,7 @@ def _cell_statistics(totals: Tensor, num_groups: int, clusters: Clusters | None)
     return counts, means
 
 
-def weight_table(
+def cell_weights(
     totals: Tensor, counts: Tensor, means: Tensor, sums: Tensor, shift: Tensor | float, options: Options
 ) -> Tensor:
     """(D + 1, W) weights from the totals (3, D, G + 1), the cells' counts and means (D, W) and the batch's sums (6, D + 1, W).
@@ -186,7 +170,7 @@ def weight_table(
     """
     domain_count = totals[0].sum(1, keepdim=True)
     domain_mean = _ratio(totals[2].sum(1, keepdim=True), totals[1].sum(1, keepdim=True))
-    domain_mean, means = lift(domain_mean, shift), lift(means, shift)
+    domain_mean, means = add_shift(domain_mean, shift), add_shift(means, shift)
     known = counts > 0
     filled = torch.where(known, counts, 1.0)
     prompts = torch.where(known, sums[INFORMATIVE, :-1], 0.0)
@@ -195,14 +179,14 @@ def weight_table(
     if options.variant == "default":
 
         def log_temperature(n: Tensor, mean: Tensor) -> Tensor:
-            return options.size_power * n.log() + options.reward_power * mean.clamp(min=_MEAN_FLOOR).log()
+            return options.size_power * n.log() + options.reward_power * mean.clamp(min=MEAN_FLOOR).log()
 
         log_t = log_temperature(domain_count.clamp(min=1e-300), domain_mean) + log_temperature(filled, means)
         weights = torch.exp(-log_t)
         if options.max_ratio is not None:
             weights = weights.minimum(options.max_ratio * _weighted_median(weights, prompts))
         average = _average(weights, prompts)
-        weights = (weights / torch.where(average > 0, average, 1.0)).clamp(max=_WEIGHT_CEILING)
+        weights = (weights / torch.where(average > 0, average, 1.0)).clamp(max=WEIGHT_CEILING)
     else:
         t_domain = domain_count.pow(options.size_power) * domain_mean.pow(options.reward_power)
         t_group = filled.pow(options.size_power) * means.pow(options.reward_power)
@@ -227,20 +211,32 @@ def _weighted_median(values: Tensor, counts: Tensor) -> Tensor:
     return ordered.gather(0, position.reshape(1)).squeeze(0)
 
 
-def fair_grpo_core(
+def _over_deviation(advantages: Tensor, table: Tensor, sums: Tensor, options: Options) -> Tensor:
+    """Weighted scores over their standard deviation in the batch, which the sums of scores and the weights give."""
+    n = sums[ROLLOUTS].sum()
+    mean = (table * sums[SCORE]).sum() / n.clamp(min=1)
+    square = (table.square() * sums[SCORE_SQUARED]).sum()
+    # Scores have zero mean within each prompt, so nothing cancels in this difference.
+    std = ((square - n * mean.square()).clamp(min=0) / (n - 1).clamp(min=1)).sqrt()
+    if options.variant == "paper":
+        return advantages * torch.where(std > 0, 1 / torch.where(std > 0, std, 1.0), 0.0).to(advantages.dtype)
+    return advantages / (std + options.eps).to(advantages.dtype)
+
+
+def compute_advantages(
     rewards: Tensor,
     domains: Tensor,
     slots: Tensor,
-    past: Tensor | None = None,
     *,
     num_domains: int,
     num_groups: int,
-    options: Options = Options(),  # noqa: B008 (a NamedTuple: immutable)
+    options: Options,
     layout: Layout | None = None,
-    clusters: Clusters | None = None,
+    past: Tensor | None = None,
     decay: float = 1.0,
     include_batch: bool = True,
-    shift: Tensor | float = 0.0,
+    clusters: Clusters | None = None,
+    lowest_shift: Tensor | None = None,
     process_group: ProcessGroup | None = None,
     mask: Tensor | None = None,
 ) -> Result:
@@ -251,61 +247,42 @@ def fair_grpo_core(
             with NaN); or (B,) with ``layout=Flat(prompt_ids)``.
         domains: (P,) int64, -1 = unknown; P = Q, or B slots of which the last may be empty.
         slots: (P,) int64: 0 .. G-1 the explicit groups, G = unknown, G + 1 + k the discovered cluster k.
-        past: (3, D, G + 1) float64, prompts, rollouts and sum of rewards before this batch; None for none.
         num_domains: D.
         num_groups: G.
         options: the method's choices.
         layout: None for rows.
-        clusters: share and mean reward of the K discovered clusters a domain.
+        past: (3, D, G + 1) float64, prompts, rollouts and sum of rewards before this batch; None for none.
         decay: factor on ``past`` before the batch is added.
         include_batch: whether the batch counts in the totals that its own weights rest on.
-        shift: added to mean rewards before they enter a weight.
+        clusters: share and mean reward of the K discovered clusters of each domain.
+        lowest_shift: () float64, what ``reward_shift="min"`` adds to mean rewards; None for the options' number.
         process_group: sums run over all its ranks, each of which holds its own prompts.
         mask: (B, L), B the number of rollouts in the order of ``rewards.flatten()``: also return ``tokens``.
     """
-    layout = layout if layout is not None else Rows(rewards.shape[0])
     width = num_groups + 1 + (0 if clusters is None else clusters.share.shape[1])
-    if use_triton("fair_grpo_advantages", rewards, fused.obstacle(rewards, num_domains, width)):
-        numbers = options.eps, options.size_power, options.reward_power, options.max_ratio or 0.0
-        fixed = shift if isinstance(shift, float) else 0.0
-        setting = fused.Setting(
-            num_domains,
-            num_groups,
-            width,
-            *numbers,
-            options.batch_normalize,
-            options.variant,
-            decay,
-            include_batch,
-            fixed,
-        )
-        scores, sums = fused.score(rewards, domains, slots, setting)
+    if use_triton("fair_grpo_advantages", rewards, obstacle(rewards, num_domains, width)):
+        numbers = Setting(num_domains, num_groups, width, options, decay, include_batch).flat()
+        scores, sums = fused.score_prompts(rewards, domains, slots, *numbers)
         if process_group is not None:
             sums = all_reduce_sum(sums.sum(0, keepdim=True), process_group)
         share, mean = (None, None) if clusters is None else clusters
-        lift = shift.to(torch.float64) if isinstance(shift, Tensor) else None
-        table, counts, means, totals, batch, factor = fused.weigh(sums, past, share, mean, lift, setting)
-        advantages, weights, broadcast = fused.apply(scores, domains, slots, table, factor, mask, setting)
-        found = None if mask is None else broadcast
-        return Result(advantages, weights, table, counts, means, totals, batch, found)
+        table, counts, means, totals, batch, factor = fused.cell_weights(
+            sums, past, share, mean, lowest_shift, *numbers
+        )
+        advantages, weights, tokens = fused.scale_scores(scores, domains, slots, table, factor, mask, *numbers)
+        return Result(advantages, weights, table, counts, means, totals, batch, None if mask is None else tokens)
+    layout = layout if layout is not None else Rows(rewards.shape[0])
     cells = cell_index(domains, slots, num_domains, num_groups, width)
-    scored = standardise(rewards, layout, options.eps)
-    sums = _cell_sums(rewards, layout, scored, cells, (num_domains + 1, width), process_group)
-    batch = fold(sums, num_groups)
+    scored = score_prompts(rewards, layout, options.eps)
+    sums = _sum_by_cell(rewards, layout, scored, cells, (num_domains + 1, width), process_group)
+    batch = _join_unknown(sums, num_groups)
     totals = batch if past is None else past * decay + batch if include_batch else past
     counts, means = _cell_statistics(totals, num_groups, clusters)
-    table = weight_table(totals, counts, means, sums, shift, options)
+    shift = fixed_shift(options) if lowest_shift is None else lowest_shift
+    table = cell_weights(totals, counts, means, sums, shift, options)
     weights = table.reshape(-1)[cells].to(rewards.dtype)
-    advantages = scored[0] * layout.spread(weights)
+    advantages = scored.scores * layout.to_rollouts(weights)
     if options.batch_normalize:
-        n = sums[ROLLOUTS].sum()
-        mean = (table * sums[SCORE]).sum() / n.clamp(min=1)
-        square = (table.square() * sums[SCORE_SQUARED]).sum()
-        # Scores have zero mean within each prompt, so nothing cancels in this difference.
-        std = ((square - n * mean.square()).clamp(min=0) / (n - 1).clamp(min=1)).sqrt()
-        if options.variant == "paper":
-            advantages = advantages * torch.where(std > 0, 1 / torch.where(std > 0, std, 1.0), 0.0).to(rewards.dtype)
-        else:
-            advantages = advantages / (std + options.eps).to(rewards.dtype)
+        advantages = _over_deviation(advantages, table, sums, options)
     tokens = None if mask is None else torch.where(mask != 0, advantages.reshape(-1, 1), 0.0)
     return Result(advantages, weights, table, counts, means, totals, batch, tokens)

@@ -33,7 +33,7 @@ def padded(rows):
 @given(data=st.lists(batches(), min_size=1, max_size=3))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_against_the_naive_loop(variant, data):
-    module, naive = FairGRPOAdvantage(3, 2, variant=variant), oracle.Naive(variant=variant)
+    module, naive = FairGRPOAdvantage(3, num_domains=2, variant=variant), oracle.Naive(variant=variant)
     for rows, groups, domains in data:
         expected, _ = naive(rows, domains, groups)
         rewards = padded(rows)
@@ -49,7 +49,7 @@ def test_against_the_naive_loop(variant, data):
 def test_promises(data, max_ratio, size_power, reward_power):
     rows, groups, domains = data
     options = {"max_ratio": max_ratio, "size_power": size_power, "reward_power": reward_power}
-    module = FairGRPOAdvantage(3, 2, **options)
+    module = FairGRPOAdvantage(3, num_domains=2, **options)
     rewards = padded(rows)
     found = module(rewards, torch.tensor(groups), torch.tensor(domains))
     assert found.sum(1).abs().max() < 1e-6

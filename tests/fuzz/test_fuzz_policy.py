@@ -157,7 +157,12 @@ OTHERS = {
 MODULES = {
     "fairloss.FairGRPOAdvantage": Target("FairGRPOAdvantage", WARM, rows(), None, module=WARM, **REWARDS),
     "fairloss.policy.FairGRPOAdvantage": Target(
-        "FairGRPOAdvantage.weigh", lambda **b: WARM.weigh(**b), rows(), None, module=WARM, **{**REWARDS, "shape": ""}
+        "FairGRPOAdvantage.prompt_weights",
+        lambda **b: WARM.prompt_weights(**b),
+        rows(),
+        None,
+        module=WARM,
+        **{**REWARDS, "shape": ""},
     ),
     "fairloss.policy.GroupDROAdvantage": Target(
         "GroupDROAdvantage", WARM_DRO, rows(), None, module=WARM_DRO, **REWARDS
@@ -186,7 +191,7 @@ def test_one_function_by_three_names():
 
 @fuzz("fairloss.policy.RewardHistory", example=EXAMPLE)
 def test_history(example):
-    history = policy.RewardHistory(2, 1, ("batch", "cumulative", "ema")[example.argument % 3], 0.5)
+    history = policy.RewardHistory(2, mode=("batch", "cumulative", "ema")[example.argument % 3], decay=0.5)
     generator = torch.Generator().manual_seed(example.seed)
     good = torch.randint(0, 5, (3, 1, 3), generator=generator).double()
     history.advance(good, torch.tensor(0.25, dtype=torch.float64))
@@ -209,7 +214,7 @@ def test_history(example):
 
 @fuzz("fairloss.FairGRPOAdvantage", example=EXAMPLE, examples=0.1)
 def test_discovery_takes_whatever_comes(example):
-    module = FairGRPOAdvantage(2, 2, discover_groups="kmeans", num_clusters=2, reservoir_size=8)
+    module = FairGRPOAdvantage(2, num_domains=2, discover_groups="kmeans", num_clusters=2, reservoir_size=8)
     generator = torch.Generator().manual_seed(example.seed)
     for _ in range(2):
         rewards = rows(False)(generator, example.n, torch.float32)["rewards"]

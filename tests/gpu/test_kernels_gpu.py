@@ -11,7 +11,7 @@ import torch
 from fairloss import FairGRPOAdvantage, fair_grpo_advantages
 from fairloss import ops as kernels
 from fairloss.functional import cross_group_contrastive
-from fairloss.ops.segments import segment_totals
+from fairloss.ops.segments import segment_moments
 from tests.ops.kernel_tolerances import relative, tolerance
 from tests.oracles import policy as oracles_policy
 from tests.oracles.embeddings import contrastive as contrastive_oracle
@@ -105,7 +105,7 @@ def batch(seed, q=80, r=8, dtype=torch.float32):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("variant", ["default", "paper", "released"])
 def test_advantages_against_the_oracle(variant, dtype):
-    module, naive = FairGRPOAdvantage(4, 3, variant=variant).cuda(), oracles_policy.Naive(variant=variant)
+    module, naive = FairGRPOAdvantage(4, num_domains=3, variant=variant).cuda(), oracles_policy.Naive(variant=variant)
     for seed in range(3):
         rewards, groups, domains = batch(seed, dtype=dtype)
         rows = [[None if x != x else x for x in row] for row in rewards.tolist()]
@@ -119,14 +119,15 @@ def test_advantages_take_three_launches_and_repeat_bit_by_bit():
     mask = torch.rand(5120, 4096, device="cuda") < 0.7
     sizes = {"num_groups": 4, "num_domains": 3}
     from fairloss.ops import advantages
+    from fairloss.ops.fair_grpo_setting import Options, Setting
 
-    setting = advantages.Setting(3, 4, 5, 1e-6, max_ratio=10.0)
+    setting = Setting(3, 4, 5, Options(), decay=1.0, include_batch=True).flat()
     slots = torch.where(groups < 0, 4, groups)
 
     def ops():
-        scores, sums = advantages.score(rewards, domains, slots, setting)
-        table, *_, factor = advantages.weigh(sums, None, None, None, None, setting)
-        return advantages.apply(scores, domains, slots, table, factor, mask, setting)[2]
+        scores, sums = advantages.score_prompts(rewards, domains, slots, *setting)
+        table, *_, factor = advantages.cell_weights(sums, None, None, None, None, *setting)
+        return advantages.scale_scores(scores, domains, slots, table, factor, mask, *setting)[2]
 
     names = launched(ops)
     assert len(names) == 3, names
@@ -141,11 +142,13 @@ def test_advantages_take_three_launches_and_repeat_bit_by_bit():
 def test_segments_against_float64_and_bit_by_bit(n, f, groups, dtype):
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(n, f, generator=generator).to(dtype).cuda()
-    slots = torch.randint(0, groups + 1, (n,), generator=generator).cuda()
-    sums, counts = segment_totals(values, slots, groups)
+    slots = torch.randint(-1, groups + 1, (n,), generator=generator).cuda()
+    counts, sums = segment_moments(values, slots, groups, 2)
     wide = values.double()
-    expected = torch.stack([wide[slots == g].sum(0) for g in range(groups)])
+    expected = torch.stack(
+        [torch.stack([wide[slots == g].pow(k).sum(0) for g in range(groups)]) for k in (1, 2)]
+    )  # fmt: skip
     assert relative(sums, expected) <= 10 * tolerance("segments", dtype).value
     if dtype in (torch.float32, torch.float64):
         assert torch.equal(counts.long(), torch.stack([(slots == g).sum() for g in range(groups)]))
-    assert all(torch.equal(segment_totals(values, slots, groups)[0], sums) for _ in range(3))
+    assert all(torch.equal(segment_moments(values, slots, groups, 2)[1], sums) for _ in range(3))

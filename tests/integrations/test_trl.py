@@ -78,7 +78,7 @@ def trainer(folder, fair=None, cls=None, data=None, columns=None, **options):
     arguments |= {"args": config(folder, **options), "train_dataset": dataset() if data is None else data}
     if cls is not None:
         return cls(**arguments)
-    fair = FairGRPOAdvantage(2, 2) if fair is None else fair
+    fair = FairGRPOAdvantage(2, num_domains=2) if fair is None else fair
     return FairGRPOTrainer(**arguments, fair=fair, **({"domain_column": "domain"} if columns is None else columns))
 
 
@@ -122,7 +122,7 @@ def expected_advantages(plain, rewards, rows, fair, data, size=4):
     rewards = torch.where(torch.isnan(rewards[:, 0]), torch.nan, rewards[:, 0]).view(-1, size)
     first = rows[::size]
     groups, domains = (torch.tensor([data[i][name] for i in first]) for name in ("group", "domain"))
-    weights = fair.weigh(rewards, groups, domains)
+    weights = fair.prompt_weights(rewards, groups, domains)
     scaled = plain * weights.repeat_interleave(size)
     return scaled / (scaled[~torch.isnan(rewards.flatten())].double().std() + 1e-6).float(), weights
 
@@ -143,7 +143,7 @@ def test_advantages_are_trls_times_the_fair_weights(tmp_path, options):
     seen, data = record(instance), dataset()
     instance.train()
     assert len(seen.fair) >= 2
-    alone, spread = FairGRPOAdvantage(2, 2), []
+    alone, spread = FairGRPOAdvantage(2, num_domains=2), []
     for plain, fair, rewards, rows in zip(seen.plain, seen.fair, seen.rewards, seen.rows, strict=True):
         wanted, weights = expected_advantages(plain, rewards, rows, alone, data)
         torch.testing.assert_close(fair, wanted)
@@ -178,7 +178,9 @@ def test_powers_zero_train_as_plain_trl(tmp_path):
 
     plain = trainer(tmp_path / "plain", cls=GRPOTrainer)
     plain.train()
-    fair = trainer(tmp_path / "fair", FairGRPOAdvantage(2, 2, size_power=0, reward_power=0, batch_normalize=False))
+    fair = trainer(
+        tmp_path / "fair", FairGRPOAdvantage(2, num_domains=2, size_power=0, reward_power=0, batch_normalize=False)
+    )
     fair.train()
     for a, b in zip(plain.model.parameters(), fair.model.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -260,7 +262,7 @@ def two_step(rank, folder):
 def test_two_processes_share_statistics_and_history(tmp_path):
     # Two completions a device and step: each prompt's four completions lie on both processes.
     first, second = two_processes(two_step, tmp_path, str(tmp_path))
-    data, alone = dataset(), FairGRPOAdvantage(2, 2)
+    data, alone = dataset(), FairGRPOAdvantage(2, num_domains=2)
     for step in range(len(first[0])):
         plain, fair = (torch.cat([first[k][step], second[k][step]]) for k in (0, 1))
         assert torch.equal(first[2][step].nan_to_num(-1), second[2][step].nan_to_num(-1))
@@ -283,7 +285,7 @@ def test_missing_and_dropped_columns_are_named(tmp_path):
     stream = trainer(tmp_path, data=lacking, columns={})  # which does not know its columns
     with pytest.raises(ValueError, match="inputs: the rows have no column 'group'"):
         stream.train()
-    with pytest.raises(TypeError, match="column 'group': .*integer.*encode_groups"):
+    with pytest.raises(TypeError, match="column 'group': an integer id is needed.*encode_groups"):
         trainer(tmp_path, data=dataset(group=["young"] * 12), columns={}).train()
 
 

@@ -27,7 +27,7 @@ def test_rows_equal_the_module_on_a_matrix_of_prompts():
     state = FairGRPOState(groups=["f", "m"], domains=["x", "y"])
     found = advantages(state, REWARDS, ["m", "f", "m", "f", "f", "f"], UID, ["x", "y", "x", "y", "x", "x"])
     matrix = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
-    expected = FairGRPOAdvantage(2, 2)(matrix, torch.tensor([1, 0, 0]), torch.tensor([0, 1, 0]))
+    expected = FairGRPOAdvantage(2, num_domains=2)(matrix, torch.tensor([1, 0, 0]), torch.tensor([0, 1, 0]))
     torch.testing.assert_close(found, expected.flatten()[torch.tensor([0, 2, 1, 3, 4, 5])])
 
 
@@ -94,12 +94,12 @@ def test_ids_in_place_of_labels():
     with state.rows(columns):
         found = state.advantages(torch.tensor(REWARDS).unsqueeze(1), torch.ones(6, 1), UID)[:, 0]
     matrix = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
-    expected = FairGRPOAdvantage(3, 2)(matrix, torch.tensor([2, 0, -1]), torch.tensor([0, 1, 0]))
+    expected = FairGRPOAdvantage(3, num_domains=2)(matrix, torch.tensor([2, 0, -1]), torch.tensor([0, 1, 0]))
     torch.testing.assert_close(found, expected.flatten()[torch.tensor([0, 2, 1, 3, 4, 5])])
     assert state.metrics["fair/reward/domain_0/group_2"] == 0.5
     with (
         state.rows({**columns, "group": [3] * 6}),
-        pytest.raises(ValueError, match=r"group: .*(3.*0 \.\. 2|0 \.\. 2.*3)"),
+        pytest.raises(ValueError, match=r"group: 3 was given.*ids 0 \.\. 2"),
     ):
         state.advantages(torch.zeros(6, 1), torch.ones(6, 1), UID)
 
@@ -108,9 +108,9 @@ def test_labels_are_told_apart_by_type():
     state = FairGRPOState(groups=["1", 1, True])
     advantages(state, REWARDS, ["1", 1, "1", 1, True, True], UID)
     assert state.fair.history.totals()[0].tolist() == [[1, 1, 1, 0]]
-    with pytest.raises(ValueError, match=r"1\.0.*'1', 1, True|'1', 1, True.*1\.0"):
+    with pytest.raises(ValueError, match=r"1\.0 was given; the groups of algorithm.fair are '1', 1, True"):
         advantages(state, REWARDS, [1.0] * 6, UID)
-    with pytest.raises(ValueError, match=r"\[1\]"):
+    with pytest.raises(ValueError, match=r"\[1\] was given"):
         advantages(state, REWARDS, [[1]] * 6, UID)
 
 
@@ -129,14 +129,11 @@ def test_an_unscorable_row_gets_nothing():
         ({"groups": []}, "known labels are needed"),
         ({"groups": ["f", ""]}, "known labels are needed"),
         ({"groups": ["f", "f"]}, "stands there twice"),
-        ({"num_groups": 0}, "num_groups: .*0"),
-        ({"num_groups": True}, "num_groups: .*True"),
-        ({"groups": ["f"], "num_domains": "2"}, "num_domains: .*'2'"),
-        ({"groups": ["f"], "group_key": None}, "group_key: .*null"),
-        (
-            {"groups": ["f"], "alpha": 1, "process_group": 2},
-            "'alpha', 'process_group'.*groups|groups.*'alpha', 'process_group'",
-        ),
+        ({"num_groups": 0}, "num_groups: 0 was given"),
+        ({"num_groups": True}, "num_groups: True was given"),
+        ({"groups": ["f"], "num_domains": "2"}, "num_domains: '2' was given"),
+        ({"groups": ["f"], "group_key": None}, "group_key: null was given"),
+        ({"groups": ["f"], "alpha": 1, "process_group": 2}, "no option 'alpha', 'process_group'; accepted are groups"),
         ({"groups": ["f"], "variant": "mine"}, "variant"),
     ],
 )
@@ -149,11 +146,11 @@ def test_configurations_that_are_none():
     for algorithm in (None, {}, {"fair": None}):
         with pytest.raises(ValueError, match=r"algorithm.fair: adv_estimator=fair_grpo needs it"):
             FairGRPOState.from_config(algorithm)
-    with pytest.raises(TypeError, match=r"mapping of options.*\['a'\]"):
+    with pytest.raises(TypeError, match=r"a mapping of options is needed, \['a'\] was given"):
         FairGRPOState.from_config({"fair": ["a"]})
-    with pytest.raises(TypeError, match="groups: .*list of labels.*'young,old'"):
+    with pytest.raises(TypeError, match="groups: a list of labels is needed, 'young,old' was given"):
         FairGRPOState.from_config({"fair": {"groups": "young,old"}})
-    with pytest.raises(ValueError, match="norm_adv_by_std_in_grpo: .*False"):
+    with pytest.raises(ValueError, match="norm_adv_by_std_in_grpo: False"):
         FairGRPOState.from_config({"fair": {"groups": ["a"]}, "norm_adv_by_std_in_grpo": False})
 
 
@@ -168,9 +165,9 @@ def test_wrong_rows_are_named_and_not_remembered():
         pytest.raises(ValueError, match="no column 'extra_info', only 'data_source'"),
     ):
         state.advantages(torch.zeros(1, 1), torch.ones(1, 1), ["a"])
-    with state.rows({"extra_info": ["{}"]}), pytest.raises(TypeError, match="extra_info: .*dict"):
+    with state.rows({"extra_info": ["{}"]}), pytest.raises(TypeError, match="extra_info: dicts are needed to look up"):
         state.advantages(torch.zeros(1, 1), torch.ones(1, 1), ["a"])
-    with pytest.raises(ValueError, match="negative one would turn the gradient around"):
+    with pytest.raises(ValueError, match="rewards: .*reward_shift='min'"):
         advantages(state, [-1.0, 0.0], ["f", "f"], ["a", "a"])
     assert ROWS.get() is None
     assert state.fair.history.totals().sum() == 0

@@ -18,8 +18,15 @@ import torch
 from fairloss import EmbeddingQueue, FairGRPOAdvantage, fair_grpo_advantages
 from fairloss import ops as kernels
 from fairloss.functional import cross_group_contrastive
-from fairloss.ops import advantages, advantages_triton, contrastive, contrastive_triton, segments_triton
-from fairloss.ops.segments import segment_totals
+from fairloss.ops import (
+    advantages,
+    advantages_triton,
+    contrastive,
+    contrastive_triton,
+    fair_grpo_setting,
+    segments_triton,
+)
+from fairloss.ops.segments import segment_moments
 from tests.ops.kernel_tolerances import relative, tolerance
 from tests.oracles import policy as oracles_policy
 from tests.oracles.embeddings import contrastive as contrastive_oracle
@@ -34,7 +41,7 @@ def on_the_kernels(monkeypatch):
     import triton.language as tl
 
     monkeypatch.setattr(contrastive_triton, "HALF_TILE", tl.float32)
-    monkeypatch.setattr(advantages_triton, "programs", lambda num_domains, width: 4)  # 64 take the interpreter minutes
+    monkeypatch.setattr(advantages, "programs", lambda num_domains, width: 4)  # 64 take the interpreter minutes
     with kernels.backend("triton"):
         yield
 
@@ -199,7 +206,7 @@ def rows(rewards):
     "options", [{}, {"size_power": 1.0, "reward_power": 0.3, "max_ratio": 1.5}], ids=["", "powers"]
 )
 def test_advantages_with_history_equal_the_naive_loop(variant, options, dtype):
-    module = FairGRPOAdvantage(4, 3, variant=variant, **options)
+    module = FairGRPOAdvantage(4, num_domains=3, variant=variant, **options)
     naive = oracles_policy.Naive(variant=variant, **options)
     for seed in range(2):
         rewards, groups, domains = batch(seed, dtype=dtype)
@@ -225,7 +232,7 @@ def test_advantages_broadcast_over_masked_tokens_in_three_launches(dtype, launch
     mask[5] = 0
     sizes = {"num_groups": 4, "num_domains": 3}
     tokens = fair_grpo_advantages(rewards, groups, domains, mask=mask, **sizes)
-    assert launches == ["score_kernel", "weigh_kernel", "apply_kernel"]
+    assert launches == ["score_prompts_kernel", "cell_weights_kernel", "scale_scores_kernel"]
     plain = fair_grpo_advantages(rewards, groups, domains, **sizes)
     assert plain.abs().sum() > 0
     assert torch.equal(tokens, torch.where(mask != 0, plain.reshape(-1, 1), 0.0))
@@ -242,7 +249,7 @@ def test_advantages_broadcast_over_masked_tokens_in_three_launches(dtype, launch
 )
 def test_advantages_tables_equal_the_eager_ones(options):
     """The eager code is held to the oracle elsewhere; here clusters, shifts and the two-step interface."""
-    found, expected = FairGRPOAdvantage(4, 3, **options), FairGRPOAdvantage(4, 3, **options)
+    found, expected = FairGRPOAdvantage(4, num_domains=3, **options), FairGRPOAdvantage(4, num_domains=3, **options)
     for seed in range(2):
         rewards, groups, domains = batch(seed, q=16, r=4)
         found(rewards, groups, domains)
@@ -265,12 +272,12 @@ def test_advantages_of_an_absent_domain_and_of_means_that_a_shift_lifts_to_zero(
     rewards[groups == 1] = 0
     rewards -= options.get("reward_shift", 0.0)  # in float32, which misses -0.1 from below and -0.7 from above
     found = [fair_grpo_advantages(rewards, groups, num_groups=2, variant=variant, **options)]
-    module = FairGRPOAdvantage(2, 3, variant=variant, **options)
+    module = FairGRPOAdvantage(2, num_domains=3, variant=variant, **options)
     found.append(module(rewards, groups, domains))
     tables = [module.last.table]
     with kernels.backend("eager"):
         found.append(module.eval()(rewards, groups, domains))
-        module = FairGRPOAdvantage(2, 3, variant=variant, **options)
+        module = FairGRPOAdvantage(2, num_domains=3, variant=variant, **options)
         expected = module(rewards, groups, domains)
     tables.append(module.last.table)
     torch.testing.assert_close(tables[0], tables[1], rtol=1e-10, atol=1e-12)
@@ -281,7 +288,7 @@ def test_advantages_of_an_absent_domain_and_of_means_that_a_shift_lifts_to_zero(
 
 
 def test_advantages_with_as_many_programs_as_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(advantages_triton, "programs", advantages.programs)
+    monkeypatch.setattr(advantages, "programs", fair_grpo_setting.programs)
     rewards, groups, domains = batch(2)
     expected, _ = oracles_policy.Naive()(rows(rewards), domains.tolist(), groups.tolist())
     found = fair_grpo_advantages(rewards, groups, domains, num_groups=4, num_domains=3)
@@ -302,22 +309,30 @@ def test_advantages_refuse_what_they_cannot_run():
     with pytest.raises(RuntimeError, match="prompt_ids"):
         fair_grpo_advantages(torch.ones(3), ids, num_groups=1, prompt_ids=ids)
     with pytest.raises(RuntimeError, match="1025 rollouts"):
-        fair_grpo_advantages(torch.ones(3, advantages_triton.MAX_ROLLOUTS + 1), ids, num_groups=1)
+        fair_grpo_advantages(torch.ones(3, fair_grpo_setting.MAX_ROLLOUTS + 1), ids, num_groups=1)
     with pytest.raises(RuntimeError, match="cells"):
         fair_grpo_advantages(torch.ones(3, 2), ids, num_groups=600)
 
 
+def segment_oracle(values, slots, groups, order):
+    values = values.double()
+    counts = torch.stack([(slots == g).sum() for g in range(groups)]).double()
+    sums = [[values[slots == g].pow(k).sum(0) for g in range(groups)] for k in range(1, order + 1)]
+    return counts, torch.stack([torch.stack(row) for row in sums])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+@pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize(("n", "shape", "groups"), [(1, (), 1), (1500, (), 3), (37, (5,), 11), (21, (3, 13), 2)])
-def test_segments_equal_the_loop(n, shape, groups, dtype):
+def test_segments_equal_the_loop(n, shape, groups, order, dtype):
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(n, *shape, generator=generator).to(dtype).requires_grad_()
-    slots = torch.randint(0, groups + 1, (n,), generator=generator)  # some in no group
+    slots = torch.randint(-1, groups + 2, (n,), generator=generator)  # some outside, on both sides
     slots[slots == 1] = 0  # an empty group
-    sums, counts = segment_totals(values, slots, groups)
+    counts, sums = segment_moments(values, slots, groups, order)
     wide = values.detach().double().requires_grad_()
-    expected = torch.stack([wide[slots == g].sum(0) for g in range(groups)])
-    assert counts.tolist() == [int((slots == g).sum()) for g in range(groups)]
+    expected_counts, expected = segment_oracle(wide, slots, groups, order)
+    assert torch.equal(counts.double(), expected_counts)
     assert not counts.requires_grad
     assert sums.dtype == dtype
     assert relative(sums, expected) <= tolerance("segments", dtype).value
@@ -338,7 +353,7 @@ def test_segments_serve_the_losses_and_their_second_derivatives(launches):
     means = torch.stack([values[groups == g].mean() for g in range(3)])
     torch.testing.assert_close(found, means.var(unbiased=False), rtol=1e-12, atol=0)
     assert torch.autograd.gradgradcheck(
-        lambda v: segment_totals(v * v, groups[:6] % 4, 3)[0], values[:6].detach().requires_grad_()
+        lambda v: segment_moments(v, groups[:6], 3, 2)[1], values[:6].detach().requires_grad_()
     )
     sums, counts = GroupIds(torch.zeros(0, 1, dtype=torch.int64), (4,)).mean(torch.zeros(0, 3))
     assert (sums == 0).all()

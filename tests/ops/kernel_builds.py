@@ -15,7 +15,8 @@ import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
 
-from fairloss.ops import advantages, advantages_triton, contrastive, contrastive_triton, segments_triton
+from fairloss.ops import advantages_triton, contrastive, contrastive_triton, segments_triton
+from fairloss.ops.fair_grpo_setting import MAX_ROLLOUTS, programs
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -119,23 +120,23 @@ def _advantages() -> Iterator[Build]:
     }  # fmt: skip
     for dtype in (torch.float32, torch.float64):
         rewards = dict.fromkeys(("rewards", "scores", "advantages", "weights", "tokens"), f"*{NAMES[dtype]}")
-        for rollouts in (8, 64, advantages.MAX_ROLLOUTS):
+        for rollouts in (8, 64, MAX_ROLLOUTS):
             for width in (8, 32, 128):
                 yield Build(
-                    f"score-{NAMES[dtype]}-r{rollouts}-w{width}", advantages_triton.score_kernel, {**types, **rewards},
+                    f"score-{NAMES[dtype]}-r{rollouts}-w{width}", advantages_triton.score_prompts_kernel, {**types, **rewards},
                     {**sizes, "WIDTH": width, "EPS": 1e-6, **advantages_triton.score_blocks(rollouts, 3, width)},
                 )  # fmt: skip
         for masked, mask in ((False, NAMES[dtype]), (True, "u8"), (True, "i64")):
             yield Build(
-                f"apply-{NAMES[dtype]}-{mask if masked else 'plain'}", advantages_triton.apply_kernel,
+                f"scale-{NAMES[dtype]}-{mask if masked else 'plain'}", advantages_triton.scale_scores_kernel,
                 {**types, **rewards, "mask": f"*{mask}"},
-                {**sizes, "WIDTH": 5, "HAS_MASK": masked, **advantages_triton.APPLY_BLOCKS[masked]},
+                {**sizes, "WIDTH": 5, "HAS_MASK": masked, **advantages_triton.SCALE_BLOCKS[masked]},
                 aligned=("length",),
             )  # fmt: skip
     for variant in ("default", "paper", "released"):
         for domains, width in ((1, 8), (1, 64), (1, 256), (7, 8), (7, 64), (63, 8)):
-            parts = advantages.programs(domains, width)
-            blocks = advantages_triton.weigh_blocks(domains, width, parts)
+            parts = programs(domains, width)
+            blocks = advantages_triton.weight_blocks(domains, width, parts)
             options = {"num_warps": blocks.pop("num_warps")}
             constants = {
                 "DOMAINS": domains, "GROUPS": width - 1, "WIDTH": width, "PROGRAMS": parts, "HAS_PAST": True,
@@ -143,10 +144,14 @@ def _advantages() -> Iterator[Build]:
                 "MAX_RATIO": 10.0, "SIZE_POWER": 0.5, "REWARD_POWER": 1.0, "NEGATIVE_REWARD": -1, "EPS": 1e-6, **blocks,
             }  # fmt: skip
             yield Build(
-                f"weigh-{variant}-d{domains}-w{width}", advantages_triton.weigh_kernel, types, constants, options
+                f"weights-{variant}-d{domains}-w{width}",
+                advantages_triton.cell_weights_kernel,
+                types,
+                constants,
+                options,
             )
     # Clusters, a shift on the device, an all-reduced table, rewards that weigh without their own batch.
-    blocks = advantages_triton.weigh_blocks(3, 8, 1)
+    blocks = advantages_triton.weight_blocks(3, 8, 1)
     options = {"num_warps": blocks.pop("num_warps")}
     constants |= {"HAS_SHIFT": True, "INCLUDE": False, "NORMALIZE": False, "MAX_RATIO": 0.0, "REWARD_POWER": 0.3}
     constants |= {
@@ -158,8 +163,10 @@ def _advantages() -> Iterator[Build]:
         "VARIANT": "default",
         **blocks,
     }
-    yield Build("weigh-clusters-shift", advantages_triton.weigh_kernel, types, constants, options)
-    yield Build("weigh-power", advantages_triton.weigh_kernel, types, {**constants, "VARIANT": "released"}, options)
+    yield Build("weights-clusters-shift", advantages_triton.cell_weights_kernel, types, constants, options)
+    yield Build(
+        "weights-power", advantages_triton.cell_weights_kernel, types, {**constants, "VARIANT": "released"}, options
+    )
 
 
 def _segments() -> Iterator[Build]:
@@ -167,13 +174,14 @@ def _segments() -> Iterator[Build]:
     for dtype, name in NAMES.items():
         wide = "fp64" if dtype == torch.float64 else "fp32"
         for columns in (1, 8, 32):
-            constants = {"WIDE": getattr(tl, f"float{wide[2:]}"), **segments_triton.blocks(columns)}
-            yield Build(
-                f"segments-{name}-f{columns}", segments_triton.segment_kernel,
-                {**types, "values": f"*{name}", "counts": f"*{wide}", "sums": f"*{wide}"},
-                # Triton compiles an integer argument of 1 in.
-                constants if columns > 1 else {**constants, "columns": 1},
-            )  # fmt: skip
+            for order in (1, 2):
+                constants = {"ORDER": order, "WIDE": getattr(tl, f"float{wide[2:]}"), **segments_triton.blocks(columns)}
+                yield Build(
+                    f"segments-{name}-f{columns}-o{order}", segments_triton.segment_kernel,
+                    {**types, "values": f"*{name}", "counts": f"*{wide}", "sums": f"*{wide}"},
+                    # Triton compiles an integer argument of 1 in.
+                    constants if columns > 1 else {**constants, "columns": 1},
+                )  # fmt: skip
 
 
 def builds() -> list[Build]:
@@ -191,9 +199,9 @@ FAST = (
     "inverse_norms-bf16",
     "project-bf16",
     "score-fp32-r8-w8",
-    "weigh-default-d7-w8",
-    "segments-fp32-f1",
-    "apply-fp32-u8",
+    "weights-default-d7-w8",
+    "segments-fp32-f1-o1",
+    "scale-fp32-u8",
 )
 
 

@@ -72,7 +72,7 @@ class TestAheadOfTime:
         from tests.ops.kernel_builds import builds
 
         monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-        build = next(b for b in builds() if b.name == "weigh-power")
+        build = next(b for b in builds() if b.name == "weights-power")
         shifted = dataclasses.replace(build, constants={**build.constants, "HAS_SHIFT": False, "SHIFT": 0.7})
         code = shifted.compile("sm_90").asm["ttir"]
         assert "dense<0.69999999999999996> : tensor<8x8xf64>" in code or "dense<7.000000e-01> : tensor<8x8xf64>" in code
@@ -97,7 +97,7 @@ def test_the_switch():
             raise ZeroDivisionError
         assert kernels.get_backend() == "eager"
     assert kernels.get_backend() == "auto"
-    with pytest.raises(ValueError, match="^name: .*'auto', 'eager', 'triton'.*'cuda'"):
+    with pytest.raises(ValueError, match="name: 'cuda' was given; accepted are 'auto', 'eager', 'triton'"):
         kernels.set_backend("cuda")
 
 
@@ -158,8 +158,7 @@ def test_environment_variable_and_what_imports_leave_alone():
         assert said.split() == [name, "False", "False"]
     status, said = python("-c", code, FAIRLOSS_BACKEND="fast")
     assert status != 0
-    assert "FAIRLOSS_BACKEND: expected" in said
-    assert "'fast'" in said
+    assert "FAIRLOSS_BACKEND: 'fast' was given" in said
 
 
 def test_a_compiled_function_follows_the_switch():

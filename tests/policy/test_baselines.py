@@ -27,7 +27,7 @@ REWARDS = torch.tensor([[1.0, 0, 1, 1], [1, 1, 0, 1], [0, 0, 1, 0], [1, 0, 0, 1]
     ids=lambda f: f.__name__,
 )
 def test_infinite_rewards(function):
-    with pytest.raises(ValueError, match="rewards: .*infinite"):
+    with pytest.raises(ValueError, match="rewards: .*inf"):
         function(torch.tensor([[1.0, math.inf]]))
 
 
@@ -160,7 +160,7 @@ def test_group_dro_state_and_modes():
     corner = GroupDROAdvantage(3, group_counts=[8, 1, 1])
     for bad in (torch.full((2, 3), torch.nan), torch.zeros(0, 3), torch.ones(2, 1)):
         assert torch.isfinite(corner(bad, torch.full((bad.shape[0],), -1))).all()
-    with pytest.raises(ValueError, match="groups: .*id"):
+    with pytest.raises(ValueError, match="groups: .* 4"):
         module(rewards, groups + 3)
 
 

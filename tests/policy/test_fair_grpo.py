@@ -33,7 +33,7 @@ def rows(rewards):
 @pytest.mark.parametrize("prefix", ["grpo", "grpound", "grpond"])
 def test_released_code_three_steps_with_its_cluster_labels(prefix):
     past = None
-    module = FairGRPOAdvantage(3, 3, variant="released")
+    module = FairGRPOAdvantage(3, num_domains=3, variant="released")
     for step in range(3):
         rewards, groups, domains, expected = released(prefix, step)
         clusters = None
@@ -54,7 +54,7 @@ def test_released_code_three_steps_with_its_clustering(prefix):
         pytest.skip(
             f"k-means draws depend on the version: recorded with scikit-learn 1.9.1, {sklearn.__version__} is here"
         )
-    module = FairGRPOAdvantage(3, 3, variant="released", discover_groups="kmeans")
+    module = FairGRPOAdvantage(3, num_domains=3, variant="released", discover_groups="kmeans")
     for step in range(3):
         rewards, groups, domains, expected = released(prefix, step)
         torch.testing.assert_close(module(rewards, groups, domains), expected, rtol=2e-6, atol=2e-6)
@@ -65,7 +65,7 @@ def test_released_code_three_steps_with_its_clustering(prefix):
     "options", [{}, {"size_power": 1.0, "reward_power": 0.3}, {"max_ratio": 1.5}, {"max_ratio": None}]
 )
 def test_history_equals_the_naive_loop(variant, options):
-    module = FairGRPOAdvantage(4, 3, variant=variant, **options)
+    module = FairGRPOAdvantage(4, num_domains=3, variant=variant, **options)
     naive = oracle.Naive(variant=variant, **options)
     for seed in range(4):
         rewards, groups, domains = batch(seed)
@@ -89,7 +89,7 @@ def test_history_equals_the_naive_loop(variant, options):
 @pytest.mark.parametrize("variant", ["default", "paper", "released"])
 def test_flat_ragged_equals_the_naive_loop_in_any_order(variant):
     generator = torch.Generator().manual_seed(3)
-    module, naive = FairGRPOAdvantage(4, 3, variant=variant), oracle.Naive(variant=variant)
+    module, naive = FairGRPOAdvantage(4, num_domains=3, variant=variant), oracle.Naive(variant=variant)
     for seed in range(3):
         rewards, groups, domains = batch(seed)
         lengths = torch.randint(1, 7, (40,), generator=generator).tolist()
@@ -121,7 +121,7 @@ def test_padded_with_nan_equals_flat():
 def test_powers_zero_give_grpo_exactly(dtype, variant):
     rewards, groups, domains = batch(dtype=dtype)
     groups[::5] = -1
-    module = FairGRPOAdvantage(4, 3, size_power=0, reward_power=0, batch_normalize=False, variant=variant)
+    module = FairGRPOAdvantage(4, num_domains=3, size_power=0, reward_power=0, batch_normalize=False, variant=variant)
     for _ in range(3):
         assert torch.equal(module(rewards, groups, domains), grpo_advantages(rewards))
 
@@ -146,7 +146,7 @@ def test_one_domain_alone_cancels_and_several_do_not():
 
 
 def test_zero_mean_within_a_prompt_and_unit_deviation_of_the_batch():
-    module = FairGRPOAdvantage(4, 3)
+    module = FairGRPOAdvantage(4, num_domains=3)
     for seed in range(20):
         found = module(*batch(seed))
         assert found.mean(1).abs().max() < 1e-12
@@ -160,10 +160,14 @@ def test_invariant_to_the_order_of_prompts_and_of_rollouts():
     rollouts = torch.argsort(torch.rand(40, 6, generator=generator), 1)
     for discover in (None, "kmeans"):
         groups = groups if discover is None else torch.where(groups == 2, -1, groups)
-        plain = FairGRPOAdvantage(4, 3, discover_groups=discover)(rewards, groups, domains)
-        moved = FairGRPOAdvantage(4, 3, discover_groups=discover)(rewards[prompts], groups[prompts], domains[prompts])
+        plain = FairGRPOAdvantage(4, num_domains=3, discover_groups=discover)(rewards, groups, domains)
+        moved = FairGRPOAdvantage(4, num_domains=3, discover_groups=discover)(
+            rewards[prompts], groups[prompts], domains[prompts]
+        )
         torch.testing.assert_close(moved, plain[prompts], rtol=1e-9, atol=1e-12)
-        turned = FairGRPOAdvantage(4, 3, discover_groups=discover)(rewards.gather(1, rollouts), groups, domains)
+        turned = FairGRPOAdvantage(4, num_domains=3, discover_groups=discover)(
+            rewards.gather(1, rollouts), groups, domains
+        )
         torch.testing.assert_close(turned, plain.gather(1, rollouts), rtol=1e-9, atol=1e-12)
 
 
@@ -243,7 +247,7 @@ def test_a_nan_reward_stays_where_it_is():
     rewards, groups, domains = batch()
     spoilt = rewards.clone()
     spoilt[7, 2] = torch.nan
-    module, clean = FairGRPOAdvantage(4, 3), FairGRPOAdvantage(4, 3)
+    module, clean = FairGRPOAdvantage(4, num_domains=3), FairGRPOAdvantage(4, num_domains=3)
     found = module(spoilt, groups, domains)
     assert found[7, 2] == 0
     assert torch.isfinite(found).all()
@@ -265,9 +269,11 @@ def test_an_absent_domain_changes_nothing_without_a_cap(variant):
     rewards, groups, _ = batch()
     domains = torch.zeros_like(groups)
     options = {"size_power": 1.0, "max_ratio": None, "batch_normalize": False, "variant": variant}
-    few, many = FairGRPOAdvantage(4, 1, **options), FairGRPOAdvantage(4, 3, **options)
+    few, many = FairGRPOAdvantage(4, num_domains=1, **options), FairGRPOAdvantage(4, num_domains=3, **options)
     torch.testing.assert_close(many(rewards, groups, domains), few(rewards, groups), rtol=1e-13, atol=1e-13)
-    torch.testing.assert_close(many.weigh(rewards, groups, domains), few.weigh(rewards, groups), rtol=1e-13, atol=0)
+    torch.testing.assert_close(
+        many.prompt_weights(rewards, groups, domains), few.prompt_weights(rewards, groups), rtol=1e-13, atol=0
+    )
     assert torch.isfinite(many.last.table).all()
     if variant == "default":
         informative = (grpo_advantages(rewards) != 0).any(1)

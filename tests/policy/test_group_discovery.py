@@ -102,8 +102,8 @@ def test_prompts_that_differ_in_the_order_of_rollouts_alone_are_one_group():
 
 def test_discovery_leaves_labelled_prompts_and_other_domains_alone():
     rewards, groups, domains = batch()
-    labelled = FairGRPOAdvantage(4, 3)
-    blind = FairGRPOAdvantage(4, 3, discover_groups="kmeans")
+    labelled = FairGRPOAdvantage(4, num_domains=3)
+    blind = FairGRPOAdvantage(4, num_domains=3, discover_groups="kmeans")
     torch.testing.assert_close(
         blind(rewards, groups, domains), labelled(rewards, groups, domains), rtol=1e-14, atol=1e-14
     )
@@ -118,8 +118,10 @@ def test_discovery_in_ragged_batches_is_that_of_padded_ones():
     keep = ~torch.isnan(rewards)
     index = torch.arange(40).unsqueeze(1).expand(-1, 6)[keep]
     options = {"discover_groups": "kmeans"}
-    padded = FairGRPOAdvantage(4, 3, **options)(rewards, groups, domains)
-    flat = FairGRPOAdvantage(4, 3, **options)(rewards[keep], groups[index], domains[index], prompt_ids=index)
+    padded = FairGRPOAdvantage(4, num_domains=3, **options)(rewards, groups, domains)
+    flat = FairGRPOAdvantage(4, num_domains=3, **options)(
+        rewards[keep], groups[index], domains[index], prompt_ids=index
+    )
     torch.testing.assert_close(padded[keep], flat, rtol=1e-12, atol=1e-12)
 
 

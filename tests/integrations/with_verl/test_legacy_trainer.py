@@ -34,7 +34,7 @@ def test_fit_equals_the_library(monkeypatch):
     legacy = Legacy(monkeypatch, rewards, groups, domains, "trainer.total_epochs=3")
     legacy.trainer.fit()
     assert len(legacy.seen) == 3
-    alone = FairGRPOAdvantage(3, 3)
+    alone = FairGRPOAdvantage(3, num_domains=3)
     for step in range(3):
         found = legacy.advantages(step)
         assert found[0] != sorted(found[0])  # verl has balanced the batch
@@ -108,7 +108,7 @@ def test_ragged_prompts_in_any_order_in_a_loop_of_ones_own():
     from fairloss.integrations.verl import FairGRPOState
 
     algorithm = config().algorithm
-    state, alone = FairGRPOState.from_config(algorithm), FairGRPOAdvantage(3, 3)
+    state, alone = FairGRPOState.from_config(algorithm), FairGRPOAdvantage(3, num_domains=3)
     for seed in range(3):
         rewards, groups, domains = values(seed)
         rewards[torch.rand(rewards.shape, generator=torch.Generator().manual_seed(seed)) < 0.3] = torch.nan

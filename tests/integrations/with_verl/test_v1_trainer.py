@@ -30,7 +30,7 @@ def in_order(expected, rows):
 @pytest.mark.parametrize("options", [[], ["+algorithm.fair.max_ratio=2", "+algorithm.fair.history=ema"]])
 def test_steps_equal_the_library_for_ragged_shuffled_padded_and_balanced_batches(options):
     v1 = V1(*options, "actor_rollout_ref.actor.ppo_mini_batch_size=4", "actor_rollout_ref.rollout.n=4", replicas=4)
-    alone = FairGRPOAdvantage(3, 3, **({"max_ratio": 2, "history": "ema"} if options else {}))
+    alone = FairGRPOAdvantage(3, num_domains=3, **({"max_ratio": 2, "history": "ema"} if options else {}))
     padded = 0
     for seed in range(3):
         rewards, groups, domains = ragged(seed)
@@ -48,8 +48,8 @@ def test_metrics_are_each_groups_reward_and_weight():
     rewards = torch.tensor([[1.0, 0, 1, 1], [1, 1, 0, 1], [0, 0, 1, 0], [0, 1, 1, 0]])
     groups, domains = torch.tensor([0, 0, 2, -1]), torch.tensor([0, 0, 0, 1])
     _, metrics = v1.advantages(flat_rows(rewards, groups, domains, 3))
-    alone = FairGRPOAdvantage(3, 3)
-    weights = alone.weigh(rewards, groups, domains)
+    alone = FairGRPOAdvantage(3, num_domains=3)
+    weights = alone.prompt_weights(rewards, groups, domains)
     assert metrics["fair/reward/xray/young"] == 0.75
     assert metrics["fair/reward/xray/old"] == 0.25
     assert metrics["fair/reward/skin/group_unknown"] == 0.5
@@ -95,7 +95,7 @@ def test_the_last_output_of_a_rollout_is_scored_and_all_get_its_advantage():
             several.append(SimpleNamespace(**{**vars(row), **changed}))
     np.random.default_rng(0).shuffle(several)
     found, metrics = v1.advantages(several)
-    torch.testing.assert_close(found, in_order(FairGRPOAdvantage(3, 3)(rewards, groups, domains), several))
+    torch.testing.assert_close(found, in_order(FairGRPOAdvantage(3, num_domains=3)(rewards, groups, domains), several))
     assert max(value for key, value in metrics.items() if key.startswith("fair/reward")) <= 1
 
 
@@ -116,7 +116,7 @@ def test_one_value_for_the_whole_batch_and_another_column():
     rows = flat_rows(rewards, groups, torch.zeros_like(domains), 1)
     v1 = V1("+algorithm.fair.num_groups=3", "+algorithm.fair.group_key=sex", labels=[LABELS[0], LABELS[2]])
     found, _ = v1.advantages(rows, sex=lambda row: int(groups[row.prompt]))
-    expected = FairGRPOAdvantage(3, 3)(rewards, groups, torch.zeros_like(domains))
+    expected = FairGRPOAdvantage(3, num_domains=3)(rewards, groups, torch.zeros_like(domains))
     torch.testing.assert_close(found, in_order(expected, rows))
     one = V1("+algorithm.fair.num_groups=1", labels=[LABELS[0]])
     found, _ = one.advantages(rows, extra_info=lambda row: {"demo_group": 0})
@@ -132,7 +132,7 @@ def test_rewards_with_a_divergence_in_them_and_rollout_correction():
         "+algorithm.fair.reward_shift=min",
     )
     found, metrics = v1.advantages(rows, ref_log_prob=lambda row: torch.zeros(2 + (row.prompt + row.rollout) % 4))
-    expected = FairGRPOAdvantage(3, 3, reward_shift="min")(rewards, groups, domains)
+    expected = FairGRPOAdvantage(3, num_domains=3, reward_shift="min")(rewards, groups, domains)
     torch.testing.assert_close(found, in_order(expected, rows))
     assert "actor/reward_kl_penalty" in metrics
 
@@ -147,11 +147,13 @@ def test_missing_columns_keys_and_labels_are_named():
         ValueError, match="no row of the batch has 'demo_group' in extra_info, which holds 'index', 'sex'"
     ):
         v1.advantages(rows, extra_info=lambda row: {"index": 0, "sex": "f"})
-    with pytest.raises(ValueError, match="'ancient'.*'young', 'middle', 'old'|'young', 'middle', 'old'.*'ancient'"):
+    with pytest.raises(
+        ValueError, match="'ancient' was given; the groups of algorithm.fair are 'young', 'middle', 'old'"
+    ):
         v1.advantages(rows, extra_info=lambda row: {"demo_group": "ancient"})
-    with pytest.raises(ValueError, match="data_source: .*('mri'.*'xray'|'xray'.*'mri')"):
+    with pytest.raises(ValueError, match="data_source: 'mri' was given; the domains of algorithm.fair are 'xray'"):
         v1.advantages(rows, data_source=lambda row: "mri")
-    with pytest.raises(ValueError, match="groups: .*one prompt"):
+    with pytest.raises(ValueError, match="groups: .*one id for all rollouts of a prompt"):
         v1.advantages(rows, extra_info=lambda row: {"demo_group": ["young", "old"][row.rollout % 2]})
     assert v1.trainer._fair_grpo.fair.history.totals().sum() == 0  # nothing of the refused batches is remembered
 
@@ -170,7 +172,7 @@ def test_a_step_of_the_trainer(monkeypatch):
     monkeypatch.setattr(trainer, "_update_actor", lambda batch, metrics: updated.append(v1.read(batch)) or batch)
     metrics = {}
     out = trainer._step_once(metrics, {}, 1)
-    expected = FairGRPOAdvantage(3, 3)(rewards, groups, domains)
+    expected = FairGRPOAdvantage(3, num_domains=3)(rewards, groups, domains)
     for (values, _), tag in zip(updated[0], out.tags, strict=True):
         if not tag.get("is_padding"):
             row = rows[tag["row"]]
@@ -241,7 +243,7 @@ def test_columns_of_a_data_set_reach_the_advantages(queue, tmp_path):
     found = v1.trainer._compute_advantage(
         queue.KVBatchMeta(partition_id="train", keys=keys, tags=[mine[k] for k in keys]), {}
     )
-    expected = FairGRPOAdvantage(3, 3)(rewards, groups, domains)
+    expected = FairGRPOAdvantage(3, num_domains=3)(rewards, groups, domains)
     for key, (values, _) in zip(keys, v1.read(found), strict=True):
         uid, session, _ = key.split("_")
         torch.testing.assert_close(values, expected[order[uid], int(session)].expand(3))
@@ -283,9 +285,9 @@ def test_a_trainer_with_a_wrong_configuration_is_not_made():
         ValueError, match=r"algorithm.fair: adv_estimator=fair_grpo needs it; add \+algorithm.fair.groups"
     ):
         V1(labels=LABELS[:1])
-    with pytest.raises(ValueError, match="'alpha'.*size_power|size_power.*'alpha'"):
+    with pytest.raises(ValueError, match="there is no option 'alpha'; accepted are groups, .*size_power"):
         V1("+algorithm.fair.alpha=1")
-    with pytest.raises(ValueError, match="norm_adv_by_std_in_grpo: .*False"):
+    with pytest.raises(ValueError, match="norm_adv_by_std_in_grpo: False was given"):
         V1("algorithm.norm_adv_by_std_in_grpo=False")
     with pytest.raises(ValueError, match="max_ratio"):
         V1("+algorithm.fair.max_ratio=0.5")
