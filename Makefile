@@ -8,7 +8,7 @@ PYTEST_ARGS ?= -n 2
 # What the fast tests need beside fairloss[report]. fairloss[dev] would ask for a newer Triton than that of torch 2.6.
 TEST_TOOLS := pytest pytest-cov pytest-xdist hypothesis safetensors tqdm fairlearn geomloss torchmetrics
 
-.PHONY: bench demo test test-all test-oldest test-torch test-verl mutation docs release-check lint types format clean
+.PHONY: bench demo tables test test-all test-oldest test-torch test-verl mutation docs release-check lint types format clean
 
 $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
@@ -61,6 +61,9 @@ mutation: $(VENV)/.dev  ## mutation score of the fast tests on a seeded, stratif
 		--junitxml=$(MUTATION)/times.xml
 	PYTHONPATH=tools OMP_NUM_THREADS=1 $(BIN)/python -m mutation --coverage $(MUTATION)/reach/coverage \
 		--times $(MUTATION)/times.xml --results $(MUTATION)/results $(MUTATION_ARGS)
+
+tables: $(VENV)/.dev  ## what is made from the catalogue of losses and from the signatures: tables, API pages, lazy names
+	$(BIN)/python -m tools.tables
 
 docs: $(VENV)/.docs  ## the documentation, as a site under site/; a warning is an error
 	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

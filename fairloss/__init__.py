@@ -9,8 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fairloss._version import __version__
+from fairloss.losses.catalogue import LOSSES
 
 if TYPE_CHECKING:
+    # table: imports (make tables)
     from fairloss.groups.encode import encode_groups as encode_groups
     from fairloss.groups.ids import intersect_groups as intersect_groups
     from fairloss.groups.memory import GroupMemory as GroupMemory
@@ -42,32 +44,17 @@ if TYPE_CHECKING:
     from fairloss.policy.objective import fair_grpo_policy_loss as fair_grpo_policy_loss
     from fairloss.samplers import BalancedGroupSampler as BalancedGroupSampler
     from fairloss.samplers import GroupBatchSampler as GroupBatchSampler
+    # end of table
 
 # Public name -> the module that defines it.
-_HOME = {
-    "AdversarialGroupLoss": "fairloss.losses.adversarial_group",
-    "GradientReversal": "fairloss.losses.adversarial_group",
+_HOME = {loss.name: loss.module for loss in LOSSES} | {
     "BalancedGroupSampler": "fairloss.samplers",
-    "GroupBatchSampler": "fairloss.samplers",
-    "MaxAccGapLoss": "fairloss.losses.max_acc_gap",
-    "FairCrossEntropyLoss": "fairloss.losses.fair_cross_entropy",
-    "InverseFrequencyWeighting": "fairloss.losses.inverse_frequency_weighting",
-    "GroupDROLoss": "fairloss.losses.group_dro",
-    "LossVarianceLoss": "fairloss.losses.loss_variance",
-    "DemographicParityLoss": "fairloss.losses.parity",
-    "EqualizedOddsLoss": "fairloss.losses.parity",
-    "check_inputs": "fairloss.losses.check_inputs",
-    "ConceptAlignmentLoss": "fairloss.losses.concept_alignment",
-    "CrossGroupContrastiveLoss": "fairloss.losses.cross_group_contrastive",
     "EmbeddingQueue": "fairloss.losses.embedding_queue",
-    "MomentAlignmentLoss": "fairloss.losses.moment_alignment",
-    "DistributionAlignmentLoss": "fairloss.losses.distribution_alignment",
-    "FairDistillationLoss": "fairloss.losses.fair_distillation",
+    "GradientReversal": "fairloss.losses.adversarial_group",
+    "GroupBatchSampler": "fairloss.samplers",
     "GroupHeads": "fairloss.losses.group_heads",
-    "FEBSLoss": "fairloss.losses.febs",
-    "FISLoss": "fairloss.losses.fis",
-    "FairGRPOAdvantage": "fairloss.policy.fair_grpo",
     "GroupMemory": "fairloss.groups.memory",
+    "check_inputs": "fairloss.losses.check_inputs",
     "encode_groups": "fairloss.groups.encode",
     "fair_grpo_advantages": "fairloss.policy.advantages",
     "fair_grpo_policy_loss": "fairloss.policy.objective",

@@ -1,4 +1,4 @@
-"""What every loss must pass. A topic adds ``tests/cases_<topic>.py`` with a list ``CASES``; they are collected here."""
+"""What every loss must pass. ``tests/contract/cases_<topic>.py`` holds a list ``CASES``; they are collected here."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ class Case:
         permute: invariant to the order of the samples.
         half: tested in bfloat16 and float16; tolerance of the value there (inputs are rounded before the oracle sees them).
         logits: the first differentiable argument takes +-1e4.
+        huge: the largest magnitude of the differentiable arguments whose result float32 can hold.
         compile: fullgraph under torch.compile; a reason instead of True says why not.
         distributed: two processes equal one.
         notes: what is left out and why.
@@ -52,6 +53,7 @@ class Case:
     permute: bool = True
     half: float = 1e-5
     logits: bool = True
+    huge: float = 1e30
     compile: bool | str = True
     distributed: bool = True
     notes: str = ""
@@ -90,7 +92,7 @@ def gradients(value: Tensor, batch: Batch, case: Case, grad_output: float = 1.0)
 
 
 def all_cases() -> list[Case]:
-    """The cases of every ``tests/cases_*.py``, by name."""
+    """The cases of every ``tests/contract/cases_*.py``, by name."""
     cases: list[Case] = []
     for module in sorted(pkgutil.iter_modules([str(Path(__file__).parent)]), key=lambda m: m.name):
         if module.name.startswith("cases_"):

@@ -86,7 +86,9 @@ def moments_case(name, *, attributes=1, **options):
         return float(oracles.moments(z, y, ids, num_groups=[0] * attributes, **known))
 
     draw = embeddings if attributes == 1 else two_attributes
-    return Case(f"moment_alignment-{name}", make, draw, oracle, function, ("embeddings",), relabel=attributes == 1)
+    return Case(
+        f"moment_alignment-{name}", make, draw, oracle, function, ("embeddings",), relabel=attributes == 1, huge=1e8
+    )
 
 
 def adversarial_case(name, *, attributes=1, **options):

@@ -282,6 +282,7 @@ CASES = [
         lambda num_groups=3, process_group=None: fairloss.LossVarianceLoss(num_groups, process_group=process_group),
         oracles.loss_variance,
         lambda num_groups=3, **batch: ff.loss_variance(**batch, num_groups=num_groups),
+        huge=1e15,
     ),
     value_case(
         "loss_variance-two_attributes",
@@ -291,6 +292,7 @@ CASES = [
         oracles.loss_variance,
         lambda num_groups=3, **batch: ff.loss_variance(**batch, num_groups=(num_groups, 2)),
         attributes=2,
+        huge=1e15,
         relabel=False,
     ),
     weighting_case("default"),

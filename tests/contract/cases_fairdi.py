@@ -109,6 +109,7 @@ def alignment_case(p):
         scores,
         lambda scores, groups: oracles.distribution_alignment(scores, groups, p),
         lambda num_groups=3, **batch: ff.distribution_alignment(**batch, num_groups=num_groups, p=p),
+        huge=1e15,
         differentiable=("scores",),
         logits=True,
     )

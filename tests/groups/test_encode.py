@@ -49,7 +49,7 @@ def test_mixed_types_have_a_fixed_order():
 
 def test_categories_fix_the_ids_and_reject_strangers():
     assert encode_groups(["M"], categories=["F", "M"]).ids.tolist() == [1]
-    with pytest.raises(ValueError, match=r"labels: 'X' at position 1"):
+    with pytest.raises(ValueError, match="labels: .*'X'"):
         encode_groups(["M", "X"], categories=["F", "M"])
     with pytest.raises(ValueError, match="repeated"):
         encode_groups(["M"], categories=["M", "M"])
@@ -62,7 +62,7 @@ def test_labels_named_unknown():
 def test_decode_reverses_and_refuses_bad_ids():
     codes = encode_groups(["x", None, "y"])
     assert codes.decode(codes.ids, unknown="?") == ["x", "?", "y"]
-    with pytest.raises(ValueError, match="ids: 2"):
+    with pytest.raises(ValueError, match=r"ids: .*\b2\b"):
         codes.decode([2])
 
 
@@ -78,9 +78,9 @@ def test_empty():
 
 def test_one_string_is_no_sequence_of_unknown_labels():
     """Its characters would be taken for the labels: "N/A" would make "A" unknown."""
-    with pytest.raises(ValueError, match=r"unknown: one string was given; .* \['N/A'\]"):
+    with pytest.raises(ValueError, match=r"unknown: .*\['N/A'\]"):
         encode_groups(["A", "N/A"], unknown="N/A")
-    with pytest.raises(TypeError, match="unknown: a sequence of labels is needed, int"):
+    with pytest.raises(TypeError, match="unknown: .*sequence of labels.*int"):
         encode_groups([1, 2], unknown=-1)
 
 
@@ -96,7 +96,7 @@ def test_minus_one_is_unknown_to_encode_groups():
 def test_labels_without_a_dimension_are_refused():
     with pytest.raises(TypeError, match="labels"):
         fairloss.encode_groups(None)
-    with pytest.raises(ValueError, match="labels: one-dimensional .* 0 dimensions"):
+    with pytest.raises(ValueError, match="labels: .*one-dimensional.*0"):
         fairloss.encode_groups(np.array("a"))
 
 

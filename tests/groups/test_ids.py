@@ -54,5 +54,5 @@ def test_intersections():
     assert ids.tolist() == [1, 10, -1]
     with pytest.raises(ValueError, match="groups"):
         fairloss.intersect_groups(groups[:, 0], num_groups=(2, 3, 2))
-    with pytest.raises(ValueError, match="groups: ids of shape .* list"):
+    with pytest.raises(ValueError, match="groups: .*list"):
         fairloss.intersect_groups([[0, 1]], num_groups=(2, 2))

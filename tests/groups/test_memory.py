@@ -72,10 +72,10 @@ def test_bad_input_changes_nothing():
     memory, _ = filled()
     before = memory.get_extra_state()
     for values, groups, named in [
-        (torch.ones(2), torch.tensor([0, 3]), "groups: id 3"),
-        (torch.ones(2), torch.tensor([0, -2]), "groups: id -2"),
-        (torch.ones(2), torch.tensor([0.0, 1.0]), "groups: integer"),
-        (torch.ones(2), torch.tensor([0]), "groups: 1 ids"),
+        (torch.ones(2), torch.tensor([0, 3]), r"groups: .*\b3\b"),
+        (torch.ones(2), torch.tensor([0, -2]), "groups: .*-2"),
+        (torch.ones(2), torch.tensor([0.0, 1.0]), "groups: .*integer"),
+        (torch.ones(2), torch.tensor([0]), r"groups: .*\b1\b"),
         (torch.ones(2, 1), torch.tensor([0, 1]), "values"),
         ([1.0], torch.tensor([0]), "values"),
     ]:

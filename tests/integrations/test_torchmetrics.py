@@ -172,13 +172,17 @@ def test_in_a_collection():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda m: m.update(torch.ones(2), torch.ones(2), torch.tensor([0, 4])), ValueError, "groups: 4"),
-        (lambda m: m.update(torch.ones(2), torch.ones(2), torch.tensor([0, -2])), ValueError, "groups: -2"),
-        (lambda m: m.update(torch.ones(2), torch.tensor([0, 2]), torch.tensor([0, 1])), ValueError, "target: 0 .. 2"),
+        (lambda m: m.update(torch.ones(2), torch.ones(2), torch.tensor([0, 4])), ValueError, r"groups: .*\b4\b"),
+        (lambda m: m.update(torch.ones(2), torch.ones(2), torch.tensor([0, -2])), ValueError, "groups: .*-2"),
+        (
+            lambda m: m.update(torch.ones(2), torch.tensor([0, 2]), torch.tensor([0, 1])),
+            ValueError,
+            r"target: .*0 \.\. 2",
+        ),
         (
             lambda m: m.update(torch.ones(2), torch.ones(2), torch.tensor([0.0, 1.0])),
             TypeError,
-            "groups: torch.float32",
+            "groups: .*float32",
         ),
         (lambda m: m.update(torch.ones(3), torch.ones(2), torch.tensor([0, 1])), ValueError, "preds, target, groups"),
         (
@@ -200,15 +204,15 @@ def test_wrong_batches_are_refused_before_the_state_changes(call, error, message
 
 def test_wrong_arguments():
     for make, message in [
-        (lambda: ft.MaxAccuracyGap(0), "num_groups: 0"),
-        (lambda: ft.MaxAccuracyGap(2, task="tokens"), "task: 'tokens'"),
-        (lambda: ft.MaxAccuracyGap(2, task="multiclass"), "num_classes: None"),
-        (lambda: ft.MaxAccuracyGap(2, num_classes=3), "num_classes: 3"),
-        (lambda: ft.EqualizedOddsDifference(2, agg="sum"), "agg: 'sum'"),
-        (lambda: ft.GroupValues("auc", 2), "metric: 'auc'"),
-        (lambda: ft.AUCGap(2, bins=1), "bins: 1"),
-        (lambda: ft.CalibrationGap(2, bins=0), "bins: 0"),
-        (lambda: ft.EquityScaledAUC(2, penalty="std"), "ddof: None"),
+        (lambda: ft.MaxAccuracyGap(0), "num_groups: .*0"),
+        (lambda: ft.MaxAccuracyGap(2, task="tokens"), "task: .*'tokens'"),
+        (lambda: ft.MaxAccuracyGap(2, task="multiclass"), "num_classes: .*None"),
+        (lambda: ft.MaxAccuracyGap(2, num_classes=3), "num_classes: .*3"),
+        (lambda: ft.EqualizedOddsDifference(2, agg="sum"), "agg: .*'sum'"),
+        (lambda: ft.GroupValues("auc", 2), "metric: .*'auc'"),
+        (lambda: ft.AUCGap(2, bins=1), "bins: .*1"),
+        (lambda: ft.CalibrationGap(2, bins=0), "bins: .*0"),
+        (lambda: ft.EquityScaledAUC(2, penalty="std"), "ddof: .*None"),
         (lambda: run(ft.CalibrationGap(2), torch.tensor([1.5]), torch.tensor([1]), torch.tensor([0])), "probabilities"),
         (lambda: run(ft.AUCGap(2, bins=5), torch.tensor([1.5]), torch.tensor([1]), torch.tensor([0])), "probabilities"),
     ]:
@@ -246,5 +250,5 @@ def test_scores_that_are_no_numbers_are_refused(name):
     import fairloss.integrations.torchmetrics as tm
 
     metric = getattr(tm, name)(2)
-    with pytest.raises(ValueError, match="preds: NaN"):
+    with pytest.raises(ValueError, match="preds: .*NaN"):
         metric.update(torch.tensor([float("nan"), 0.2]), torch.tensor([0, 1]), torch.tensor([0, 1]))

@@ -78,7 +78,7 @@ def test_the_collator_may_make_the_column(tmp_path):
 
 
 def test_arguments_that_do_not_go_together(tmp_path):
-    with pytest.raises(TypeError, match="fair_loss: a module is needed, function"):
+    with pytest.raises(TypeError, match="fair_loss: .*module.*function"):
         trainer(tmp_path, lambda *a: 0)
     with pytest.raises(ValueError, match="fair_loss: it has parameters"):
         trainer(tmp_path, nn.Linear(2, 2))
@@ -92,7 +92,7 @@ def test_arguments_that_do_not_go_together(tmp_path):
     instance._fair_shift = None
     with pytest.raises(ValueError, match="shift_labels: for logits of tokens say"):
         instance.train()
-    with pytest.raises(ValueError, match="group_names: 1 were given for num_groups=2"):
+    with pytest.raises(ValueError, match=r"group_names: .*\b1\b"):
         group_metrics(SimpleNamespace(predictions=None, label_ids=()), num_groups=2, group_names=["a"])
 
 

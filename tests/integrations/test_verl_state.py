@@ -99,7 +99,7 @@ def test_ids_in_place_of_labels():
     assert state.metrics["fair/reward/domain_0/group_2"] == 0.5
     with (
         state.rows({**columns, "group": [3] * 6}),
-        pytest.raises(ValueError, match=r"group: 3 was given.*ids 0 \.\. 2"),
+        pytest.raises(ValueError, match=r"group: .*(3.*0 \.\. 2|0 \.\. 2.*3)"),
     ):
         state.advantages(torch.zeros(6, 1), torch.ones(6, 1), UID)
 
@@ -108,9 +108,9 @@ def test_labels_are_told_apart_by_type():
     state = FairGRPOState(groups=["1", 1, True])
     advantages(state, REWARDS, ["1", 1, "1", 1, True, True], UID)
     assert state.fair.history.totals()[0].tolist() == [[1, 1, 1, 0]]
-    with pytest.raises(ValueError, match=r"1\.0 was given; the groups of algorithm.fair are '1', 1, True"):
+    with pytest.raises(ValueError, match=r"1\.0.*'1', 1, True|'1', 1, True.*1\.0"):
         advantages(state, REWARDS, [1.0] * 6, UID)
-    with pytest.raises(ValueError, match=r"\[1\] was given"):
+    with pytest.raises(ValueError, match=r"\[1\]"):
         advantages(state, REWARDS, [[1]] * 6, UID)
 
 
@@ -129,11 +129,14 @@ def test_an_unscorable_row_gets_nothing():
         ({"groups": []}, "known labels are needed"),
         ({"groups": ["f", ""]}, "known labels are needed"),
         ({"groups": ["f", "f"]}, "stands there twice"),
-        ({"num_groups": 0}, "num_groups: 0 was given"),
-        ({"num_groups": True}, "num_groups: True was given"),
-        ({"groups": ["f"], "num_domains": "2"}, "num_domains: '2' was given"),
-        ({"groups": ["f"], "group_key": None}, "group_key: null was given"),
-        ({"groups": ["f"], "alpha": 1, "process_group": 2}, "no option 'alpha', 'process_group'; accepted are groups"),
+        ({"num_groups": 0}, "num_groups: .*0"),
+        ({"num_groups": True}, "num_groups: .*True"),
+        ({"groups": ["f"], "num_domains": "2"}, "num_domains: .*'2'"),
+        ({"groups": ["f"], "group_key": None}, "group_key: .*null"),
+        (
+            {"groups": ["f"], "alpha": 1, "process_group": 2},
+            "'alpha', 'process_group'.*groups|groups.*'alpha', 'process_group'",
+        ),
         ({"groups": ["f"], "variant": "mine"}, "variant"),
     ],
 )
@@ -146,11 +149,11 @@ def test_configurations_that_are_none():
     for algorithm in (None, {}, {"fair": None}):
         with pytest.raises(ValueError, match=r"algorithm.fair: adv_estimator=fair_grpo needs it"):
             FairGRPOState.from_config(algorithm)
-    with pytest.raises(TypeError, match=r"a mapping of options is needed, \['a'\] was given"):
+    with pytest.raises(TypeError, match=r"mapping of options.*\['a'\]"):
         FairGRPOState.from_config({"fair": ["a"]})
-    with pytest.raises(TypeError, match="groups: a list of labels is needed, 'young,old' was given"):
+    with pytest.raises(TypeError, match="groups: .*list of labels.*'young,old'"):
         FairGRPOState.from_config({"fair": {"groups": "young,old"}})
-    with pytest.raises(ValueError, match="norm_adv_by_std_in_grpo: False"):
+    with pytest.raises(ValueError, match="norm_adv_by_std_in_grpo: .*False"):
         FairGRPOState.from_config({"fair": {"groups": ["a"]}, "norm_adv_by_std_in_grpo": False})
 
 
@@ -165,7 +168,7 @@ def test_wrong_rows_are_named_and_not_remembered():
         pytest.raises(ValueError, match="no column 'extra_info', only 'data_source'"),
     ):
         state.advantages(torch.zeros(1, 1), torch.ones(1, 1), ["a"])
-    with state.rows({"extra_info": ["{}"]}), pytest.raises(TypeError, match="extra_info: dicts are needed to look up"):
+    with state.rows({"extra_info": ["{}"]}), pytest.raises(TypeError, match="extra_info: .*dict"):
         state.advantages(torch.zeros(1, 1), torch.ones(1, 1), ["a"])
     with pytest.raises(ValueError, match="rewards: .*reward_shift='min'"):
         advantages(state, [-1.0, 0.0], ["f", "f"], ["a", "a"])

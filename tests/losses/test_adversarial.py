@@ -97,15 +97,15 @@ def test_errors_name_the_argument():
     loss = AdversarialGroupLoss(3, 2)
     z, ids = torch.randn(4, 3), torch.tensor([0, 1, 0, -1])
     for bad, named in [
-        ((z[:, :2], ids), "embeddings: 2 columns"),
-        ((z, ids + 1), "groups: id 2"),
-        ((z, ids, ids), "target: it was given"),
+        ((z[:, :2], ids), r"embeddings: .*\b2\b"),
+        ((z, ids + 1), r"groups: .*\b2\b"),
+        ((z, ids, ids), "target: "),
     ]:
         with pytest.raises(ValueError, match=named):
             loss(*bad)
-    with pytest.raises(ValueError, match="target: it was not given"):
+    with pytest.raises(ValueError, match="target: "):
         AdversarialGroupLoss(3, 2, num_classes=2)(z, ids)
-    with pytest.raises(ValueError, match="target: label 2"):
+    with pytest.raises(ValueError, match=r"target: .*\b2\b"):
         AdversarialGroupLoss(3, 2, num_classes=2)(z, ids, torch.tensor([0, 1, 2, 0]))
     for arguments in (
         {"scale": -1},

@@ -233,20 +233,20 @@ def test_errors_name_the_argument():
     z, y, ids = draw(6)
     loss = CrossGroupContrastiveLoss(num_groups=3)
     for bad, named in [
-        ((z.long(), y, ids), "embeddings: floating"),
-        ((z[0], y, ids), "embeddings: shape"),
-        ((z.tolist(), y, ids), "embeddings: a tensor"),
-        ((z, y.double(), ids), "target: integer"),
-        ((z, y[:3], ids), "target: one label"),
-        ((z, y, ids[:3]), "groups: 3 ids"),
-        ((z, y, ids.double()), "groups: integer"),
-        ((z, y, torch.full_like(ids, 3)), "groups: id 3"),
+        ((z.long(), y, ids), "embeddings: .*floating"),
+        ((z[0], y, ids), "embeddings: .*shape"),
+        ((z.tolist(), y, ids), "embeddings: .*tensor"),
+        ((z, y.double(), ids), "target: .*integer"),
+        ((z, y[:3], ids), "target: .*label"),
+        ((z, y, ids[:3]), r"groups: .*\b3\b"),
+        ((z, y, ids.double()), "groups: .*integer"),
+        ((z, y, torch.full_like(ids, 3)), r"groups: .*\b3\b"),
     ]:
         with pytest.raises((TypeError, ValueError), match=named):
             loss(*bad)
-    with pytest.raises(ValueError, match="embeddings: 5 columns"):
+    with pytest.raises(ValueError, match=r"embeddings: .*\b5\b"):
         CrossGroupContrastiveLoss(queue=EmbeddingQueue(4, 6))(z, y, ids)
-    with pytest.raises(ValueError, match="groups: 1 attributes"):
+    with pytest.raises(ValueError, match=r"groups: .*\b1\b"):
         CrossGroupContrastiveLoss(queue=EmbeddingQueue(4, 5, num_attributes=2))(z, y, ids)
     for arguments in ({"temperature": 0}, {"margin": 1.5}, {"queue": 3}, {"variant": "released"}, {"process_group": 1}):
         with pytest.raises((TypeError, ValueError), match=next(iter(arguments))):
@@ -290,7 +290,7 @@ def test_one_concept_an_image_is_the_cross_entropy():
     expected = torch.nn.functional.cross_entropy(rows @ words.T / 0.07, target)
     torch.testing.assert_close(ConceptAlignmentLoss()(z, e, target), expected)
     assert ConceptAlignmentLoss()(z, e, torch.full((8,), -100)) == 0
-    for bad, named in [(target + 1, "target: label 5"), (target.float(), "target"), (torch.ones(8, 4), "target")]:
+    for bad, named in [(target + 1, r"target: .*\b5\b"), (target.float(), "target"), (torch.ones(8, 4), "target")]:
         with pytest.raises((TypeError, ValueError), match=named):
             ConceptAlignmentLoss()(z, e, bad)
     with pytest.raises(ValueError, match="concepts"):

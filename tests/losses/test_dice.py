@@ -96,7 +96,7 @@ def test_one_hot_masks_are_of_zeros_and_ones(dtype):
     assert torch.equal(sample_dice_loss(logits, mask.to(dtype)), sample_dice_loss(logits, ids))
     if dtype != torch.bool:
         wrong = (mask * 255 if dtype == torch.uint8 else mask * 2).to(dtype)
-        with pytest.raises(ValueError, match="target: 25?5? was given"):
+        with pytest.raises(ValueError, match=r"target: .*\b(2|255)\b"):
             sample_dice_loss(logits, wrong)
 
 

@@ -175,20 +175,20 @@ def test_routing_and_task_losses_compile_as_one_graph(task):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"teacher_logits": torch.zeros(3, 4, 2)}, "teacher_logits: the student's shape"),
-        ({"teacher_logits": torch.zeros(4, 3)}, "teacher_logits: the student's shape"),
-        ({"student_logits": torch.zeros(4, 2).long()}, "student_logits: a floating-point"),
-        ({"target": torch.full((4,), 2)}, "target: class 2 is out of range"),
-        ({"target": torch.zeros(4)}, "target: class ids"),
-        ({"target": torch.full((4, 2), 2.0)}, "target: 2 was given"),
-        ({"target": torch.full((4, 2), torch.nan)}, "target: nan was given"),
-        ({"target": torch.full((4, 2), -0.5), "distill_weight": 1.0}, "target: -0.5 was given"),
-        ({"target": torch.zeros(5).long()}, "target: class ids"),
-        ({"distill_weight": 1.1}, "distill_weight: 1.1"),
-        ({"temperature": 0.0}, "temperature: 0.0"),
+        ({"teacher_logits": torch.zeros(3, 4, 2)}, "teacher_logits: .*shape"),
+        ({"teacher_logits": torch.zeros(4, 3)}, "teacher_logits: .*shape"),
+        ({"student_logits": torch.zeros(4, 2).long()}, "student_logits: .*floating"),
+        ({"target": torch.full((4,), 2)}, r"target: .*\b2\b"),
+        ({"target": torch.zeros(4)}, "target: .*class ids"),
+        ({"target": torch.full((4, 2), 2.0)}, r"target: .*\b2\b"),
+        ({"target": torch.full((4, 2), torch.nan)}, "target: .*nan"),
+        ({"target": torch.full((4, 2), -0.5), "distill_weight": 1.0}, r"target: .*-0\.5"),
+        ({"target": torch.zeros(5).long()}, "target: .*class ids"),
+        ({"distill_weight": 1.1}, "distill_weight: .*1.1"),
+        ({"temperature": 0.0}, "temperature: .*0.0"),
         ({"direction": "both"}, "'teacher||student', 'student||teacher'"),
         ({"variant": "released"}, "'default', 'paper'"),
-        ({"task_loss": "fis"}, "task_loss: a callable"),
+        ({"task_loss": "fis"}, "task_loss: .*callable"),
         ({"task_loss": lambda x: x}, "takes 1 arguments"),
         ({"num_groups": (2, 2)}, "intersect_groups"),
     ],
@@ -223,8 +223,8 @@ def test_distilling_binary_masks():
 
 def test_distillation_refuses_labels_that_are_no_class_probabilities():
     logits, groups = torch.randn(4, 3), torch.tensor([0, 1, 0, 1])
-    with pytest.raises(ValueError, match="target: class probabilities that sum to 2"):
+    with pytest.raises(ValueError, match="target: .*class probabilities.*2"):
         fairloss.FairDistillationLoss(2)(logits, logits, torch.tensor([[1.0, 1, 0]] * 4), groups)
     fairloss.FairDistillationLoss(2)(logits, logits, torch.tensor([[0.25, 0.7, 0.05]] * 4), groups)
-    with pytest.raises(ValueError, match="task_loss: CrossEntropyLoss"):
+    with pytest.raises(ValueError, match="task_loss: .*CrossEntropyLoss"):
         fairloss.FairDistillationLoss(2, task_loss=nn.CrossEntropyLoss())

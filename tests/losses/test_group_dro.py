@@ -71,11 +71,11 @@ class TestGroupDRO:
     @pytest.mark.parametrize(
         ("options", "match"),
         [
-            ({"q": [0.5, 0.5]}, "q: a floating-point tensor"),
-            ({"q": torch.tensor([1, 0])}, "q: a floating-point tensor"),
-            ({"q": torch.rand(2, 1)}, r"q: shape \(G,\)"),
-            ({"q": torch.rand(2), "shares": [0.5, 0.5]}, "shares: a floating-point tensor"),
-            ({"q": torch.rand(2), "shares": torch.rand(3)}, r"shares: shape \(G,\)"),
+            ({"q": [0.5, 0.5]}, "q: .*floating"),
+            ({"q": torch.tensor([1, 0])}, "q: .*floating"),
+            ({"q": torch.rand(2, 1)}, r"q: .*\(G,\)"),
+            ({"q": torch.rand(2), "shares": [0.5, 0.5]}, "shares: .*floating"),
+            ({"q": torch.rand(2), "shares": torch.rand(3)}, r"shares: .*\(G,\)"),
             ({"q": torch.rand(2, device="meta")}, "q: .*meta"),
         ],
     )

@@ -21,7 +21,7 @@ def test_heads_have_the_dtype_of_linear_under_autocast():
 
 def test_heads_take_rows_of_their_own_dtype():
     heads = fairloss.GroupHeads(2, 3, 2)
-    with pytest.raises(TypeError, match="features: the heads are torch.float32"):
+    with pytest.raises(TypeError, match="features: .*float32"):
         heads(torch.zeros(4, 2, dtype=torch.float64))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert heads(torch.zeros(4, 2, dtype=torch.bfloat16)).shape == (2, 4, 3)
@@ -57,7 +57,7 @@ def test_group_heads_start_like_linear_layers_and_count_their_parameters():
     assert heads.weight.abs().max() <= 0.1
     assert heads.weight.std().item() == pytest.approx(linear.weight.std().item(), rel=0.1)
     assert GroupHeads(100, 7, 2, bias=False).bias is None
-    with pytest.raises(ValueError, match=r"features: shape \(N, 100, ...\)"):
+    with pytest.raises(ValueError, match=r"features: .*\(N, 100, \.\.\.\)"):
         heads(torch.zeros(3, 99))
-    with pytest.raises(ValueError, match="id 2 is out of range"):
+    with pytest.raises(ValueError, match=r"groups.*\b2\b"):
         heads(torch.zeros(3, 100), torch.tensor([0, 1, 2]))

@@ -18,13 +18,13 @@ def test_an_id_out_of_range_is_an_error_in_a_compiled_loss():
     logits = torch.randn(4, 3)
     assert torch.isfinite(loss(logits, torch.tensor([0, 1, 2, 0]), torch.tensor([0, 1, 1, -1])))
     for bad in (2, 3, -2):
-        with pytest.raises(RuntimeError, match="id out of range"):
+        with pytest.raises(RuntimeError, match="groups|id out of range"):
             loss(logits, torch.tensor([0, 1, 2, 0]), torch.tensor([0, 1, bad, -1]))
 
 
 def test_ids_of_ignored_samples_are_checked():
     logits, target = torch.randn(3, 2), torch.tensor([0, -100, 1])
-    with pytest.raises(ValueError, match=r"groups: id 9 is out of range"):
+    with pytest.raises(ValueError, match=r"groups: .*\b9\b"):
         fairloss.MaxAccGapLoss(2)(logits, target, torch.tensor([0, 9, 1]))
 
 

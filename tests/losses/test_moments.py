@@ -122,10 +122,10 @@ def test_errors_name_the_argument():
     loss = MomentAlignmentLoss(3, 3)
     for bad, named in [
         ((z.long(), y, ids), "embeddings"),
-        ((z, y.clamp(min=0) + 3, ids), "target: label"),
-        ((z, y.clamp(min=0) - 7, ids), "target: label"),
-        ((z, y[:2], ids), "target: one label"),
-        ((z, y, ids + 3), "groups: id"),
+        ((z, y.clamp(min=0) + 3, ids), "target: .*label"),
+        ((z, y.clamp(min=0) - 7, ids), "target: .*label"),
+        ((z, y[:2], ids), "target: .*label"),
+        ((z, y, ids + 3), "groups: .*id"),
     ]:
         with pytest.raises((TypeError, ValueError), match=named):
             loss(*bad)

@@ -198,13 +198,13 @@ def test_states_of_another_data_set_are_refused():
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (None, "state: what state_dict returns"),
-        ([1], "state: what state_dict returns"),
-        ({"position": "3"}, r"state\['position'\]: an integer"),
-        ({"epoch": None}, r"state\['epoch'\]: an integer"),
-        ({"seed": -1}, r"state\['seed'\]: -1"),
-        ("epoch", "state: epoch is missing"),
-        ("num_samples", "state: num_samples None was saved"),
+        (None, "state: .*state_dict"),
+        ([1], "state: .*state_dict"),
+        ({"position": "3"}, r"state\['position'\]: .*integer"),
+        ({"epoch": None}, r"state\['epoch'\]: .*integer"),
+        ({"seed": -1}, r"state\['seed'\]: .*-1"),
+        ("epoch", "state: .*epoch"),
+        ("num_samples", "state: .*num_samples.*None"),
     ],
 )
 def test_what_is_no_state_is_refused(change, match):
@@ -239,19 +239,19 @@ def test_ids_of_any_kind():
 
 def test_errors_name_the_argument():
     for arguments, named in [
-        (([0.5, 1.0],), "groups: integer"),
-        (([],), "groups: ids of shape"),
-        (([0, -2],), "groups: id -2"),
-        ((["a", "b"],), "groups: integer"),
+        (([0.5, 1.0],), "groups: .*integer"),
+        (([],), "groups: .*shape"),
+        (([0, -2],), "groups: .*-2"),
+        ((["a", "b"],), "groups: .*integer"),
     ]:
         with pytest.raises((TypeError, ValueError), match=named):
             BalancedGroupSampler(*arguments)
     for options in ({"max_ratio": 0}, {"max_repeats": 0}, {"num_replicas": 0}, {"rank": 1}, {"seed": -1}):
         with pytest.raises(ValueError, match=next(iter(options))):
             BalancedGroupSampler([0, 1], **options)
-    with pytest.raises(ValueError, match="batch_size: 3 was given; min_per_group=2 of each of 2 strata needs 4"):
+    with pytest.raises(ValueError, match=r"batch_size: .*\b4\b"):
         GroupBatchSampler([0, 1] * 4, 3, 2)
-    with pytest.raises(ValueError, match="batch_size: one batch a rank needs 16"):
+    with pytest.raises(ValueError, match=r"batch_size: .*\b16\b"):
         GroupBatchSampler([0, 1] * 4, 8, num_replicas=2)
     with pytest.raises(TypeError, match="epoch"):
         balanced().set_epoch(0.5)
@@ -281,5 +281,5 @@ def test_a_position_before_the_first_is_refused():
 
 
 def test_a_rank_beyond_the_replicas_is_refused():
-    with pytest.raises(ValueError, match=r"rank: 2 .* 0 \.\. 1 "):
+    with pytest.raises(ValueError, match=r"rank: .*\b2\b"):
         fairloss.BalancedGroupSampler([0, 1], rank=2, num_replicas=2)

@@ -46,5 +46,5 @@ def test_answers_without_a_token_are_in_no_group():
 
 
 def test_a_task_of_no_label_is_refused():
-    with pytest.raises(ValueError, match="target: task 'multilabel' needs .*C >= 1"):
+    with pytest.raises(ValueError, match="target: .*C >= 1"):
         ff.sample_likelihood(torch.randn(2, 0), torch.zeros(2, 0), task="multilabel")

@@ -15,7 +15,7 @@ Y, S, G = [1, 0, 1, 0], [0.9, 0.5, 0.4, 0.1], ["F", "F", "M", "M"]
 def test_missing_labels_in_lists_stay_missing():
     for missing in (None, float("nan")):
         assert fm.group_metric("accuracy", Y, S, ["F", missing, "M", "M"]).labels == ("F", "M")
-    with pytest.raises(ValueError, match="y_true: nan is not among the classes"):
+    with pytest.raises(ValueError, match="y_true: .*nan"):
         fm.group_metric("accuracy", ["a", float("nan")], ["a", "b"], [0, 1])
 
 

@@ -90,14 +90,14 @@ def test_positive_rates_of_classes_by_hand():
 def test_positive_rates_that_need_to_be_told_what_they_are_of():
     for whole in ([1, 2, 2, 2], [0.0, -1.0, 3.0, 0.0]):
         for function in (RATE, lambda *a: fm.group_metric("positive_rate", *a)):
-            with pytest.raises(ValueError, match="y_pred: .* a class or a score; pass task='multiclass' for classes"):
+            with pytest.raises(ValueError, match="y_pred: .*task='multiclass'"):
                 function(None, whole, G)
-    with pytest.raises(ValueError, match="y_pred: inf at position 1"):
+    with pytest.raises(ValueError, match="y_pred: .*inf"):
         RATE(None, [1.0, float("inf"), 0.0, 2.0], G)
-    with pytest.raises(ValueError, match="y_pred: no class"):
+    with pytest.raises(ValueError, match="y_pred: .*class"):
         RATE(None, [None] * 4, G)
     scores = np.array([[0.6, 0.7, 0.1], [0.2, 0.7, 0.8], [0.1, 0.1, 0.3], [0.9, 0.2, 0.1]])
-    with pytest.raises(TypeError, match="y_true: None was given with predictions of several columns"):
+    with pytest.raises(TypeError, match="y_true: .*None"):
         fm.group_metric("positive_rate", None, scores, G)
     for task, y_true in (("multiclass", [0, 1, 2, 0]), ("multilabel", np.zeros((4, 3)))):
         found = fm.group_metric("positive_rate", None, scores, G, task=task)

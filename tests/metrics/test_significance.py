@@ -83,12 +83,12 @@ def test_degenerate_and_bad_input():
     assert paired_t_test([1, 2], [1, 2]).p_value == 1
     assert paired_t_test([2, 3], [1, 2]).p_value == 0
     for call, message in [
-        (lambda: friedman_nemenyi([[1, 2], [1, 2]]), "scores: shape"),
-        (lambda: friedman_nemenyi(np.ones((3, 3)), alpha=2), "alpha: 2"),
+        (lambda: friedman_nemenyi([[1, 2], [1, 2]]), "scores: .*shape"),
+        (lambda: friedman_nemenyi(np.ones((3, 3)), alpha=2), "alpha: .*2"),
         (lambda: friedman_nemenyi(np.ones((3, 3)), names=["a", "a", "b"]), "names:"),
         (lambda: paired_t_test([1], [1]), "a and b"),
-        (lambda: paired_t_test([1, 2], [1, 3], level=0), "level: 0"),
-        (lambda: friedman_nemenyi(np.ones((3, 3)), names="abc").better_than("x"), "name: 'x'"),
+        (lambda: paired_t_test([1, 2], [1, 3], level=0), "level: .*0"),
+        (lambda: friedman_nemenyi(np.ones((3, 3)), names="abc").better_than("x"), "name: .*'x'"),
     ]:
         with pytest.raises(ValueError, match=message):
             call()

@@ -48,7 +48,7 @@ def test_a_disparity_of_a_negative_value_keeps_its_sign():
     ("call", "named"),
     [
         (lambda: fm.performance_scaled_disparity(0.8, [0.9, 0.7], reduce="max", ddof=2), "ddof"),
-        (lambda: fm.group_mean([0.5, 0.5], ["a", "b"], undefined="ignore"), "undefined: 'ignore'"),
+        (lambda: fm.group_mean([0.5, 0.5], ["a", "b"], undefined="ignore"), "undefined: .*'ignore'"),
     ],
 )
 def test_wrong_options_are_named(call, named):
@@ -73,7 +73,7 @@ def test_aggregation_orders():
         ({"values": {"A": {}}}, "'A' has no attribute"),
         ({"values": scores, "statistic": "std"}, "ddof"),
         ({"values": scores, "order": "average_first", "missing": {"C": 0}}, "missing"),
-        ({"values": scores, "convention": "paper"}, "convention: 'paper'"),
+        ({"values": scores, "convention": "paper"}, "convention: .*'paper'"),
         ({"values": scores, "convention": "fairgrpo", "order": "average_first"}, "which contradict it"),
         ({"values": scores, "convention": "fairgrpo", "statistic": "std", "ddof": 0}, "which contradict it"),
     ]:

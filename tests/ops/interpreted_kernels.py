@@ -26,7 +26,7 @@ from fairloss.ops import (
     fair_grpo_setting,
     segments_triton,
 )
-from fairloss.ops.segments import segment_moments
+from fairloss.ops.segments import segment_totals
 from tests.ops.kernel_tolerances import relative, tolerance
 from tests.oracles import policy as oracles_policy
 from tests.oracles.embeddings import contrastive as contrastive_oracle
@@ -314,25 +314,17 @@ def test_advantages_refuse_what_they_cannot_run():
         fair_grpo_advantages(torch.ones(3, 2), ids, num_groups=600)
 
 
-def segment_oracle(values, slots, groups, order):
-    values = values.double()
-    counts = torch.stack([(slots == g).sum() for g in range(groups)]).double()
-    sums = [[values[slots == g].pow(k).sum(0) for g in range(groups)] for k in range(1, order + 1)]
-    return counts, torch.stack([torch.stack(row) for row in sums])
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
-@pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize(("n", "shape", "groups"), [(1, (), 1), (1500, (), 3), (37, (5,), 11), (21, (3, 13), 2)])
-def test_segments_equal_the_loop(n, shape, groups, order, dtype):
+def test_segments_equal_the_loop(n, shape, groups, dtype):
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(n, *shape, generator=generator).to(dtype).requires_grad_()
-    slots = torch.randint(-1, groups + 2, (n,), generator=generator)  # some outside, on both sides
+    slots = torch.randint(0, groups + 1, (n,), generator=generator)  # some in no group
     slots[slots == 1] = 0  # an empty group
-    counts, sums = segment_moments(values, slots, groups, order)
+    sums, counts = segment_totals(values, slots, groups)
     wide = values.detach().double().requires_grad_()
-    expected_counts, expected = segment_oracle(wide, slots, groups, order)
-    assert torch.equal(counts.double(), expected_counts)
+    expected = torch.stack([wide[slots == g].sum(0) for g in range(groups)])
+    assert counts.tolist() == [int((slots == g).sum()) for g in range(groups)]
     assert not counts.requires_grad
     assert sums.dtype == dtype
     assert relative(sums, expected) <= tolerance("segments", dtype).value
@@ -353,7 +345,7 @@ def test_segments_serve_the_losses_and_their_second_derivatives(launches):
     means = torch.stack([values[groups == g].mean() for g in range(3)])
     torch.testing.assert_close(found, means.var(unbiased=False), rtol=1e-12, atol=0)
     assert torch.autograd.gradgradcheck(
-        lambda v: segment_moments(v, groups[:6], 3, 2)[1], values[:6].detach().requires_grad_()
+        lambda v: segment_totals(v * v, groups[:6] % 4, 3)[0], values[:6].detach().requires_grad_()
     )
     sums, counts = GroupIds(torch.zeros(0, 1, dtype=torch.int64), (4,)).mean(torch.zeros(0, 3))
     assert (sums == 0).all()

@@ -174,14 +174,13 @@ def _segments() -> Iterator[Build]:
     for dtype, name in NAMES.items():
         wide = "fp64" if dtype == torch.float64 else "fp32"
         for columns in (1, 8, 32):
-            for order in (1, 2):
-                constants = {"ORDER": order, "WIDE": getattr(tl, f"float{wide[2:]}"), **segments_triton.blocks(columns)}
-                yield Build(
-                    f"segments-{name}-f{columns}-o{order}", segments_triton.segment_kernel,
-                    {**types, "values": f"*{name}", "counts": f"*{wide}", "sums": f"*{wide}"},
-                    # Triton compiles an integer argument of 1 in.
-                    constants if columns > 1 else {**constants, "columns": 1},
-                )  # fmt: skip
+            constants = {"WIDE": getattr(tl, f"float{wide[2:]}"), **segments_triton.blocks(columns)}
+            yield Build(
+                f"segments-{name}-f{columns}", segments_triton.segment_kernel,
+                {**types, "values": f"*{name}", "counts": f"*{wide}", "sums": f"*{wide}"},
+                # Triton compiles an integer argument of 1 in.
+                constants if columns > 1 else {**constants, "columns": 1},
+            )  # fmt: skip
 
 
 def builds() -> list[Build]:
@@ -200,7 +199,7 @@ FAST = (
     "project-bf16",
     "score-fp32-r8-w8",
     "weights-default-d7-w8",
-    "segments-fp32-f1-o1",
+    "segments-fp32-f1",
     "scale-fp32-u8",
 )
 

@@ -97,7 +97,7 @@ def test_the_switch():
             raise ZeroDivisionError
         assert kernels.get_backend() == "eager"
     assert kernels.get_backend() == "auto"
-    with pytest.raises(ValueError, match="name: 'cuda' was given; accepted are 'auto', 'eager', 'triton'"):
+    with pytest.raises(ValueError, match="^name: .*'auto', 'eager', 'triton'.*'cuda'"):
         kernels.set_backend("cuda")
 
 
@@ -158,7 +158,8 @@ def test_environment_variable_and_what_imports_leave_alone():
         assert said.split() == [name, "False", "False"]
     status, said = python("-c", code, FAIRLOSS_BACKEND="fast")
     assert status != 0
-    assert "FAIRLOSS_BACKEND: 'fast' was given" in said
+    assert "FAIRLOSS_BACKEND: expected" in said
+    assert "'fast'" in said
 
 
 def test_a_compiled_function_follows_the_switch():

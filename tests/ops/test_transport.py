@@ -141,5 +141,5 @@ def test_bad_arguments_are_named(change, match):
 
 
 def test_alignment_takes_powers_one_and_two():
-    with pytest.raises(ValueError, match="p: 3 was given; accepted are 1 and 2"):
+    with pytest.raises(ValueError, match=r"p: .*\b3\b"):
         DistributionAlignmentLoss(num_groups=2, p=3)

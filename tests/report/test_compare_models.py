@@ -99,8 +99,8 @@ def test_comparing_models_over_one_group_or_none():
         ({"num_replicates": 0}, "num_replicates: .*100, got 0"),
         ({"num_replicates": 1}, "num_replicates: .*got 1"),
         ({"num_replicates": -5}, "num_replicates: .*got -5"),
-        ({"level": 95}, "level: 95 was given; a level between 0 and 1"),
-        ({"level": 0.0}, "level: 0.0 was given"),
+        ({"level": 95}, "level: .*95"),
+        ({"level": 0.0}, r"level: .*0\.0"),
     ],
 )
 def test_comparing_models_refuses_wrong_resampling(change, message):
@@ -136,11 +136,11 @@ def test_size_of_the_gap_difference_test():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"scores": [[0.1, 0.9] * 20]}, TypeError, "scores: a mapping of model names to predictions is needed, list"),
-        ({"scores": np.ones((2, 40))}, TypeError, "scores: a mapping of model names .* ndarray was given"),
-        ({"scores": {}}, ValueError, "scores: no model was given"),
-        ({"metrics": []}, ValueError, "metrics: none was given"),
-        ({"metrics": "auc"}, TypeError, "metrics: a sequence of names is needed, 'auc' was given"),
+        ({"scores": [[0.1, 0.9] * 20]}, TypeError, "scores: .*mapping.*list"),
+        ({"scores": np.ones((2, 40))}, TypeError, "scores: .*mapping.*ndarray"),
+        ({"scores": {}}, ValueError, "scores: .*model"),
+        ({"metrics": []}, ValueError, "metrics: "),
+        ({"metrics": "auc"}, TypeError, "metrics: .*names.*'auc'"),
         ({"min_group_size": "a"}, TypeError, "min_group_size: .*an integer, got 'a'"),
         ({"num_replicates": 200.5}, TypeError, "num_replicates: .*an integer, got 200.5"),
         ({"seed": -1}, ValueError, "seed: .*0, got -1"),

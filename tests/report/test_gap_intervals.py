@@ -70,7 +70,7 @@ def test_samples_of_a_patient_come_together_even_across_groups():
     assert (counts[:, :4].sum(axis=1) == 4).all()
     assert (counts[:, 4:6].sum(axis=1) == 2).all()
     assert all(set(counts[:, i]) >= {0, 1, 2} for i in range(6))
-    with pytest.raises(ValueError, match="patients: no id was given at position 1"):
+    with pytest.raises(ValueError, match=r"patients: .*\b1\b"):
         bootstrap.patient_codes(["a", None], 2)
 
 

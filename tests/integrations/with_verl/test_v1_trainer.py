@@ -147,11 +147,9 @@ def test_missing_columns_keys_and_labels_are_named():
         ValueError, match="no row of the batch has 'demo_group' in extra_info, which holds 'index', 'sex'"
     ):
         v1.advantages(rows, extra_info=lambda row: {"index": 0, "sex": "f"})
-    with pytest.raises(
-        ValueError, match="'ancient' was given; the groups of algorithm.fair are 'young', 'middle', 'old'"
-    ):
+    with pytest.raises(ValueError, match="'ancient'.*'young', 'middle', 'old'|'young', 'middle', 'old'.*'ancient'"):
         v1.advantages(rows, extra_info=lambda row: {"demo_group": "ancient"})
-    with pytest.raises(ValueError, match="data_source: 'mri' was given; the domains of algorithm.fair are 'xray'"):
+    with pytest.raises(ValueError, match="data_source: .*('mri'.*'xray'|'xray'.*'mri')"):
         v1.advantages(rows, data_source=lambda row: "mri")
     with pytest.raises(ValueError, match="groups: .*one id for all rollouts of a prompt"):
         v1.advantages(rows, extra_info=lambda row: {"demo_group": ["young", "old"][row.rollout % 2]})
@@ -285,9 +283,9 @@ def test_a_trainer_with_a_wrong_configuration_is_not_made():
         ValueError, match=r"algorithm.fair: adv_estimator=fair_grpo needs it; add \+algorithm.fair.groups"
     ):
         V1(labels=LABELS[:1])
-    with pytest.raises(ValueError, match="there is no option 'alpha'; accepted are groups, .*size_power"):
+    with pytest.raises(ValueError, match="'alpha'.*size_power|size_power.*'alpha'"):
         V1("+algorithm.fair.alpha=1")
-    with pytest.raises(ValueError, match="norm_adv_by_std_in_grpo: False was given"):
+    with pytest.raises(ValueError, match="norm_adv_by_std_in_grpo: .*False"):
         V1("algorithm.norm_adv_by_std_in_grpo=False")
     with pytest.raises(ValueError, match="max_ratio"):
         V1("+algorithm.fair.max_ratio=0.5")

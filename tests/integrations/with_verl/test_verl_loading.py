@@ -119,7 +119,7 @@ def test_methods_of_another_version_are_left_alone_and_named(monkeypatch):
         RuntimeError, match=r"verl 0\.9.*_compute_advantage takes \('self', 'data'\).*_save_checkpoint is miss"
     ):
         integration.fair_grpo(None, None)
-    with pytest.raises(RuntimeError, match="keys of rows end in the number of the output, 'abc' was given"):
+    with pytest.raises(RuntimeError, match="keys of rows.*'abc'"):
         integration._session("abc")
 
 
