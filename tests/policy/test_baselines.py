@@ -160,7 +160,7 @@ def test_group_dro_state_and_modes():
     corner = GroupDROAdvantage(3, group_counts=[8, 1, 1])
     for bad in (torch.full((2, 3), torch.nan), torch.zeros(0, 3), torch.ones(2, 1)):
         assert torch.isfinite(corner(bad, torch.full((bad.shape[0],), -1))).all()
-    with pytest.raises(ValueError, match="groups: .* 4"):
+    with pytest.raises(ValueError, match="groups: .*id"):
         module(rewards, groups + 3)
 
 

@@ -33,17 +33,17 @@ def test_inputs_are_not_modified_and_the_result_has_no_gradient():
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"rewards": torch.ones(3)}, "rewards: .*prompt_ids"),
-        ({"rewards": [[1.0]]}, "rewards: .*list"),
-        ({"rewards": torch.ones(2, 3, dtype=torch.complex64)}, "rewards: .*complex64"),
-        ({"groups": torch.tensor([0, 1, 2])}, "groups: .* 2"),
-        ({"groups": torch.tensor([0.0, 1.0, 1.0])}, "groups: .*float32"),
-        ({"groups": torch.tensor([0])}, "groups: .* 1"),
-        ({"domains": torch.tensor([0, 2, 1])}, "domains: .* 2"),
-        ({"domains": None}, "domains: .*num_domains=2"),
-        ({"prompt_ids": torch.tensor([0, 1, 1])}, r"prompt_ids: .*\(B,\)"),
-        ({"prompt_ids": torch.tensor([0.0])}, "prompt_ids: .*float32"),
-        ({"past": torch.zeros(3, 2, 2)}, r"past: .*\(3, 2, 3\)"),
+        ({"rewards": torch.ones(3)}, "rewards: .*shape"),
+        ({"rewards": [[1.0]]}, "rewards: .*tensor"),
+        ({"rewards": torch.ones(2, 3, dtype=torch.complex64)}, "rewards: .*real"),
+        ({"groups": torch.tensor([0, 1, 2])}, r"groups: .*\b2\b"),
+        ({"groups": torch.tensor([0.0, 1.0, 1.0])}, "groups: .*integer"),
+        ({"groups": torch.tensor([0])}, r"groups: .*\b1\b"),
+        ({"domains": torch.tensor([0, 2, 1])}, r"domains: .*\b2\b"),
+        ({"domains": None}, "domains: .*needed|domains: expected"),
+        ({"prompt_ids": torch.tensor([0, 1, 1])}, "prompt_ids: "),
+        ({"prompt_ids": torch.tensor([0.0])}, "prompt_ids: .*integer"),
+        ({"past": torch.zeros(3, 2, 2)}, "past: .*shape"),
         ({"num_groups": (2, 3)}, "intersect_groups"),
         ({"num_domains": 0}, "num_domains"),
         ({"max_ratio": 0.5}, "max_ratio"),
@@ -64,7 +64,7 @@ def test_bad_arguments_are_named(arguments, named):
 def test_a_prompt_with_two_groups_is_refused_and_unknown_without_validation():
     rewards, ids = torch.tensor([1.0, 0, 1, 0]), torch.tensor([5, 5, 9, 9])
     groups = torch.tensor([0, 1, 1, 1])
-    with pytest.raises(ValueError, match="groups: .*one id for all rollouts of a prompt"):
+    with pytest.raises(ValueError, match="groups: .*prompt"):
         fair_grpo_advantages(rewards, groups, num_groups=2, prompt_ids=ids)
     module = FairGRPOAdvantage(2, validate=False)
     module(rewards, groups, prompt_ids=ids)
@@ -136,7 +136,7 @@ def test_on_a_device_prompts_with_two_ids_are_left_to_the_one_look_at_the_result
     check_means(result, batch, Options(), None, None)
     for conflicts in ({"groups": False, "domains": True}, {"domains": True}):
         torn = batch._replace(conflicts={name: torch.tensor(value) for name, value in conflicts.items()})
-        with pytest.raises(ValueError, match="domains: .*one id for all rollouts of a prompt"):
+        with pytest.raises(ValueError, match="domains: .*of a prompt"):
             check_means(result, torn, Options(), None, None)
 
 

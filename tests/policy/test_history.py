@@ -22,7 +22,7 @@ def test_a_history_passes_over_what_is_not_finite():
     history.advance(totals * math.inf, torch.tensor(-math.inf, dtype=torch.float64))
     assert torch.equal(history.totals(), totals)
     assert history.lowest == 0
-    with pytest.raises(ValueError, match=r"batch: .*\(3, 1, 2\)"):
+    with pytest.raises(ValueError, match="batch: .*shape"):
         history.advance(totals[:2], torch.tensor(0.0, dtype=torch.float64))
 
 

@@ -38,7 +38,7 @@ def test_negative_mean_rewards_are_refused():
     """There a negative mean turns the gradient around (correlation -1)."""
     rewards = 2 * REWARDS - 1
     module = FairGRPOAdvantage(2)
-    with pytest.raises(ValueError, match="rewards: .* for group 1 of domain 0; .*reward_shift='min'"):
+    with pytest.raises(ValueError, match="rewards: .*group 1"):
         module(rewards, GROUPS)
     assert module.history.totals().sum() == 0
     lifted = fair_grpo_advantages(rewards, GROUPS, num_groups=2, reward_shift="min")
@@ -53,13 +53,13 @@ def test_a_mean_of_zero_among_negative_rewards_is_refused():
     rewards = torch.tensor([[1.0, -1, 1, -1], [1, 1, 1, -1]])
     known, unknown = torch.tensor([0, 1]), torch.tensor([-1, -1])
     module = FairGRPOAdvantage(2, num_domains=2)
-    with pytest.raises(ValueError, match="rewards: .* 0 for group 0 of domain 1; .*reward_shift='min'"):
+    with pytest.raises(ValueError, match="rewards: .*group 0 of domain 1.*reward_shift='min'"):
         module(rewards, known, torch.tensor([1, 0]))
-    with pytest.raises(ValueError, match="rewards: .* 0 for domain 1; .*reward_shift='min'"):
+    with pytest.raises(ValueError, match="rewards: .*domain 1.*reward_shift='min'"):
         module(rewards, unknown, torch.tensor([1, 0]))
-    with pytest.raises(ValueError, match="rewards: .* for group 0 of"):
+    with pytest.raises(ValueError, match="rewards: .*group 0"):
         fair_grpo_advantages(rewards - 1, known, num_groups=2, reward_shift=1.0)
-    with pytest.raises(ValueError, match="rewards: .* for group 0 of"):
+    with pytest.raises(ValueError, match="rewards: .*group 0"):
         fair_grpo_advantages(
             rewards.flatten(), known.repeat_interleave(4), num_groups=2, prompt_ids=torch.arange(8) // 4
         )
@@ -97,7 +97,7 @@ def test_unequal_numbers_of_rollouts():
 def test_conflicting_ids_of_one_prompt_are_named():
     """There the last row wins."""
     arguments = (torch.tensor([1.0, 0.0]), torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match="groups: .*one id for all rollouts of a prompt"):
+    with pytest.raises(ValueError, match="groups: .*of a prompt"):
         fair_grpo_advantages(*arguments, num_groups=2, prompt_ids=torch.tensor([7, 7]))
 
 
