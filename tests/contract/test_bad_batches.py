@@ -13,12 +13,8 @@ from tests.contract.case import all_cases
 
 CASES = all_cases()
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
-LOGITS, LABELS, GROUP_IDS, LOSSES = (
-    torch.randn(4, 3),
-    torch.tensor([0, 1, 2, 0]),
-    torch.tensor([0, 1, 1, 0]),
-    torch.rand(4),
-)
+LOGITS, LOSSES = torch.linspace(-1, 1, 12).reshape(4, 3), torch.linspace(0, 1, 4)
+LABELS, GROUP_IDS = torch.tensor([0, 1, 2, 0]), torch.tensor([0, 1, 1, 0])
 
 
 @each_case

@@ -56,8 +56,7 @@ def test_rate_gaps(kind, options):
 
 @pytest.mark.parametrize("over_classes", ["mean_gap", "max_gap", "gap_of_mean"])
 @pytest.mark.parametrize("kind", RATE_GAPS)
-def test_several_classes_and_labels(kind, over_classes):
-    generator = torch.Generator().manual_seed(1)
+def test_several_classes_and_labels(kind, over_classes, generator):
     scores = torch.rand(400, 3, generator=generator)
     target, groups = torch.randint(0, 3, (400,), generator=generator), data(400)[2]
     options = {"num_classes": 3, "over_classes": over_classes}

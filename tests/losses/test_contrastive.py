@@ -269,8 +269,7 @@ def concept_oracle(z, e, table, *, temperature, paper):
 
 
 @pytest.mark.parametrize("variant", ["default", "paper"])
-def test_concepts_equal_a_double_loop(variant):
-    generator = torch.Generator().manual_seed(3)
+def test_concepts_equal_a_double_loop(variant, generator):
     e = torch.randn(6, 4, dtype=torch.float64, generator=generator)
     for table in ((torch.rand(9, 6, generator=generator) < 0.4).long(), torch.ones(9, 6, dtype=torch.int64)):
         z = torch.randn(9, 4, dtype=torch.float64, generator=generator).requires_grad_()
@@ -282,8 +281,7 @@ def test_concepts_equal_a_double_loop(variant):
             torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-12)
 
 
-def test_one_concept_an_image_is_the_cross_entropy():
-    generator = torch.Generator().manual_seed(4)
+def test_one_concept_an_image_is_the_cross_entropy(generator):
     z, e = torch.randn(8, 4, generator=generator), torch.randn(5, 4, generator=generator)
     target = torch.tensor([0, 1, 2, 3, 4, -100, 0, 0])
     rows, words = torch.nn.functional.normalize(z), torch.nn.functional.normalize(e)

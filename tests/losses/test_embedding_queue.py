@@ -36,9 +36,8 @@ def test_a_queue_resumes_where_it_was():
     assert queue.labels.tolist() == other.labels.tolist() == [4, 5, 9, 3]
 
 
-def test_queue_holds_the_last_rows():
+def test_queue_holds_the_last_rows(generator):
     queue, rows = EmbeddingQueue(7, 3, num_attributes=2), []
-    generator = torch.Generator().manual_seed(0)
     for n in (3, 0, 5, 20, 1, 7, 2):
         z = torch.randn(n, 3, generator=generator)
         y, ids = torch.randint(-3, 4, (n,), generator=generator), torch.randint(-1, 3, (n, 2), generator=generator)

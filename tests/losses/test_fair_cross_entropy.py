@@ -113,8 +113,7 @@ def test_fr_equation_4_and_hybrid_equation_9(batch):
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("options", [{}, {"pos_weight": torch.tensor([2.0])}], ids=["plain", "pos_weight"])
 @pytest.mark.parametrize(("shape", "task"), [((6,), "auto"), ((6, 1), "auto"), ((6, 4), "multilabel")])
-def test_labels_are_reduced_as_torch_does(shape, task, options, weighted, reduction):
-    generator = torch.Generator().manual_seed(1)
+def test_labels_are_reduced_as_torch_does(shape, task, options, weighted, reduction, generator):
     logits = torch.randn(shape, generator=generator)
     target = torch.randint(0, 2, shape, generator=generator).float()
     groups = torch.tensor([0, 1, 1, -1, 0, 0])
@@ -132,8 +131,7 @@ def test_labels_are_reduced_as_torch_does(shape, task, options, weighted, reduct
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("length", [5, 0])
-def test_tokens_are_reduced_as_torch_does(length, reduction):
-    generator = torch.Generator().manual_seed(2)
+def test_tokens_are_reduced_as_torch_does(length, reduction, generator):
     logits = torch.randn(3, length, 7, generator=generator)
     target = torch.randint(0, 7, (3, length), generator=generator)
     target[:, :1] = -100

@@ -73,10 +73,10 @@ class TestGroupDRO:
         [
             ({"q": [0.5, 0.5]}, "q: .*floating"),
             ({"q": torch.tensor([1, 0])}, "q: .*floating"),
-            ({"q": torch.rand(2, 1)}, r"q: .*\(G,\)"),
-            ({"q": torch.rand(2), "shares": [0.5, 0.5]}, "shares: .*floating"),
-            ({"q": torch.rand(2), "shares": torch.rand(3)}, r"shares: .*\(G,\)"),
-            ({"q": torch.rand(2, device="meta")}, "q: .*meta"),
+            ({"q": torch.ones(2, 1)}, r"q: .*\(G,\)"),
+            ({"q": torch.ones(2), "shares": [0.5, 0.5]}, "shares: .*floating"),
+            ({"q": torch.ones(2), "shares": torch.ones(3)}, r"shares: .*\(G,\)"),
+            ({"q": torch.ones(2, device="meta")}, "q: .*meta"),
         ],
     )
     def test_bad_weights_are_named(self, options, match):

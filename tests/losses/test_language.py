@@ -25,8 +25,7 @@ def test_shifted_labels_by_hand():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("vocabulary", [11, 20_000])
-def test_shifting_the_labels_equals_slicing_the_logits(dtype, vocabulary):
-    generator = torch.Generator().manual_seed(0)
+def test_shifting_the_labels_equals_slicing_the_logits(dtype, vocabulary, generator):
     logits = torch.randn(3, 5, vocabulary, generator=generator).to(dtype).requires_grad_()
     labels = torch.randint(0, vocabulary, (3, 5), generator=generator)
     labels[:, :2] = -100
@@ -46,8 +45,7 @@ def test_shifting_the_labels_equals_slicing_the_logits(dtype, vocabulary):
 
 
 @pytest.mark.parametrize("cut", ["tokens", "samples", "classes", "turned"])
-def test_streamed_nll_reads_logits_where_they_lie(cut):
-    generator = torch.Generator().manual_seed(1)
+def test_streamed_nll_reads_logits_where_they_lie(cut, generator):
     whole = torch.randn(4, 6, 20_000, generator=generator, dtype=torch.float64)
     logits = {
         "tokens": lambda: whole[:, 1:-1], "samples": lambda: whole[::2], "classes": lambda: whole[..., ::2],
@@ -64,9 +62,8 @@ def test_streamed_nll_reads_logits_where_they_lie(cut):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_token_criterion_holds_no_second_buffer_of_the_logits_size(dtype):
+def test_token_criterion_holds_no_second_buffer_of_the_logits_size(dtype, generator):
     n, t, width = 4, 8, 4
-    generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(n, t, width, generator=generator).to(dtype).requires_grad_()
     head = torch.randn(VOCABULARY, width, generator=generator).to(dtype).requires_grad_()
     labels = torch.randint(0, VOCABULARY, (n, t), generator=generator)
@@ -99,8 +96,7 @@ def test_token_criterion_holds_no_second_buffer_of_the_logits_size(dtype):
 
 
 @pytest.mark.parametrize("side", ["left", "right", "both", "none"])
-def test_last_token_of_padded_sequences(side):
-    generator = torch.Generator().manual_seed(0)
+def test_last_token_of_padded_sequences(side, generator):
     hidden = torch.randn(3, 5, 2, generator=generator, dtype=torch.float64, requires_grad=True)
     mask = {
         "left": [[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 1]],

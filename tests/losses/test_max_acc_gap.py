@@ -78,8 +78,7 @@ def test_attributes_reduce_as_asked(batch):
     ],
 )
 @pytest.mark.parametrize(("sizes", "reduction"), [(3, "mean"), ((3, 2), "mean"), ((3, 2), "sum"), ((3, 2), "max")])
-def test_second_derivatives(loss, task, sizes, reduction, smoothing):
-    generator = torch.Generator().manual_seed(11)
+def test_second_derivatives(loss, task, sizes, reduction, smoothing, generator):
     logits = torch.randn(8, 3, generator=generator, dtype=torch.float64).requires_grad_()
     shape = (8, 3) if task == "multilabel" else (8,)
     target = torch.randint(0, 2, shape, generator=generator)

@@ -49,9 +49,8 @@ def test_auc_of_more_groups_than_16_bits_count():
     assert np.isnan(found).sum() == 70_001 - 3
 
 
-def test_auc_without_weights_is_scikit_learns():
+def test_auc_without_weights_is_scikit_learns(rng):
     sklearn = pytest.importorskip("sklearn.metrics")
-    rng = np.random.default_rng(0)
     for n in (2, 10, 300):
         y, s = np.arange(n) % 2, rng.integers(0, 7, n) / 7
         assert fm.auc(y, s) == pytest.approx(sklearn.roc_auc_score(y, s), abs=1e-14)

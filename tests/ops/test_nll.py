@@ -14,8 +14,7 @@ from fairloss.ops.nll import dense_nll, nll
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [(1, 1), (7, 3), (300, 20_000), (0, 5), (3, 40_000)])
-def test_streamed_nll_equals_torch(dtype, shape):
-    generator = torch.Generator().manual_seed(1)
+def test_streamed_nll_equals_torch(dtype, shape, generator):
     logits = (3 * torch.randn(shape, generator=generator)).to(dtype).requires_grad_()
     target = torch.randint(0, shape[1], shape[:1], generator=generator)
     wide = logits.detach().double().requires_grad_()
@@ -29,10 +28,9 @@ def test_streamed_nll_equals_torch(dtype, shape):
 
 
 @pytest.mark.parametrize("scale", [1.0, 50.0, 1e4])
-def test_dense_nll_equals_torch_whatever_the_logits(scale, monkeypatch):
+def test_dense_nll_equals_torch_whatever_the_logits(scale, monkeypatch, generator):
     """At scale 50 and above likelihoods underflow, and the exact branch takes over."""
     monkeypatch.setattr("fairloss.ops.nll._DENSE_FROM", 0)
-    generator = torch.Generator().manual_seed(4)
     for dtype in (torch.float32, torch.float64):
         logits = (scale * torch.randn(50, 6, generator=generator, dtype=dtype)).requires_grad_()
         target = torch.randint(0, 6, (50,), generator=generator)
@@ -74,8 +72,7 @@ def test_streamed_nll_passes_torchs_operator_check():
     torch.library.opcheck(nll, args)
 
 
-def test_bfloat16_likelihood_at_a_large_vocabulary():
-    generator = torch.Generator().manual_seed(2)
+def test_bfloat16_likelihood_at_a_large_vocabulary(generator):
     logits = torch.randn(16, 152_064, generator=generator)
     target = torch.randint(0, 152_064, (16,), generator=generator)
     logits[torch.arange(16), target] += torch.linspace(5, 25, 16)

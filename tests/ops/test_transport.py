@@ -94,9 +94,8 @@ def test_gradient_of_the_distances(p):
     assert torch.autograd.gradcheck(lambda v: wasserstein_to_all(v, groups.unsqueeze(1), num_groups, p), (values,))
 
 
-def test_descent_on_the_alignment_loss_brings_the_groups_together():
-    gen = torch.Generator().manual_seed(3)
-    scores = torch.randn(200, generator=gen)
+def test_descent_on_the_alignment_loss_brings_the_groups_together(generator):
+    scores = torch.randn(200, generator=generator)
     groups = torch.arange(200) % 2
     scores = (scores + 2.0 * groups).requires_grad_()
     loss = DistributionAlignmentLoss(num_groups=2)
@@ -110,9 +109,8 @@ def test_descent_on_the_alignment_loss_brings_the_groups_together():
     assert loss(scores, groups).item() < 0.01 * before
 
 
-def test_geomloss_tends_to_the_exact_distance_as_its_blur_shrinks():
+def test_geomloss_tends_to_the_exact_distance_as_its_blur_shrinks(rng):
     geomloss = pytest.importorskip("geomloss", reason="the 'bench' extra")
-    rng = np.random.default_rng(4)
     groups = torch.from_numpy(np.arange(24) % 2)
     values = torch.from_numpy(rng.random(24)) + 0.3 * groups
     exact = transport_distances(values, groups, num_groups=2)

@@ -77,10 +77,9 @@ def test_prompts_of_one_difficulty_stay_one_group(rate):
     assert choose_clusters(points, "silhouette", 0, 4).n_clusters > 1
 
 
-def test_the_test_of_difference_against_scipy():
-    generator = np.random.default_rng(0)
+def test_the_test_of_difference_against_scipy(rng):
     for spread in (0.0, 0.1, 0.3):
-        prompts = [generator.normal(spread * generator.normal(), 1, n) for n in generator.integers(2, 9, 30)]
+        prompts = [rng.normal(spread * rng.normal(), 1, n) for n in rng.integers(2, 9, 30)]
         p = f_oneway(*prompts).pvalue
         moments = [np.array([f(x) for x in prompts]) for f in (np.mean, lambda x: ((x - x.mean()) ** 2).sum(), len)]
         assert differ(*moments, level=p * 1.0001)
@@ -92,8 +91,7 @@ def test_the_test_of_difference_against_scipy():
     assert not differ(one[:1], one[:1], 4 * one[:1])
 
 
-def test_prompts_that_differ_in_the_order_of_rollouts_alone_are_one_group():
-    generator = torch.Generator().manual_seed(0)
+def test_prompts_that_differ_in_the_order_of_rollouts_alone_are_one_group(generator):
     rewards = torch.stack([torch.linspace(0, 1, 10)[torch.randperm(10, generator=generator)] for _ in range(30)])
     module = FairGRPOAdvantage(1, discover_groups="kmeans")
     module(rewards, torch.full((30,), -1))

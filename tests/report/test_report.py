@@ -210,8 +210,7 @@ def test_a_missing_extra_is_named(report, monkeypatch, hidden, call):
     assert report.to_markdown()  # what needs no extra still works
 
 
-def test_other_tasks():
-    rng = np.random.default_rng(0)
+def test_other_tasks(rng):
     y, g = rng.integers(0, 3, 300), rng.integers(0, 2, 300)
     p = rng.dirichlet(np.ones(3), 300)
     p[np.arange(300), y] += 0.5
@@ -245,8 +244,7 @@ def test_other_tasks():
     assert convention["group"].gap("accuracy").estimate.value == pytest.approx(expected.gap())
 
 
-def test_report_of_values():
-    rng = np.random.default_rng(0)
+def test_report_of_values(rng):
     g = np.repeat(["a", "b", "c", "d"], [200, 150, 100, 1])
     dice = np.clip(np.repeat([0.9, 0.85, 0.7, 0.4], [200, 150, 100, 1]) + 0.1 * rng.standard_normal(451), 0, 1)
     dice[:7] = np.nan
@@ -484,8 +482,7 @@ def test_one_area_is_not_scaled():
         assert "| equity-scaled AUC (mean_abs) | n/a |" in found.to_markdown()
 
 
-def test_small_groups_come_with_counts_and_warnings():
-    rng = np.random.default_rng(0)
+def test_small_groups_come_with_counts_and_warnings(rng):
     y, p, g = rng.integers(0, 2, 60), rng.random(60), np.array(["A"] * 55 + ["B"] * 5)
     report = fr.FairnessReport.from_predictions(y, p, {"site": g}, num_replicates=100)
     assert [group.samples for group in report["site"].groups] == [55, 5]
