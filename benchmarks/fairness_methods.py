@@ -135,9 +135,9 @@ def threshold_optimizer(fold: Fold, constraints: str, seed: int, sizes: Sizes) -
 
 
 def gap_weight(fold: Fold, weight: float, *, counts: bool = False) -> Loss:
-    memory = fl.GroupMemory(fold.num_groups, MEMORY, fold.counts)
+    memory = fl.GroupMemory(fold.num_groups, capacity=MEMORY, group_counts=fold.counts)
     group_counts = fold.counts if counts else None
-    criterion = fl.FairCrossEntropyLoss(fold.num_groups, weight, group_counts, memory=memory)
+    criterion = fl.FairCrossEntropyLoss(fold.num_groups, gap_weight=weight, group_counts=group_counts, memory=memory)
     return lambda z, logits, y, g: criterion(logits, y, g)
 
 
@@ -185,12 +185,12 @@ def distribution_alignment(fold: Fold) -> Loss:
 def inverse_frequency(fold: Fold, max_weight: float) -> Loss:
     """By group *and label*, which weighs a rare group's rare class most; ``group_counts`` above weighs groups alone."""
     cells = torch.bincount(fold.train.g * 2 + fold.train.y, minlength=2 * fold.num_groups).clamp(min=1)
-    criterion = fl.InverseFrequencyWeighting(cells, max_weight)
+    criterion = fl.InverseFrequencyWeighting(cells, max_weight=max_weight)
     return lambda z, logits, y, g: criterion(F.cross_entropy(logits, y, reduction="none"), g * 2 + y)
 
 
 def group_dro(fold: Fold, step_size: float) -> Loss:
-    criterion = fl.GroupDROLoss(fold.num_groups, step_size, group_counts=fold.counts)
+    criterion = fl.GroupDROLoss(fold.num_groups, step_size=step_size, group_counts=fold.counts)
     return lambda z, logits, y, g: criterion(F.cross_entropy(logits, y, reduction="none"), g)
 
 

@@ -43,7 +43,9 @@ def erm(num_groups: int, counts: Sequence[int], strength: float) -> nn.Module:
 
 def fr(num_groups: int, counts: Sequence[int], strength: float) -> nn.Module:
     # A batch of 64 holds 3 photographs of the smallest group: the memory ranks the groups on 256 each.
-    return FairCrossEntropyLoss(num_groups, gap_weight=strength, memory=GroupMemory(num_groups, 256, counts))
+    return FairCrossEntropyLoss(
+        num_groups, gap_weight=strength, memory=GroupMemory(num_groups, capacity=256, group_counts=counts)
+    )
 
 
 def gr(num_groups: int, counts: Sequence[int], strength: float) -> nn.Module:
@@ -51,7 +53,7 @@ def gr(num_groups: int, counts: Sequence[int], strength: float) -> nn.Module:
 
 
 def hybrid(num_groups: int, counts: Sequence[int], strength: float) -> nn.Module:
-    memory = GroupMemory(num_groups, 256, counts)
+    memory = GroupMemory(num_groups, capacity=256, group_counts=counts)
     return FairCrossEntropyLoss(num_groups, gap_weight=strength, group_counts=counts, memory=memory)
 
 

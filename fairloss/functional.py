@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from fairloss.losses.febs import febs as febs
     from fairloss.losses.fis import fis as fis
     from fairloss.losses.fis import fis_weights as fis_weights
+    from fairloss.losses.gaps import group_gap as group_gap
     from fairloss.losses.group_dro import group_dro as group_dro
     from fairloss.losses.group_heads import route_by_group as route_by_group
     from fairloss.losses.inverse_frequency_weighting import inverse_frequency_weighting as inverse_frequency_weighting
     from fairloss.losses.inverse_frequency_weighting import inverse_frequency_weights as inverse_frequency_weights
+    from fairloss.losses.likelihood import Likelihood as Likelihood
+    from fairloss.losses.likelihood import sample_likelihood as sample_likelihood
     from fairloss.losses.loss_variance import loss_variance as loss_variance
-    from fairloss.losses.max_acc_gap import group_gap as group_gap
     from fairloss.losses.max_acc_gap import max_acc_gap as max_acc_gap
     from fairloss.losses.moment_alignment import moment_alignment as moment_alignment
     from fairloss.losses.parity import demographic_parity as demographic_parity
     from fairloss.losses.parity import equalized_odds as equalized_odds
-    from fairloss.losses.tasks import Likelihood as Likelihood
-    from fairloss.losses.tasks import sample_likelihood as sample_likelihood
     from fairloss.policy.advantages import fair_grpo_advantages as fair_grpo_advantages
     from fairloss.policy.objective import fair_grpo_policy_loss as fair_grpo_policy_loss
     # end of table
@@ -46,14 +46,15 @@ if TYPE_CHECKING:
 _HOME = {name: loss.module for loss in LOSSES for name in loss.functions} | {
     "ContrastiveParts": "fairloss.losses.cross_group_contrastive",
     "CrossEntropyParts": "fairloss.losses.fair_cross_entropy",
-    "Likelihood": "fairloss.losses.tasks",
+    "Likelihood": "fairloss.losses.likelihood",
+    "group_gap": "fairloss.losses.gaps",
     "fair_grpo_advantages": "fairloss.policy.advantages",
     "fair_grpo_policy_loss": "fairloss.policy.objective",
     "gradient_reversal": "fairloss.losses.adversarial_group",
     "group_dice_loss": "fairloss.losses.dice",
     "route_by_group": "fairloss.losses.group_heads",
     "sample_dice_loss": "fairloss.losses.dice",
-    "sample_likelihood": "fairloss.losses.tasks",
+    "sample_likelihood": "fairloss.losses.likelihood",
 }
 
 __all__ = sorted(_HOME)

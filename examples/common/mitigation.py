@@ -66,7 +66,11 @@ class Objective(nn.Module):
         self.reads_embeddings = dim is not None
         # A group that the training data do not hold has no share: it counts as one photograph.
         shares = [max(1, c) for c in counts]
-        self.dro = GroupDROLoss(groups, step_size, adjustment, shares) if method == "GroupDRO" else None
+        self.dro = (
+            GroupDROLoss(groups, step_size=step_size, adjustment=adjustment, group_counts=shares)
+            if method == "GroupDRO"
+            else None
+        )
         self.adversary = (
             AdversarialGroupLoss(dim or 2, groups, scale=adversary, num_classes=2) if method == "Adversarial" else None
         )

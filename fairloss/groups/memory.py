@@ -1,4 +1,4 @@
-"""Ring buffers of past values, one a group: small batches are ranked on more than the samples they hold."""
+"""Ring buffers of past values, one per group: small batches are ranked on more than the samples they hold."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class GroupMemory(StatefulModule):
 
     Args:
         num_groups: number of groups of the one attribute.
-        capacity: values kept a group, >= 1.
-        group_counts: training-set counts a group, (num_groups,), for the shares pi_g. Without them the shares are those of
+        capacity: values kept per group, >= 1.
+        group_counts: training-set counts per group, (num_groups,), for the shares pi_g. Without them the shares are those of
             the samples seen so far.
 
     Attributes:
@@ -40,7 +40,7 @@ class GroupMemory(StatefulModule):
         seen: (num_groups,) int64, values ever pushed; the next one goes to ``seen % capacity``.
 
     Note:
-        A loss pushes into its memory in training mode with gradients enabled, once a call; ``eval()`` and ``no_grad`` leave
+        A loss pushes into its memory in training mode with gradients enabled, once per call; ``eval()`` and ``no_grad`` leave
         it as it is. Under several processes every rank pushes the values of all ranks in rank order, so memories stay
         equal. The state is saved with ``state_dict``, never cast, and not broadcast by DistributedDataParallel.
 
@@ -56,7 +56,7 @@ class GroupMemory(StatefulModule):
     seen: Tensor
     counts: Tensor | None
 
-    def __init__(self, num_groups: int, capacity: int, group_counts: Sequence[float] | Tensor | None = None) -> None:
+    def __init__(self, num_groups: int, *, capacity: int, group_counts: Sequence[float] | Tensor | None = None) -> None:
         super().__init__()
         self.num_groups = single_attribute(num_groups, "GroupMemory")
         self.capacity = checks.integer("capacity", capacity, minimum=1)

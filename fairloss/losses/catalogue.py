@@ -71,7 +71,7 @@ LOSSES = (
     Loss(
         name="MaxAccGapLoss",
         module="fairloss.losses.max_acc_gap",
-        functions=("max_acc_gap", "group_gap"),
+        functions=("max_acc_gap",),
         on="logits",
         sources=((FAIRNESS_AWARE_LORA, "eqs 5-6"),),
         differs="no code released; absent groups take no part, `smoothing` and `memory` are ours",
@@ -172,12 +172,12 @@ LOSSES = (
         costs="O(N)",
         unknown=(
             "yes",
-            'has weight 1 (before the batch\'s normalization with `variant="batch_normalised"`); left out with '
+            'has weight 1 (before the batch\'s normalization with `normalize="batch"`); left out with '
             '`variant="paper"`',
         ),
         memory="needs none: linear in the samples",
         variants=(
-            'constant weights of mean 1 over the training set; `"batch_normalised"`: divided by the batch\'s sum of weights',
+            'constant weights of mean 1 over the training set; `normalize="batch"`: divided by the batch\'s sum of weights',
             "eq 8: sum over groups of weight times the batch mean of the group",
             "none",
         ),

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fairloss.core.checks import expected
+from fairloss.core.tensor_checks import floating, tensor, whole
 from fairloss.groups.ids import check_num_groups
 from fairloss.losses.tasks import Task, check_task, resolve_task
 
@@ -45,19 +47,18 @@ def check_inputs(
     Example:
         >>> check_inputs(groups=torch.tensor([0, 5]), num_groups=3)
         Traceback (most recent call last):
-        ValueError: groups: id 5 at position (1,) is out of range; accepted are 0 .. 2, and -1 for unknown
+        ValueError: groups: expected ids 0 .. 2, and -1 for unknown, got 5 at position (1,)
     """
-    for name, tensor in (("input", input), ("values", values)):
-        if tensor is not None:
-            if not isinstance(tensor, Tensor) or not tensor.dtype.is_floating_point:
-                raise TypeError(f"{name}: a floating-point tensor is needed")
-            if tensor.ndim == 0 or (name == "values" and tensor.ndim > 1):
-                wanted = "(N,), one value a sample," if name == "values" else "(N,) or (N, ...)"
-                raise ValueError(f"{name}: shape {wanted} is needed, {tuple(tensor.shape)} was given")
-            _refuse(name, tensor, ~torch.isfinite(tensor), "is not finite")
+    for name, x in (("input", input), ("values", values)):
+        if x is not None:
+            floating(name, x)
+            if x.ndim == 0 or (name == "values" and x.ndim > 1):
+                wanted = "shape (N,), one value per sample" if name == "values" else "shape (N,) or (N, ...)"
+                raise ValueError(expected(name, wanted, tuple(x.shape)))
+            _refuse(name, x, ~torch.isfinite(x), "finite values")
     if target is not None:
         if input is None:
-            raise ValueError("target: its range depends on input, which was not given")
+            raise ValueError(expected("input", "the logits, on which the target's range depends", None))
         masks = task == "auto" and input.ndim > 3
         kind = "masks" if masks else resolve_task(input, target, check_task(task))
         if kind == "masks":
@@ -65,59 +66,46 @@ def check_inputs(
         elif kind in ("multiclass", "tokens") and not target.dtype.is_floating_point:
             classes = input.shape[-1]
             bad = ((target < 0) | (target >= classes)) & (target != ignore_index)
-            _refuse("target", target, bad, f"is out of range; accepted are 0 .. {classes - 1}, and {ignore_index}")
+            _refuse("target", target, bad, f"classes 0 .. {classes - 1}, and {ignore_index} to ignore")
         elif kind == "binary" and task == "auto":
-            _refuse("target", target, (target != 0) & (target != 1), "is neither 0 nor 1")
+            _refuse("target", target, (target != 0) & (target != 1), "labels 0 or 1")
         else:
-            _refuse("target", target, ~((target >= 0) & (target <= 1)), "is outside [0, 1]")
+            _refuse("target", target, ~((target >= 0) & (target <= 1)), "labels in [0, 1]")
     if groups is not None:
         if num_groups is None:
-            raise ValueError("num_groups: it is needed to check groups, None was given")
+            raise ValueError(expected("num_groups", "the number of groups, to check the ids", None))
         _check_ids(groups, check_num_groups(num_groups))
-    lengths = {
-        name: tensor.shape[0]
-        for name, tensor in (("input", input), ("target", target), ("groups", groups), ("values", values))
-        if tensor is not None
-    }
+    given = {"input": input, "target": target, "groups": groups, "values": values}
+    lengths = {name: x.shape[0] for name, x in given.items() if x is not None}
     if len(set(lengths.values())) > 1:
-        raise ValueError(f"{', '.join(lengths)}: batch sizes differ: {lengths}")
+        raise ValueError(expected(", ".join(lengths), "one batch size", lengths))
 
 
 def _check_masks(input: Tensor, target: Tensor) -> None:
-    if not isinstance(target, Tensor) or target.dtype.is_complex:
-        raise TypeError("target: a tensor of class ids or fractions is needed")
+    if tensor("target", target, "a tensor of class ids or fractions").dtype.is_complex:
+        raise TypeError(expected("target", "a tensor of class ids or fractions", target.dtype))
     n, classes, pixels = input.shape[0], input.shape[1], input.shape[2:]
     if target.shape == input.shape:
-        _refuse("target", target, ~((target >= 0) & (target <= 1)), "is outside [0, 1]")
+        _refuse("target", target, ~((target >= 0) & (target <= 1)), "fractions in [0, 1]")
     elif target.shape in ((n, *pixels), (n, 1, *pixels)) and not target.dtype.is_floating_point:
-        bad = (target < 0) | (target >= classes)
-        _refuse("target", target, bad, f"is out of range; accepted are 0 .. {classes - 1}")
+        _refuse("target", target, (target < 0) | (target >= classes), f"classes 0 .. {classes - 1}")
     else:
-        raise ValueError(
-            f"target: class ids (N, *spatial), or fractions of the logits' shape, are needed for input {tuple(input.shape)}; "
-            f"{tuple(target.shape)} ({target.dtype}) was given"
-        )
+        wanted = f"class ids (N, *spatial), or fractions of the logits' shape, for input {tuple(input.shape)}"
+        raise ValueError(expected("target", wanted, f"{tuple(target.shape)} ({target.dtype})"))
 
 
 def _check_ids(groups: Tensor, sizes: tuple[int, ...]) -> None:
-    if not isinstance(groups, Tensor) or groups.dtype.is_floating_point or groups.dtype.is_complex:
-        raise TypeError("groups: a tensor of integer or bool ids is needed")
+    whole("groups", groups, "group ids")
     columns = groups if groups.ndim == 2 else groups.unsqueeze(-1)
     if groups.ndim not in (1, 2) or columns.shape[1] != len(sizes):
-        raise ValueError(f"groups: shape {tuple(groups.shape)} does not fit num_groups={sizes}")
+        raise ValueError(expected("groups", f"a shape that fits num_groups={sizes}", tuple(groups.shape)))
     for column, size in enumerate(sizes):
         ids = columns[:, column].to(torch.int64)
         name = "groups" if len(sizes) == 1 else f"groups[:, {column}]"
-        _refuse(
-            name,
-            ids,
-            (ids < -1) | (ids >= size),
-            f"is out of range; accepted are 0 .. {size - 1}, and -1 for unknown",
-            "id ",
-        )
+        _refuse(name, ids, (ids < -1) | (ids >= size), f"ids 0 .. {size - 1}, and -1 for unknown")
 
 
-def _refuse(name: str, tensor: Tensor, bad: Tensor, what: str, kind: str = "") -> None:
+def _refuse(name: str, x: Tensor, bad: Tensor, wanted: str) -> None:
     if bool(bad.any()):
         position = tuple(int(i) for i in bad.nonzero()[0])
-        raise ValueError(f"{name}: {kind}{tensor[position].item()} at position {position} {what}")
+        raise ValueError(expected(name, wanted, f"{x[position].item()} at position {position}"))

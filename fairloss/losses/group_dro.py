@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from fairloss.core import checks
+from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, check_process_group
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.state import StatefulModule
-from fairloss.core.tensor_checks import per_sample, same_device
+from fairloss.core.tensor_checks import floating, per_sample, same_device
 from fairloss.groups.ids import check_group_counts, check_groups, estimate_scale, group_shares, single_attribute
 
 __all__ = ["GroupDROLoss", "group_dro"]
@@ -62,17 +63,13 @@ def group_dro(
     """
     per_sample("values", values)
     check_process_group(process_group)
-    for name, table in (("q", q), ("shares", shares)):
-        if name == "shares" and table is None:
-            continue
-        if not isinstance(table, Tensor) or not table.dtype.is_floating_point:
-            given = table.dtype if isinstance(table, Tensor) else type(table).__name__
-            raise TypeError(f"{name}: a floating-point tensor is needed, {given} was given")
-        if table.ndim != 1 or table.shape != q.shape:
-            raise ValueError(f"{name}: shape (G,) is needed, {tuple(table.shape)} was given")
-        same_device(name, table, "values", values)
-    sizes = (q.shape[0],)
-    ids = check_groups(groups, sizes, values.shape[0], like=values)
+    floating("q", q, "(G,)", 1)
+    same_device("q", q, "values", values)
+    if shares is not None:
+        if floating("shares", shares, "(G,)", 1).shape != q.shape:
+            raise ValueError(expected("shares", f"the shape of q, {tuple(q.shape)}", tuple(shares.shape)))
+        same_device("shares", shares, "values", values)
+    ids = check_groups(groups, q.shape[0], values.shape[0], like=values)
     v = values.to(statistics_dtype(values.dtype))
     sums, counts = ids.totals(v, process_group)
     return (q.detach().to(v) * _estimates(sums, counts, None if shares is None else shares.to(v))).sum()
@@ -89,7 +86,7 @@ class GroupDROLoss(StatefulModule):
         num_groups: number of groups of the one attribute.
         step_size: eta > 0 of the exponentiated-gradient step.
         adjustment: C >= 0 of the generalisation adjustment C / sqrt(N_g); needs ``group_counts``.
-        group_counts: training-set counts a group, (G,).
+        group_counts: training-set counts per group, (G,).
         variant: ``"default"`` as above; ``"released"``: batch means and all groups from the first step on.
         process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.core.distributed`.
 
@@ -106,7 +103,7 @@ class GroupDROLoss(StatefulModule):
         TypeError, ValueError: naming the argument, before any change of state.
 
     Note:
-        The state moves in training mode with gradients enabled, once a call; in eval mode the value uses q as it stands, in
+        The state moves in training mode with gradients enabled, once per call; in eval mode the value uses q as it stands, in
         which a group never trained on has no weight (before the first training step all groups present weigh alike).
         Unknown samples take no part: add their task loss if they should count. An absent group contributes 0. In
         expectation over batches the group that does worse gains the most weight; q remembers, so that a single batch need
@@ -131,10 +128,10 @@ class GroupDROLoss(StatefulModule):
     def __init__(
         self,
         num_groups: int,
+        *,
         step_size: float = 0.01,
         adjustment: float = 0.0,
         group_counts: Sequence[float] | Tensor | None = None,
-        *,
         variant: GroupDROVariant = "default",
         process_group: ProcessGroup | None = None,
     ) -> None:
@@ -148,7 +145,7 @@ class GroupDROLoss(StatefulModule):
         counts = None if group_counts is None else check_group_counts(group_counts, self.num_groups)
         self.register_constant("counts", counts)
         if counts is None and self.adjustment > 0:
-            raise ValueError("adjustment: C / sqrt(N_g) needs group_counts, None was given")
+            raise ValueError(expected("group_counts", "counts for the adjustment C / sqrt(N_g)", None))
         self.register_state("log_q", torch.zeros(self.num_groups, dtype=torch.float64))
         self.register_state("seen", torch.zeros(self.num_groups, dtype=torch.int64))
 
@@ -166,8 +163,7 @@ class GroupDROLoss(StatefulModule):
         """Loss of a batch; see the class."""
         per_sample("values", values)
         same_device("values", values, "the loss", self.log_q)
-        sizes = (self.num_groups,)
-        ids = check_groups(groups, sizes, values.shape[0], like=values)
+        ids = check_groups(groups, self.num_groups, values.shape[0], like=values)
         v = values.to(statistics_dtype(values.dtype))
         sums, counts = ids.totals(v, self.process_group)
         seen = self.seen + counts.to(torch.int64)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fairloss.core import checks
+from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.state import ConstantsModule
@@ -24,25 +25,25 @@ from fairloss.groups.ids import check_group_counts, check_groups
 
 __all__ = ["InverseFrequencyWeighting", "WeightingVariant", "inverse_frequency_weighting", "inverse_frequency_weights"]
 
-WeightingVariant = Literal["default", "batch_normalised", "paper"]
-_VARIANTS = ("default", "batch_normalised", "paper")
+WeightingVariant = Literal["default", "paper"]
+Normalize = Literal["constant", "batch"]
 
 
 def inverse_frequency_weights(
-    group_counts: Sequence[float] | Tensor, max_weight: float = 10.0, *, normalise: bool = True
+    group_counts: Sequence[float] | Tensor, *, max_weight: float = 10.0, mean_one: bool = True
 ) -> Tensor:
     """w_g = min(N / N_g, max_weight), by default divided by their mean over samples wbar = sum_g (N_g / N) w_g.
 
     Args:
-        group_counts: training-set counts a group, (G,); a group of count 0 gets ``max_weight``.
-        max_weight: the cap w_max >= 1, before normalising.
-        normalise: divide by wbar.
+        group_counts: training-set counts per group, (G,); a group of count 0 gets ``max_weight``.
+        max_weight: the cap w_max >= 1, before the division.
+        mean_one: divide by wbar.
 
     Returns:
         (G,) float64 weights.
 
     Example:
-        >>> inverse_frequency_weights([80, 20], normalise=False)
+        >>> inverse_frequency_weights([80, 20], mean_one=False)
         tensor([1.2500, 5.0000], dtype=torch.float64)
         >>> inverse_frequency_weights([80, 20])
         tensor([0.6250, 2.5000], dtype=torch.float64)
@@ -50,7 +51,7 @@ def inverse_frequency_weights(
     max_weight = checks.number("max_weight", max_weight, minimum=1)
     counts = check_group_counts(group_counts)
     weights = (counts.sum() / counts).clamp(max=max_weight)
-    return weights / (counts / counts.sum() * weights).sum() if normalise else weights
+    return weights / (counts / counts.sum() * weights).sum() if mean_one else weights
 
 
 def inverse_frequency_weighting(
@@ -59,6 +60,7 @@ def inverse_frequency_weighting(
     *,
     group_counts: Sequence[float] | Tensor,
     max_weight: float = 10.0,
+    normalize: Normalize = "constant",
     variant: WeightingVariant = "default",
     process_group: ProcessGroup | None = None,
 ) -> Tensor:
@@ -69,28 +71,48 @@ def inverse_frequency_weighting(
         >>> inverse_frequency_weighting(losses, torch.tensor([0, 1]), group_counts=[80, 20])
         tensor(4.0625)
     """
-    checks.choice("variant", variant, _VARIANTS)
-    check_process_group(process_group)
-    weights = inverse_frequency_weights(group_counts, max_weight, normalise=variant == "default")
-    return weighted_value(values, groups, weights, variant, process_group)
+    weights = _group_weights(group_counts, max_weight, normalize, variant, process_group)
+    return _weighted(values, groups, weights, normalize, variant, process_group)
 
 
-def weighted_value(
-    values: Tensor, groups: Tensor, weights: Tensor, variant: WeightingVariant, process_group: ProcessGroup | None
+def _group_weights(
+    group_counts: Sequence[float] | Tensor,
+    max_weight: float,
+    normalize: str,
+    variant: str,
+    process_group: ProcessGroup | None,
 ) -> Tensor:
-    """The loss for given weights, (G,), with values and groups checked."""
+    """The weights by group, with all options checked."""
+    checks.choice("variant", variant, ("default", "paper"))
+    checks.choice("normalize", normalize, ("constant", "batch"))
+    if variant == "paper" and normalize == "batch":
+        raise ValueError(
+            expected("normalize", "'constant' with variant='paper'", "'batch'", "eq 8 divides by no weights")
+        )
+    check_process_group(process_group)
+    mean_one = variant == "default" and normalize == "constant"
+    return inverse_frequency_weights(group_counts, max_weight=max_weight, mean_one=mean_one)
+
+
+def _weighted(
+    values: Tensor,
+    groups: Tensor,
+    weights: Tensor,
+    normalize: Normalize,
+    variant: WeightingVariant,
+    process_group: ProcessGroup | None,
+) -> Tensor:
+    """The loss for given weights, (G,)."""
     per_sample("values", values)
-    sizes = (weights.shape[0],)
-    ids = check_groups(groups, sizes, values.shape[0], like=values)
+    ids = check_groups(groups, weights.shape[0], values.shape[0], like=values)
     v = values.to(statistics_dtype(values.dtype))
     weights = weights.to(v)
     if variant == "paper":
         sums, counts = ids.totals(v, process_group)
         return (weights * sums / counts.clamp(min=1)).sum()
     w = ids.lookup(weights, unknown=1.0)
-    total = (w * v).sum()
-    norm = w.sum() if variant == "batch_normalised" else v.new_full((), v.shape[0])
-    total, norm = all_reduce_sums([total, norm], process_group)
+    norm = w.sum() if normalize == "batch" else v.new_full((), v.shape[0])
+    total, norm = all_reduce_sums([(w * v).sum(), norm], process_group)
     return total / torch.where(norm > 0, norm, 1.0)  # an empty batch: 0, connected to the graph
 
 
@@ -101,10 +123,10 @@ class InverseFrequencyWeighting(ConstantsModule):
     that the weights have mean 1 over the training set and unknown samples weigh 1.
 
     Args:
-        group_counts: training-set counts a group, (G,), those of known samples.
+        group_counts: training-set counts per group, (G,), those of known samples.
         max_weight: cap on N / N_g, >= 1.
-        variant: ``"default"``: linear in the samples. ``"batch_normalised"``: sum_i w_i l_i / sum_i w_i over the batch.
-            ``"paper"``: eq 8 to the letter, sum_g w_g mean_{i in g} l_i; unknown samples take no part in it.
+        normalize: ``"constant"``: by wbar, linear in the samples. ``"batch"``: sum_i w_i l_i / sum_i w_i over the batch.
+        variant: ``"default"``, or ``"paper"``: eq 8 to the letter, sum_g w_g mean_{i in g} l_i; unknown samples take no part.
         process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.core.distributed`.
 
     Shape:
@@ -132,22 +154,20 @@ class InverseFrequencyWeighting(ConstantsModule):
     def __init__(
         self,
         group_counts: Sequence[float] | Tensor,
-        max_weight: float = 10.0,
         *,
+        max_weight: float = 10.0,
+        normalize: Normalize = "constant",
         variant: WeightingVariant = "default",
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        self.variant = checks.choice("variant", variant, _VARIANTS)
-        check_process_group(process_group)
-        self.process_group = process_group
-        self.register_constant(
-            "weights", inverse_frequency_weights(group_counts, max_weight, normalise=variant == "default")
-        )
+        weights = _group_weights(group_counts, max_weight, normalize, variant, process_group)
+        self.normalize, self.variant, self.process_group = normalize, variant, process_group
+        self.register_constant("weights", weights)
 
     def forward(self, values: Tensor, groups: Tensor) -> Tensor:
         """Loss of a batch; see the class."""
-        return weighted_value(values, groups, self.weights, self.variant, self.process_group)  # type: ignore[arg-type]
+        return _weighted(values, groups, self.weights, self.normalize, self.variant, self.process_group)
 
     def extra_repr(self) -> str:  # noqa: D102
-        return f"num_groups={self.weights.numel()}, variant={self.variant!r}"
+        return f"num_groups={self.weights.numel()}, normalize={self.normalize!r}, variant={self.variant!r}"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, check_process_group
 from fairloss.core.dtypes import statistics_dtype
+from fairloss.core.options import option_names, options_of
 from fairloss.core.tensor_checks import per_sample
 from fairloss.groups.ids import (
     ATTRIBUTE_REDUCTIONS,
@@ -31,7 +32,7 @@ def loss_variance(
     groups: Tensor,
     *,
     num_groups: int | Sequence[int],
-    reduction: AttributeReduction = "mean",
+    attribute_reduction: AttributeReduction = "mean",
     process_group: ProcessGroup | None = None,
 ) -> Tensor:
     """Variance of the group means as a function; see :class:`LossVarianceLoss`.
@@ -41,7 +42,7 @@ def loss_variance(
         tensor(1.)
     """
     sizes = check_num_groups(num_groups)
-    checks.choice("reduction", reduction, ATTRIBUTE_REDUCTIONS)
+    checks.choice("attribute_reduction", attribute_reduction, ATTRIBUTE_REDUCTIONS)
     check_process_group(process_group)
     per_sample("values", values)
     ids = check_groups(groups, sizes, values.shape[0], like=values)
@@ -54,7 +55,7 @@ def loss_variance(
         number = here.sum().clamp(min=1)
         center = (m * here).sum() / number
         variances.append(((m - center).square() * here).sum() / number)
-    return reduce_attributes(torch.stack(variances), reduction)
+    return reduce_attributes(torch.stack(variances), attribute_reduction)
 
 
 class LossVarianceLoss(nn.Module):
@@ -65,7 +66,7 @@ class LossVarianceLoss(nn.Module):
 
     Args:
         num_groups: number of groups; a tuple for several attributes.
-        reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.
+        attribute_reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.
         process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.core.distributed`.
 
     Shape:
@@ -87,28 +88,24 @@ class LossVarianceLoss(nn.Module):
         Sukumaran et al., *FairLoRA: Unpacking Bias Mitigation in Vision Models with Fairness-Driven Low-Rank Adaptation*.
     """
 
+    _OPTIONS = option_names(loss_variance)
+
     def __init__(
         self,
         num_groups: int | Sequence[int],
         *,
-        reduction: AttributeReduction = "mean",
+        attribute_reduction: AttributeReduction = "mean",
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
         self.num_groups = check_num_groups(num_groups)
-        self.reduction = checks.choice("reduction", reduction, ATTRIBUTE_REDUCTIONS)
+        checks.choice("attribute_reduction", attribute_reduction, ATTRIBUTE_REDUCTIONS)
         check_process_group(process_group)
-        self.process_group = process_group
+        self.attribute_reduction, self.process_group = attribute_reduction, process_group
 
     def forward(self, values: Tensor, groups: Tensor) -> Tensor:
         """Loss of a batch; see the class."""
-        return loss_variance(
-            values,
-            groups,
-            num_groups=self.num_groups,
-            reduction=self.reduction,  # type: ignore[arg-type]
-            process_group=self.process_group,
-        )
+        return loss_variance(values, groups, **options_of(self, self._OPTIONS))
 
     def extra_repr(self) -> str:  # noqa: D102
-        return f"num_groups={self.num_groups}, reduction={self.reduction!r}"
+        return f"num_groups={self.num_groups}, attribute_reduction={self.attribute_reduction!r}"

@@ -8,26 +8,27 @@ A group without positives (negatives) takes no part in the true (false) positive
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from fairloss.core import checks
-from fairloss.core.distributed import ProcessGroup, all_reduce_sum, check_process_group
+from fairloss.core.checks import expected
+from fairloss.core.distributed import ProcessGroup, all_reduce_sum
 from fairloss.core.dtypes import statistics_dtype
+from fairloss.core.options import option_names, options_of
 from fairloss.groups.ids import (
-    ATTRIBUTE_REDUCTIONS,
     AttributeReduction,
     check_groups,
-    check_num_groups,
 )
-from fairloss.losses.max_acc_gap import gap_over_groups
+from fairloss.losses.gaps import check_gap_options, gap_of_means
 from fairloss.losses.tasks import Task, check_range, check_task, resolve_task
 
 __all__ = ["DemographicParityLoss", "EqualizedOddsLoss", "demographic_parity", "equalized_odds"]
 
 OddsAggregation = Literal["mean", "worst_case"]
+_KINDS = "'binary', 'multiclass' or 'multilabel'"
 
 
 def _positive_probabilities(
@@ -39,7 +40,7 @@ def _positive_probabilities(
     """
     kind = resolve_task(input, target, task)
     if kind == "tokens":
-        raise ValueError("task: parity losses take binary, multiclass and multilabel logits, tokens were given")
+        raise ValueError(expected("task", _KINDS, "'tokens'"))
     if by_label:
         check_range(input, target, kind, auto=task == "auto")
     wide = input.to(statistics_dtype(input.dtype))
@@ -56,19 +57,25 @@ def _positive_probabilities(
     if positive_class is None:
         return probabilities, labels
     if kind == "binary":
-        raise ValueError(f"positive_class: {positive_class} was given for a binary task, which has one; None is needed")
+        raise ValueError(expected("positive_class", "None for a binary task, which has one", positive_class))
     if positive_class >= input.shape[1]:
-        raise ValueError(f"positive_class: {positive_class} was given for {input.shape[1]} classes or labels")
+        raise ValueError(
+            expected("positive_class", f"one of the classes or labels 0 .. {input.shape[1] - 1}", positive_class)
+        )
     return probabilities[:, positive_class, None], labels[:, positive_class, None]
 
 
 def _rate_gaps(
-    sums: Tensor, weights: Tensor, num_groups: tuple[int, ...], smoothing: float | None, reduction: AttributeReduction
+    sums: Tensor,
+    weights: Tensor,
+    num_groups: tuple[int, ...],
+    smoothing: float | None,
+    attribute_reduction: AttributeReduction,
 ) -> Tensor:
     """(C',) gaps between groups of the rates sums / weights, (G, C'); groups of weight 0 take no part."""
     absent = weights == 0
     means = sums / weights.masked_fill(absent, 1.0)
-    return gap_over_groups(means, absent, num_groups, smoothing=smoothing, reduction=reduction)
+    return gap_of_means(means, absent, num_groups, smoothing=smoothing, attribute_reduction=attribute_reduction)
 
 
 def demographic_parity(
@@ -80,7 +87,7 @@ def demographic_parity(
     positive_class: int | None = None,
     smoothing: float | None = None,
     task: Task = "auto",
-    reduction: AttributeReduction = "mean",
+    attribute_reduction: AttributeReduction = "mean",
     process_group: ProcessGroup | None = None,
 ) -> Tensor:
     """Gap between groups of the soft positive rate as a function; see :class:`DemographicParityLoss`.
@@ -90,11 +97,11 @@ def demographic_parity(
         >>> demographic_parity(logits, target, torch.tensor([0, 0, 1]), num_groups=2)
         tensor(0.3808)
     """
-    sizes = _check_scalars(num_groups, positive_class, smoothing, reduction, process_group)
+    sizes = _check_options(num_groups, positive_class, smoothing, attribute_reduction, process_group)
     p, _ = _positive_probabilities(input, target, task, positive_class, by_label=False)
     ids = check_groups(groups, sizes, p.shape[0], like=p)
     sums, counts = ids.totals(p, process_group)
-    return _rate_gaps(sums, counts.unsqueeze(1), sizes, smoothing, reduction).mean()
+    return _rate_gaps(sums, counts.unsqueeze(1), sizes, smoothing, attribute_reduction).mean()
 
 
 def equalized_odds(
@@ -107,7 +114,7 @@ def equalized_odds(
     positive_class: int | None = None,
     smoothing: float | None = None,
     task: Task = "auto",
-    reduction: AttributeReduction = "mean",
+    attribute_reduction: AttributeReduction = "mean",
     process_group: ProcessGroup | None = None,
 ) -> Tensor:
     """Gaps between groups of the soft true and false positive rates as a function; see :class:`EqualizedOddsLoss`.
@@ -117,7 +124,7 @@ def equalized_odds(
         >>> equalized_odds(logits, target, torch.tensor([0, 1, 0, 1]), num_groups=2)
         tensor(0.1904)
     """
-    sizes = _check_scalars(num_groups, positive_class, smoothing, reduction, process_group)
+    sizes = _check_options(num_groups, positive_class, smoothing, attribute_reduction, process_group)
     checks.choice("agg", agg, ("mean", "worst_case"))
     p, labels = _positive_probabilities(input, target, task, positive_class, by_label=True)
     ids = check_groups(groups, sizes, p.shape[0], like=p)
@@ -126,28 +133,24 @@ def equalized_odds(
     columns = torch.cat([positives, p - positives, labels, 1 - labels], 1)
     sums = all_reduce_sum(ids.sum(columns), process_group)
     rates, weights = sums.chunk(2, 1)
-    gaps = _rate_gaps(rates, weights.detach(), sizes, smoothing, reduction).reshape(2, -1)
+    gaps = _rate_gaps(rates, weights.detach(), sizes, smoothing, attribute_reduction).reshape(2, -1)
     return (gaps.mean(0) if agg == "mean" else gaps.amax(0)).mean()
 
 
-def _check_scalars(
+def _check_options(
     num_groups: int | Sequence[int],
     positive_class: int | None,
     smoothing: float | None,
-    reduction: str,
+    attribute_reduction: str,
     process_group: ProcessGroup | None,
 ) -> tuple[int, ...]:
-    if smoothing is not None:
-        checks.number("smoothing", smoothing, above=0)
     if positive_class is not None:
         checks.integer("positive_class", positive_class, minimum=0)
-    checks.choice("reduction", reduction, ATTRIBUTE_REDUCTIONS)
-    check_process_group(process_group)
-    return check_num_groups(num_groups)
+    return check_gap_options(num_groups, smoothing, attribute_reduction, process_group)
 
 
 class _ParityLoss(nn.Module):
-    """Arguments that both losses hold."""
+    """Options that both losses hold."""
 
     def __init__(
         self,
@@ -156,32 +159,19 @@ class _ParityLoss(nn.Module):
         positive_class: int | None = None,
         smoothing: float | None = None,
         task: Task = "auto",
-        reduction: AttributeReduction = "mean",
+        attribute_reduction: AttributeReduction = "mean",
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        self.num_groups = _check_scalars(num_groups, positive_class, smoothing, reduction, process_group)
-        self.positive_class = positive_class
-        self.smoothing = None if smoothing is None else float(smoothing)
+        self.num_groups = _check_options(num_groups, positive_class, smoothing, attribute_reduction, process_group)
+        self.positive_class, self.smoothing = positive_class, smoothing
         self.task = check_task(task)
         if task == "tokens":
-            raise ValueError("task: parity losses take binary, multiclass and multilabel logits, 'tokens' was given")
-        self.reduction: AttributeReduction = reduction
-        self.process_group = process_group
-
-    def _options(self) -> dict[str, Any]:
-        """What both functions take."""
-        return {
-            "num_groups": self.num_groups,
-            "positive_class": self.positive_class,
-            "smoothing": self.smoothing,
-            "task": self.task,
-            "reduction": self.reduction,
-            "process_group": self.process_group,
-        }
+            raise ValueError(expected("task", _KINDS, "'tokens'"))
+        self.attribute_reduction, self.process_group = attribute_reduction, process_group
 
     def extra_repr(self) -> str:
-        return f"num_groups={self.num_groups}, smoothing={self.smoothing}, task={self.task!r}"
+        return f"num_groups={self.num_groups}, positive_class={self.positive_class}, task={self.task!r}"
 
 
 class DemographicParityLoss(_ParityLoss):
@@ -196,7 +186,7 @@ class DemographicParityLoss(_ParityLoss):
         positive_class: the class or label whose rate counts; ``None``: the mean over them. Not for binary tasks.
         smoothing: t > 0 replaces max and min by softmax(+-r/t)-weighted averages.
         task: ``"auto"``, ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
-        reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.
+        attribute_reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.
         process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.core.distributed`.
 
     Shape:
@@ -219,12 +209,14 @@ class DemographicParityLoss(_ParityLoss):
         tensor(0.3808)
 
     References:
-        Dwork et al., *Fairness Through Awareness*.
+        Dwork et al., *Fairness Through Awareness*, 2012.
     """
+
+    _OPTIONS = option_names(demographic_parity)
 
     def forward(self, input: Tensor, target: Tensor, groups: Tensor) -> Tensor:
         """Loss of a batch; see the class."""
-        return demographic_parity(input, target, groups, **self._options())
+        return demographic_parity(input, target, groups, **options_of(self, self._OPTIONS))
 
 
 class EqualizedOddsLoss(_ParityLoss):
@@ -239,7 +231,7 @@ class EqualizedOddsLoss(_ParityLoss):
         positive_class: multiclass: the class that counts as positive; ``None``: the mean over classes.
         smoothing: t > 0 replaces max and min by softmax(+-r/t)-weighted averages.
         task: ``"auto"``, ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
-        reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.
+        attribute_reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.
         process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.core.distributed`.
 
     Shape:
@@ -261,8 +253,10 @@ class EqualizedOddsLoss(_ParityLoss):
         tensor(0.1904)
 
     References:
-        Hardt et al., *Equality of Opportunity in Supervised Learning*.
+        Hardt et al., *Equality of Opportunity in Supervised Learning*, 2016.
     """
+
+    _OPTIONS = option_names(equalized_odds)
 
     def __init__(
         self,
@@ -272,7 +266,7 @@ class EqualizedOddsLoss(_ParityLoss):
         positive_class: int | None = None,
         smoothing: float | None = None,
         task: Task = "auto",
-        reduction: AttributeReduction = "mean",
+        attribute_reduction: AttributeReduction = "mean",
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__(
@@ -280,7 +274,7 @@ class EqualizedOddsLoss(_ParityLoss):
             positive_class=positive_class,
             smoothing=smoothing,
             task=task,
-            reduction=reduction,
+            attribute_reduction=attribute_reduction,
             process_group=process_group,
         )
         checks.choice("agg", agg, ("mean", "worst_case"))
@@ -288,4 +282,4 @@ class EqualizedOddsLoss(_ParityLoss):
 
     def forward(self, input: Tensor, target: Tensor, groups: Tensor) -> Tensor:
         """Loss of a batch; see the class."""
-        return equalized_odds(input, target, groups, agg=self.agg, **self._options())
+        return equalized_odds(input, target, groups, **options_of(self, self._OPTIONS))

@@ -82,7 +82,7 @@ def sizes_of(attributes):
 def gap_case(name, batch, kind, **kwargs):
     attributes = kwargs.pop("attributes", 1)
     sizes = sizes_of(attributes)
-    oracle_kwargs = {k: kwargs[k] for k in ("smoothing", "reduction", "token_reduction") if k in kwargs}
+    oracle_kwargs = {k: kwargs[k] for k in ("smoothing", "attribute_reduction", "token_reduction") if k in kwargs}
     return Case(
         name=f"max_acc_gap-{name}",
         make=lambda num_groups=3, process_group=None: fairloss.MaxAccGapLoss(
@@ -99,11 +99,11 @@ def memory_case(name, batch, kind):
     """A memory that is empty at first: value and gradient are the batch's own."""
 
     def make(num_groups=3, process_group=None):
-        memory = fairloss.GroupMemory(num_groups, 16)
+        memory = fairloss.GroupMemory(num_groups, capacity=16)
         return fairloss.MaxAccGapLoss(num_groups, memory=memory, process_group=process_group)
 
     def function(num_groups=3, **batch):
-        return ff.max_acc_gap(**batch, num_groups=num_groups, memory=fairloss.GroupMemory(num_groups, 16))
+        return ff.max_acc_gap(**batch, num_groups=num_groups, memory=fairloss.GroupMemory(num_groups, capacity=16))
 
     return Case(
         name=f"max_acc_gap-{name}",
@@ -139,22 +139,21 @@ def ce_case(name, batch, kind, *, gap_weight=0.0, weighted=False, smoothing=None
     options = {k: torch.tensor(v, dtype=torch.float64) if isinstance(v, list) else v for k, v in options.items()}
 
     def function(num_groups=3, **batch):
-        weights = ff.inverse_frequency_weights(counts(num_groups)) if weighted else None
         return ff.fair_cross_entropy(
             **batch,
             num_groups=sizes(num_groups),
             gap_weight=gap_weight,
-            group_weights=weights,
+            group_counts=counts(num_groups) if weighted else None,
             smoothing=smoothing,
             **options,
-        ).loss
+        )
 
     return Case(
         name=f"fair_cross_entropy-{name}",
         make=lambda num_groups=3, process_group=None: fairloss.FairCrossEntropyLoss(
             sizes(num_groups),
-            gap_weight,
-            counts(num_groups) if weighted else None,
+            gap_weight=gap_weight,
+            group_counts=counts(num_groups) if weighted else None,
             smoothing=smoothing,
             process_group=process_group,
             **options,
@@ -192,15 +191,15 @@ def value_case(name, make, oracle, function, *, attributes=1, **kwargs):
     )
 
 
-def weighting_case(variant):
+def weighting_case(name, **options):
     return value_case(
-        f"inverse_frequency-{variant}",
+        f"inverse_frequency-{name}",
         lambda num_groups=3, process_group=None: fairloss.InverseFrequencyWeighting(
-            counts(num_groups), variant=variant, process_group=process_group
+            counts(num_groups), process_group=process_group, **options
         ),
-        lambda values, groups: oracles.inverse_frequency_weighting(values, groups, COUNTS, variant=variant),
+        lambda values, groups: oracles.inverse_frequency_weighting(values, groups, COUNTS, **options),
         lambda num_groups=3, **batch: ff.inverse_frequency_weighting(
-            **batch, group_counts=counts(num_groups), variant=variant
+            **batch, group_counts=counts(num_groups), **options
         ),
         zero_without_two_groups=False,
         relabel=False,
@@ -212,9 +211,9 @@ def dro_case(name, released=False, group_counts=False, adjustment=0.0, **kwargs)
         f"group_dro-{name}",
         lambda num_groups=3, process_group=None: fairloss.GroupDROLoss(
             num_groups,
-            0.5,
-            adjustment,
-            counts(num_groups) if group_counts else None,
+            step_size=0.5,
+            adjustment=adjustment,
+            group_counts=counts(num_groups) if group_counts else None,
             variant="released" if released else "default",
             process_group=process_group,
         ),
@@ -262,7 +261,7 @@ CASES = [
     gap_case("tokens", tokens, "tokens"),
     gap_case("tokens_sum", tokens, "tokens", token_reduction="sum"),
     gap_case("two_attributes", multiclass, "multiclass", attributes=2),
-    gap_case("two_attributes_max", multiclass, "multiclass", attributes=2, reduction="max", smoothing=0.2),
+    gap_case("two_attributes_max", multiclass, "multiclass", attributes=2, attribute_reduction="max", smoothing=0.2),
     memory_case("memory", multiclass, "multiclass"),
     memory_case("memory_binary", binary, "binary"),
     ce_case("vanilla", multiclass, "multiclass"),
@@ -296,8 +295,8 @@ CASES = [
         relabel=False,
     ),
     weighting_case("default"),
-    weighting_case("batch_normalised"),
-    weighting_case("paper"),
+    weighting_case("batch", normalize="batch"),
+    weighting_case("paper", variant="paper"),
     dro_case("default"),
     dro_case("counts", group_counts=True, adjustment=0.3),
     # All groups take part from the first step on: an unused id does change the released variant, as it did its authors'.
@@ -354,11 +353,11 @@ CASES = [
         fairloss.EqualizedOddsLoss,
         ff.equalized_odds,
         lambda input, target, groups: oracles.equalized_odds(
-            input, target, groups, "multiclass", smoothing=0.1, reduction="max"
+            input, target, groups, "multiclass", smoothing=0.1, attribute_reduction="max"
         ),
         multiclass_all,
         attributes=2,
         smoothing=0.1,
-        reduction="max",
+        attribute_reduction="max",
     ),
 ]

@@ -33,7 +33,7 @@ class RememberingFIS(nn.Module):
     def __init__(self, num_groups: int = 3, process_group: object = None) -> None:
         super().__init__()
         self.loss = fairloss.FISLoss(num_groups, process_group=process_group)
-        self.memory = fairloss.GroupMemory(num_groups, 8)
+        self.memory = fairloss.GroupMemory(num_groups, capacity=8)
 
     def forward(self, losses: Tensor, groups: Tensor) -> Tensor:
         return self.loss(losses, groups, reference=self.memory)

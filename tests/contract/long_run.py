@@ -25,10 +25,12 @@ class Everything(nn.Module):
         super().__init__()
         self.model = nn.Sequential(nn.Linear(8, 6), nn.Tanh())
         self.head = nn.Linear(6, 2)
-        self.cross_entropy = fairloss.FairCrossEntropyLoss(3, 0.5, memory=fairloss.GroupMemory(3, CAPACITY))
-        self.dro = fairloss.GroupDROLoss(3, 0.01)
+        self.cross_entropy = fairloss.FairCrossEntropyLoss(
+            3, gap_weight=0.5, memory=fairloss.GroupMemory(3, capacity=CAPACITY)
+        )
+        self.dro = fairloss.GroupDROLoss(3, step_size=0.01)
         self.contrastive = fairloss.CrossGroupContrastiveLoss(0.5, queue=fairloss.EmbeddingQueue(32, 6))
-        self.fis, self.reference = fairloss.FISLoss(3), fairloss.GroupMemory(3, CAPACITY)
+        self.fis, self.reference = fairloss.FISLoss(3), fairloss.GroupMemory(3, capacity=CAPACITY)
         self.adversary = fairloss.AdversarialGroupLoss(6, 3, hidden_dims=(4,))
         kinds = {"discover_groups": "kmeans", "num_clusters": 2, "reservoir_size": 32} if discover else {}
         self.fair = fairloss.FairGRPOAdvantage(3, history="cumulative", **kinds)
@@ -80,7 +82,7 @@ def steady(steps: int) -> None:
     with torch.no_grad():
         fixed.weight.zero_()
         fixed.weight[1, 0] = 1.5
-    watched = fairloss.MaxAccGapLoss(3, memory=fairloss.GroupMemory(3, CAPACITY))
+    watched = fairloss.MaxAccGapLoss(3, memory=fairloss.GroupMemory(3, capacity=CAPACITY))
     with torch.no_grad():
         p = torch.softmax(fixed(x), 1).gather(1, y.unsqueeze(1)).squeeze(1)
     truth = [(p[groups == g].mean().item(), p[groups == g].std().item()) for g in range(3)]

@@ -50,7 +50,7 @@ def test_nan_never_stays_in_the_state(case):
     ("call", "named"),
     [
         (lambda m: fairloss.MaxAccGapLoss(2, memory=m)(LOGITS, LABELS, GROUP_IDS), "memory"),
-        (lambda m: fairloss.FairCrossEntropyLoss(2, 0.5, memory=m)(LOGITS, LABELS, GROUP_IDS), "memory"),
+        (lambda m: fairloss.FairCrossEntropyLoss(2, gap_weight=0.5, memory=m)(LOGITS, LABELS, GROUP_IDS), "memory"),
         (lambda m: ff.group_gap(LOSSES, GROUP_IDS, num_groups=2, memory=m), "memory"),
         (lambda m: fairloss.FISLoss(2)(LOSSES, GROUP_IDS, m), "reference"),
         (
@@ -69,13 +69,13 @@ def test_nan_never_stays_in_the_state(case):
 )
 def test_state_on_another_device_is_named(call, named):
     with pytest.raises(ValueError, match=f"{named}: .*device"):
-        call(fairloss.GroupMemory(2, 4).to("meta"))
+        call(fairloss.GroupMemory(2, capacity=4).to("meta"))
 
 
 def test_a_batch_of_nan_does_not_stay_behind():
     nan = torch.tensor([math.nan, 0.5], requires_grad=True)
     ids = torch.tensor([0, 1])
-    memory, dro, queue = fairloss.GroupMemory(2, 3), fairloss.GroupDROLoss(2, 0.5), fairloss.EmbeddingQueue(3, 2)
+    memory, dro, queue = fairloss.GroupMemory(2, capacity=3), fairloss.GroupDROLoss(2, step_size=0.5), fairloss.EmbeddingQueue(3, 2)
     memory.push(nan, ids)
     assert memory.seen.tolist() == [0, 1]
     dro(nan, ids)

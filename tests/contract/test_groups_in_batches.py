@@ -48,7 +48,7 @@ def test_the_worse_group_never_weighs_less():
     losses = torch.tensor([0.1, 0.2, 1.5, 1.7])
     weights = ff.fis_weights(losses, groups, num_groups=2, c=1.0)
     assert weights[2] > weights[0]
-    dro = fairloss.GroupDROLoss(2, 0.5)
+    dro = fairloss.GroupDROLoss(2, step_size=0.5)
     dro(losses, groups)
     assert dro.q[1] > dro.q[0]
 

@@ -89,8 +89,10 @@ def test_weighting_adds_up_exactly(data):
 def test_hybrid_with_memory_has_the_full_batch_gradient(data):
     counts = [round(s * N) for s in SHARES]
     memory = fairloss.GroupMemory(3, capacity=N, group_counts=counts)
-    gradient, _ = epoch_gradient(fairloss.FairCrossEntropyLoss(3, 1.0, counts, memory=memory), data)
-    expected, _ = full_gradient(fairloss.FairCrossEntropyLoss(3, 1.0, counts), data)
+    gradient, _ = epoch_gradient(
+        fairloss.FairCrossEntropyLoss(3, gap_weight=1.0, group_counts=counts, memory=memory), data
+    )
+    expected, _ = full_gradient(fairloss.FairCrossEntropyLoss(3, gap_weight=1.0, group_counts=counts), data)
     assert F.cosine_similarity(gradient.flatten(), expected.flatten(), dim=0).item() > 0.99
     assert gradient.norm().item() == pytest.approx(expected.norm().item(), rel=0.05)
 

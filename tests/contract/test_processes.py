@@ -75,8 +75,10 @@ def sharded(rank: int) -> list[float]:
         return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).double()
 
     def criterion(process_group):
-        memory = fairloss.GroupMemory(3, 16)
-        return fairloss.FairCrossEntropyLoss(3, 0.7, [90, 6, 4], memory=memory, process_group=process_group)
+        memory = fairloss.GroupMemory(3, capacity=16)
+        return fairloss.FairCrossEntropyLoss(
+            3, gap_weight=0.7, group_counts=[90, 6, 4], memory=memory, process_group=process_group
+        )
 
     model, whole = network(), network()
     fully_shard(model, mesh=init_device_mesh("cpu", (2,)))

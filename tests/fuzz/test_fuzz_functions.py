@@ -162,7 +162,7 @@ FUNCTIONS = {
     ),
 }
 HEADS = fairloss.GroupHeads(2, 4, 3)
-WARM_MEMORY, WARM_QUEUE = fairloss.GroupMemory(3, 4), fairloss.EmbeddingQueue(5, 4)
+WARM_MEMORY, WARM_QUEUE = fairloss.GroupMemory(3, capacity=4), fairloss.EmbeddingQueue(5, 4)
 WARM_MEMORY.push(torch.arange(6.0), torch.tensor([0, 1, 2, 0, 1, -1]))
 WARM_QUEUE.push(torch.eye(4), torch.arange(4), torch.tensor([0, 1, 2, -1]))
 
@@ -236,7 +236,7 @@ def test_module(name, example):
 
 @fuzz("fairloss.GroupMemory", example=EXAMPLE, capacity=st.integers(1, 5), batches=st.integers(1, 4))
 def test_a_memory_holds_the_last_values(example, capacity, batches):
-    memory, held = fairloss.GroupMemory(3, capacity), {0: [], 1: [], 2: []}
+    memory, held = fairloss.GroupMemory(3, capacity=capacity), {0: [], 1: [], 2: []}
     for k in range(batches):
         generator = torch.Generator().manual_seed(example.seed + k)
         x, ids = torch.randn(example.n, generator=generator), ids_like(example.groups, example.n, (3,), generator)
@@ -282,7 +282,7 @@ COUNTS = st.lists(st.one_of(st.integers(-1, 100), st.floats(allow_nan=True, allo
 @fuzz("fairloss.functional.inverse_frequency_weights", counts=COUNTS, cap=st.one_of(st.floats(), st.just(None)))
 def test_inverse_frequency_weights(counts, cap):
     try:
-        weights = ff.inverse_frequency_weights(counts, cap).tolist()
+        weights = ff.inverse_frequency_weights(counts, max_weight=cap).tolist()
     except (ValueError, TypeError) as error:
         refused(error, "group_counts|max_weight")
         return
@@ -471,7 +471,7 @@ def test_encode_groups(labels, categories, unknown):
 
 
 def test_state_helpers_see_a_change():
-    memory = fairloss.GroupMemory(2, 2)
+    memory = fairloss.GroupMemory(2, capacity=2)
     before = state_of(memory)
     memory.push(torch.ones(1), torch.tensor([0]))
     assert not same(state_of(memory)["_extra_state"], before["_extra_state"])

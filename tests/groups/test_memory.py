@@ -9,7 +9,7 @@ from fairloss import GroupMemory
 
 def filled(steps=50, num_groups=3, capacity=4, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    memory, lists = GroupMemory(num_groups, capacity), [[] for _ in range(num_groups)]
+    memory, lists = GroupMemory(num_groups, capacity=capacity), [[] for _ in range(num_groups)]
     for _ in range(steps):
         n = int(torch.randint(0, 12, (), generator=generator))
         groups = torch.randint(-1, num_groups, (n,), generator=generator)
@@ -35,7 +35,7 @@ def test_holds_the_last_values_of_each_group(capacity):
 
 def test_state_dict_restores_values_and_pointers_bit_for_bit():
     memory, _ = filled()
-    other = GroupMemory(3, 4)
+    other = GroupMemory(3, capacity=4)
     other.load_state_dict(memory.state_dict())
     assert torch.equal(other.values, memory.values)
     for m in (memory, other):
@@ -46,7 +46,7 @@ def test_state_dict_restores_values_and_pointers_bit_for_bit():
 
 def test_another_layout_is_refused_before_anything_changes():
     memory, _ = filled()
-    other = GroupMemory(4, 3)
+    other = GroupMemory(4, capacity=3)
     with pytest.raises(ValueError, match="layout"):
         other.load_state_dict(memory.state_dict())
     assert other.seen.sum() == 0
@@ -62,10 +62,12 @@ def test_casts_leave_the_values_in_float32():
 
 
 def test_shares_from_counts_or_from_what_was_seen():
-    memory = GroupMemory(2, 2)
+    memory = GroupMemory(2, capacity=2)
     memory.push(torch.ones(3), torch.tensor([0, 0, 1]))
     assert memory.shares(torch.tensor([0.0, 1.0])).tolist() == [0.5, 0.5]
-    assert GroupMemory(2, 2, group_counts=[9, 1]).shares(torch.tensor([5.0, 5.0])).tolist() == pytest.approx([0.9, 0.1])
+    assert GroupMemory(2, capacity=2, group_counts=[9, 1]).shares(torch.tensor([5.0, 5.0])).tolist() == pytest.approx(
+        [0.9, 0.1]
+    )
 
 
 def test_bad_input_changes_nothing():
@@ -102,7 +104,7 @@ def test_bad_arguments_are_named(kwargs, named):
 
 def test_evaluation_and_half_precision_leave_the_memory_as_it_is():
     """There, evaluation enqueues, and one half-precision batch makes the whole bank half precision."""
-    memory = fairloss.GroupMemory(2, 3)
+    memory = fairloss.GroupMemory(2, capacity=3)
     loss = fairloss.MaxAccGapLoss(2, memory=memory)
     logits, target, groups = torch.randn(4, 2), torch.tensor([0, 1, 0, 1]), torch.tensor([0, 1, 0, 1])
     loss.eval()(logits.requires_grad_(), target, groups)
@@ -116,7 +118,7 @@ def test_evaluation_and_half_precision_leave_the_memory_as_it_is():
 
 def test_a_batch_longer_than_the_memory():
     """There it fails an assertion."""
-    memory = fairloss.GroupMemory(1, 2)
+    memory = fairloss.GroupMemory(1, capacity=2)
     memory.push(torch.tensor([1.0, 2.0, 3.0]), torch.zeros(3, dtype=torch.int64))
     assert sorted(memory.values[0].tolist()) == [2.0, 3.0]
     queue = fairloss.EmbeddingQueue(1, 2)

@@ -98,11 +98,11 @@ def test_accumulation_gives_the_update_of_the_whole_batch(tmp_path, kind, name, 
 @pytest.mark.parametrize("accumulation", [2, 4])
 def test_the_gap_on_a_filled_memory_accumulates_exactly(tmp_path, accumulation):
     def hybrid():
-        memory = GroupMemory(3, 64, COUNTS)
+        memory = GroupMemory(3, capacity=64, group_counts=COUNTS)
         # Ranks beyond doubt, so that every micro-batch pulls the same groups.
         values, ids = torch.tensor([0.9, 0.1, 0.5]).repeat_interleave(64), torch.arange(3).repeat_interleave(64)
         memory.push(values, ids)
-        return FairCrossEntropyLoss(3, 0.5, COUNTS, memory=memory)
+        return FairCrossEntropyLoss(3, gap_weight=0.5, group_counts=COUNTS, memory=memory)
 
     options = {"per_device_train_batch_size": 8 // accumulation, "gradient_accumulation_steps": accumulation}
     whole = trainer(tmp_path, hybrid(), per_device_train_batch_size=8)
@@ -179,7 +179,13 @@ def two_step(rank, folder, case, counts):
     group = None if case == "own" else torch.distributed.group.WORLD
     loss = FairCrossEntropyLoss(3, group_counts=counts, process_group=group)
     if case == "memory":
-        loss = FairCrossEntropyLoss(3, 0.5, counts, memory=GroupMemory(3, 8, counts), process_group=group)
+        loss = FairCrossEntropyLoss(
+            3,
+            gap_weight=0.5,
+            group_counts=counts,
+            memory=GroupMemory(3, capacity=8, group_counts=counts),
+            process_group=group,
+        )
     instance = trainer(
         folder, loss, "tokens", per_device_train_batch_size=2, gradient_accumulation_steps=2, max_steps=2
     )

@@ -74,4 +74,6 @@ def lora(seed=0):
 
 
 def fair():
-    return FairCrossEntropyLoss(3, 0.5, COUNTS, memory=GroupMemory(3, 8, COUNTS))
+    return FairCrossEntropyLoss(
+        3, gap_weight=0.5, group_counts=COUNTS, memory=GroupMemory(3, capacity=8, group_counts=COUNTS)
+    )

@@ -81,7 +81,7 @@ class TestCrossEntropyIsTorchs:
     def test_two_class_softmax_and_sigmoid_agree(self):
         x, target, groups = torch.randn(20), torch.randint(0, 2, (20,)), torch.randint(0, 2, (20,))
         pair = torch.stack([torch.zeros(20), x], 1)
-        loss = fairloss.FairCrossEntropyLoss(2, 0.5, [15, 5], label_smoothing=0.2)
+        loss = fairloss.FairCrossEntropyLoss(2, gap_weight=0.5, group_counts=[15, 5], label_smoothing=0.2)
         torch.testing.assert_close(loss(pair, target, groups), loss(x, target, groups))
 
 
@@ -117,12 +117,21 @@ def test_labels_are_reduced_as_torch_does(shape, task, options, weighted, reduct
     logits = torch.randn(shape, generator=generator)
     target = torch.randint(0, 2, shape, generator=generator).float()
     groups = torch.tensor([0, 1, 1, -1, 0, 0])
-    weights = torch.tensor([0.5, 3.0]) if weighted else None
-    rows = torch.tensor([0.5, 3.0, 3.0, 1.0, 0.5, 0.5] if weighted else [1.0] * 6).reshape(6, *[1] * (len(shape) - 1))
+    counts, rare, common = ([6, 1] if weighted else None), 7 / 2, 7 / 12
+    rows = torch.tensor([common, rare, rare, 1.0, common, common] if weighted else [1.0] * 6)
+    rows = rows.reshape(6, *[1] * (len(shape) - 1))
     each = rows * F.binary_cross_entropy_with_logits(logits, target, **options, reduction="none")
     expected = each if reduction == "none" else getattr(each, reduction)()
     found = ff.fair_cross_entropy(
-        logits, target, groups, num_groups=2, task=task, group_weights=weights, reduction=reduction, **options
+        logits,
+        target,
+        groups,
+        num_groups=2,
+        task=task,
+        group_counts=counts,
+        reduction=reduction,
+        return_parts=True,
+        **options,
     )
     assert found.loss.shape == expected.shape
     torch.testing.assert_close(found.loss, expected)
@@ -135,10 +144,10 @@ def test_tokens_are_reduced_as_torch_does(length, reduction, generator):
     logits = torch.randn(3, length, 7, generator=generator)
     target = torch.randint(0, 7, (3, length), generator=generator)
     target[:, :1] = -100
-    groups, rows = torch.tensor([0, -1, 1]), torch.tensor([0.5, 1.0, 3.0]).unsqueeze(1)
+    groups, rows = torch.tensor([0, -1, 1]), torch.tensor([7 / 12, 1.0, 7 / 2]).unsqueeze(1)
     each = rows * F.cross_entropy(logits.movedim(2, 1), target, reduction="none")
     expected = each if reduction == "none" else each.sum() / (max(1, 3 * (length - 1)) if reduction == "mean" else 1)
     found = ff.fair_cross_entropy(
-        logits, target, groups, num_groups=2, group_weights=torch.tensor([0.5, 3.0]), reduction=reduction
+        logits, target, groups, num_groups=2, group_counts=[6, 1], reduction=reduction
     )
-    torch.testing.assert_close(found.loss, expected)
+    torch.testing.assert_close(found, expected)

@@ -233,7 +233,7 @@ def test_a_memory_is_taken_with_the_batch_and_advances_in_training_alone():
         ({"distances": torch.zeros(3)}, r"distances: .*\(2,\)"),
         ({"reference": torch.zeros(3)}, "reference: .*pair"),
         ({"reference": (torch.zeros(3), torch.zeros(2).long())}, r"^reference\[1\]: .* 2"),
-        ({"reference": GroupMemory(3, 4)}, r"reference: .*\b3\b"),
+        ({"reference": GroupMemory(3, capacity=4)}, r"reference: .*\b3\b"),
     ],
 )
 def test_bad_arguments_are_named(change, match):
@@ -253,7 +253,7 @@ def test_c_zero_runs_no_transport_and_checks_the_reference_all_the_same(variant,
     monkeypatch.setattr("fairloss.losses.fis.line_statistics", refuse)
     torch.testing.assert_close(fis_weights(losses, groups, num_groups=3, c=0, variant=variant), limit)
     with pytest.raises(ValueError, match=r"reference: .*\b2\b"):
-        fis_weights(losses, groups, num_groups=3, c=0, variant=variant, reference=GroupMemory(2, 4))
+        fis_weights(losses, groups, num_groups=3, c=0, variant=variant, reference=GroupMemory(2, capacity=4))
 
 
 @pytest.mark.parametrize("n", [8, 32, 128])

@@ -21,7 +21,7 @@ def test_an_untrained_group_dro_is_no_perfect_model():
 
 
 def test_copies_share_nothing():
-    loss = fairloss.GroupDROLoss(2, 0.5)
+    loss = fairloss.GroupDROLoss(2, step_size=0.5)
     twin = copy.deepcopy(loss)
     twin(torch.tensor([1.0, 2.0], requires_grad=True), torch.tensor([0, 1]))
     assert loss.seen.sum() == 0
@@ -33,7 +33,7 @@ class TestGroupDRO:
         for options in ({}, {"counts": [50, 30, 20], "adjustment": 0.5}, {"released": True}):
             released, counts = options.get("released", False), options.get("counts")
             module = fairloss.GroupDROLoss(
-                3, 0.1, options.get("adjustment", 0.0), counts, variant="released" if released else "default"
+                3, step_size=0.1, adjustment=options.get("adjustment", 0.0), group_counts=counts, variant="released" if released else "default"
             )
             log_q, seen = [0.0] * 3, [0] * 3
             for _ in range(20):

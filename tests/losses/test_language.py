@@ -70,7 +70,7 @@ def test_token_criterion_holds_no_second_buffer_of_the_logits_size(dtype, genera
     labels[:, :3] = -100
     groups = torch.tensor([0, 1, 2, -1])
     criterion = fairloss.FairCrossEntropyLoss(
-        3, gap_weight=0.5, group_counts=[903, 43, 54], memory=fairloss.GroupMemory(3, 16)
+        3, gap_weight=0.5, group_counts=[903, 43, 54], memory=fairloss.GroupMemory(3, capacity=16)
     )
 
     def peak(loss) -> int:

@@ -62,7 +62,7 @@ def test_attributes_reduce_as_asked(batch):
     both = torch.stack([groups, (torch.arange(40) % 2)], 1)
     gaps = [fairloss.MaxAccGapLoss(size)(logits, target, both[:, k]).item() for k, size in enumerate((3, 2))]
     for reduction, expected in (("mean", np.mean(gaps)), ("sum", np.sum(gaps)), ("max", np.max(gaps))):
-        loss = fairloss.MaxAccGapLoss((3, 2), reduction=reduction)
+        loss = fairloss.MaxAccGapLoss((3, 2), attribute_reduction=reduction)
         assert loss(logits, target, both).item() == pytest.approx(expected, rel=1e-14)
     criterion = fairloss.FairCrossEntropyLoss((3, 2), gap_weight=1.0)
     assert criterion(logits, target, both, return_parts=True).gap.item() == pytest.approx(np.mean(gaps), rel=1e-14)
@@ -83,7 +83,7 @@ def test_second_derivatives(loss, task, sizes, reduction, smoothing, generator):
     shape = (8, 3) if task == "multilabel" else (8,)
     target = torch.randint(0, 2, shape, generator=generator)
     groups = torch.tensor([[0, 0], [1, 1], [2, 1], [0, 0], [1, 1], [-1, 0], [2, -1], [1, 0]])
-    module = loss(sizes, smoothing=smoothing, task=task, reduction=reduction)
+    module = loss(sizes, smoothing=smoothing, task=task, attribute_reduction=reduction)
     ids = groups if isinstance(sizes, tuple) else groups[:, 0]
     assert torch.autograd.gradgradcheck(lambda x: module(x, target, ids), (logits,))
 
@@ -92,7 +92,7 @@ def test_a_memory_has_the_second_derivatives_of_its_estimate():
     """With all values seen by the memory in equal shares S_g is the batch's mean, on which the curvature is taken."""
     values = torch.tensor([0.1, 0.4, 0.3, 0.9], dtype=torch.float64, requires_grad=True)
     groups = torch.tensor([0, 0, 1, 1])
-    memory = fairloss.GroupMemory(2, 4, group_counts=[1, 1]).eval()
+    memory = fairloss.GroupMemory(2, capacity=4, group_counts=[1, 1]).eval()
 
     def hessian(memory):
         return torch.autograd.functional.hessian(
@@ -106,7 +106,7 @@ def test_a_memory_has_the_second_derivatives_of_its_estimate():
 
 def test_max_acc_gap_checks_its_options_before_any_work():
     logits, target, groups = torch.randn(4, 2), torch.tensor([0, 1, 5, 1]), torch.tensor([0, 1, 1, 0])
-    memory = fairloss.GroupMemory(3, 2)
-    for options in ({"smoothing": 0}, {"reduction": "none"}, {"memory": memory}, {"token_reduction": "max"}):
+    memory = fairloss.GroupMemory(3, capacity=2)
+    for options in ({"smoothing": 0}, {"attribute_reduction": "none"}, {"memory": memory}, {"token_reduction": "max"}):
         with pytest.raises(ValueError, match=next(iter(options))):  # not the class out of range
             ff.max_acc_gap(logits, target, groups, num_groups=2, **options)

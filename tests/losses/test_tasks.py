@@ -39,7 +39,7 @@ def test_tokens_with_a_summed_answer():
 def test_answers_without_a_token_are_in_no_group():
     logits, target, groups = torch.randn(2, 0, 5, requires_grad=True), torch.zeros(2, 0).long(), torch.tensor([0, 1])
     assert not ff.sample_likelihood(logits, target).valid.any()
-    for loss in (fairloss.MaxAccGapLoss(2), fairloss.FairCrossEntropyLoss(2, 0.5)):
+    for loss in (fairloss.MaxAccGapLoss(2), fairloss.FairCrossEntropyLoss(2, gap_weight=0.5)):
         value = loss(logits, target, groups)
         value.backward()
         assert value.item() == 0

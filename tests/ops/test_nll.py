@@ -50,7 +50,7 @@ def test_the_criterion_can_be_differentiated_twice(dense_from, monkeypatch):
     monkeypatch.setattr("fairloss.ops.nll._DENSE_FROM", dense_from)
     logits = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
     target, groups = torch.tensor([0, 1, 2, 3, -100, 1]), torch.tensor([0, 0, 1, 1, 2, -1])
-    loss = fairloss.FairCrossEntropyLoss(3, 0.5, [4, 2, 1])
+    loss = fairloss.FairCrossEntropyLoss(3, gap_weight=0.5, group_counts=[4, 2, 1])
     assert torch.autograd.gradgradcheck(lambda x: loss(x, target, groups), logits)
 
 
@@ -59,7 +59,7 @@ def test_the_criterion_under_torch_func(dense_from, monkeypatch):
     monkeypatch.setattr("fairloss.ops.nll._DENSE_FROM", dense_from)
     logits = torch.randn(6, 4, dtype=torch.float64)
     target, groups = torch.tensor([0, 1, 2, 3, -100, 1]), torch.tensor([0, 0, 1, 1, 2, -1])
-    loss = fairloss.FairCrossEntropyLoss(3, 0.5, [4, 2, 1])
+    loss = fairloss.FairCrossEntropyLoss(3, gap_weight=0.5, group_counts=[4, 2, 1])
     x = logits.clone().requires_grad_()
     (expected,) = torch.autograd.grad(loss(x, target, groups), x)
     torch.testing.assert_close(torch.func.grad(lambda z: loss(z, target, groups))(logits), expected)
@@ -92,7 +92,7 @@ def test_bfloat16_likelihood_at_a_large_vocabulary(generator):
 def test_peak_memory_is_not_above_torchs(shape, dtype):
     logits = torch.randn(shape).to(dtype).requires_grad_()
     target, groups = torch.randint(0, shape[1], shape[:1]), torch.randint(-1, 3, shape[:1])
-    criterion = fairloss.FairCrossEntropyLoss(3, 0.5, [903, 43, 54])
+    criterion = fairloss.FairCrossEntropyLoss(3, gap_weight=0.5, group_counts=[903, 43, 54])
 
     def step(loss):
         logits.grad = None

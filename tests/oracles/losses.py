@@ -57,22 +57,24 @@ def reduce_attributes(values: list[float], reduction: str = "mean") -> float:
     return {"mean": np.mean, "sum": np.sum, "max": np.max}[reduction](values)
 
 
-def group_gap(values, groups, smoothing=None, reduction="mean") -> float:
+def group_gap(values, groups, smoothing=None, attribute_reduction="mean") -> float:
     columns = groups.reshape(len(groups), -1).T
-    return float(reduce_attributes([gap_of(group_means(list(values), c), smoothing) for c in columns], reduction))
+    return float(
+        reduce_attributes([gap_of(group_means(list(values), c), smoothing) for c in columns], attribute_reduction)
+    )
 
 
 def max_acc_gap(
-    input, target, groups, kind="multiclass", smoothing=None, reduction="mean", token_reduction="mean"
+    input, target, groups, kind="multiclass", smoothing=None, attribute_reduction="mean", token_reduction="mean"
 ) -> float:
     probs = likelihoods(input, target, kind, token_reduction)
     columns = groups.reshape(len(groups), -1).T
-    return float(reduce_attributes([gap_of(group_means(probs, c), smoothing) for c in columns], reduction))
+    return float(reduce_attributes([gap_of(group_means(probs, c), smoothing) for c in columns], attribute_reduction))
 
 
-def loss_variance(values, groups, reduction="mean") -> float:
+def loss_variance(values, groups, attribute_reduction="mean") -> float:
     means = [list(group_means(list(values), c).values()) for c in groups.reshape(len(groups), -1).T]
-    return float(reduce_attributes([np.var(m) if m else 0.0 for m in means], reduction))
+    return float(reduce_attributes([np.var(m) if m else 0.0 for m in means], attribute_reduction))
 
 
 def inverse_frequency_weights(counts, max_weight=10.0) -> list[float]:
@@ -80,17 +82,19 @@ def inverse_frequency_weights(counts, max_weight=10.0) -> list[float]:
     return [min(total / c, max_weight) if c else max_weight for c in counts]
 
 
-def inverse_frequency_weighting(values, groups, counts, max_weight=10.0, variant="default") -> float:
-    w = inverse_frequency_weights(counts, max_weight)
+def inverse_frequency_weighting(
+    values, groups, counts, max_weight=10.0, variant="default", normalize="constant"
+) -> float:
+    w = inverse_frequency_weights(counts, max_weight=max_weight)
     if variant == "paper":
         return float(sum(w[g] * m for g, m in group_means(list(values), groups).items()))
     wbar = sum(c / sum(counts) * x for c, x in zip(counts, w, strict=True))
-    scale = wbar if variant == "default" else 1.0
+    scale = wbar if normalize == "constant" else 1.0
     weights = [1.0 if g < 0 else w[g] / scale for g in groups]
     total = sum(a * b for a, b in zip(weights, values, strict=True))
     if not len(values):
         return 0.0
-    return float(total / (len(values) if variant == "default" else sum(weights)))
+    return float(total / (len(values) if normalize == "constant" else sum(weights)))
 
 
 def cross_entropy_mean(
@@ -121,7 +125,7 @@ def cross_entropy_mean(
     return total / norm if norm else 0.0
 
 
-def positive_rate_gaps(p, labels, groups, which, smoothing=None, reduction="mean") -> list[float]:
+def positive_rate_gaps(p, labels, groups, which, smoothing=None, attribute_reduction="mean") -> list[float]:
     """Gap between groups of the mean probability, one a column; ``which``: all, positives or negatives."""
     gaps = []
     for c in range(p.shape[1]):
@@ -135,7 +139,7 @@ def positive_rate_gaps(p, labels, groups, which, smoothing=None, reduction="mean
                     s[0] += w * p[i, c]
                     s[1] += w
             each.append(gap_of({g: a / b for g, (a, b) in sums.items()}, smoothing))
-        gaps.append(float(reduce_attributes(each, reduction)))
+        gaps.append(float(reduce_attributes(each, attribute_reduction)))
     return gaps
 
 

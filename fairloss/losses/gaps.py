@@ -1,0 +1,181 @@
+"""Gaps between groups: the largest minus the smallest of the group means, hard or smooth, on a batch or on a memory and it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fairloss.core import checks
+from fairloss.core.checks import expected
+from fairloss.core.distributed import ProcessGroup, check_process_group
+from fairloss.core.dtypes import statistics_dtype
+from fairloss.core.tensor_checks import per_sample, same_device
+from fairloss.groups.ids import (
+    ATTRIBUTE_REDUCTIONS,
+    AttributeReduction,
+    GroupIds,
+    check_groups,
+    check_num_groups,
+    estimate_scale,
+    reduce_attributes,
+    single_attribute,
+)
+from fairloss.groups.memory import GroupMemory
+
+__all__ = ["check_gap_options", "check_memory", "gap_of_means", "gap_of_values", "group_gap"]
+
+
+def check_gap_options(
+    num_groups: int | Sequence[int],
+    smoothing: float | None,
+    attribute_reduction: str,
+    process_group: ProcessGroup | None,
+) -> tuple[int, ...]:
+    """The sizes of the attributes, with what every gap takes besides checked."""
+    if smoothing is not None:
+        checks.number("smoothing", smoothing, above=0)
+    checks.choice("attribute_reduction", attribute_reduction, ATTRIBUTE_REDUCTIONS)
+    check_process_group(process_group)
+    return check_num_groups(num_groups)
+
+
+def check_memory(memory: GroupMemory | None, num_groups: tuple[int, ...], like: Tensor | None = None) -> None:
+    """Raise unless ``memory`` is None or fits the one attribute, and lies on the device of the samples ``like``."""
+    if memory is None:
+        return
+    if not isinstance(memory, GroupMemory):
+        raise TypeError(expected("memory", "a fairloss.GroupMemory", type(memory).__name__))
+    size = single_attribute(num_groups, "a memory")
+    if memory.num_groups != size:
+        raise ValueError(expected("memory", f"{size} groups, as num_groups says", memory.num_groups))
+    if like is not None:
+        same_device("memory", memory.values, "the batch", like)
+
+
+def gap_of_means(
+    means: Tensor,
+    absent: Tensor,
+    num_groups: tuple[int, ...],
+    *,
+    smoothing: float | None = None,
+    attribute_reduction: AttributeReduction = "mean",
+) -> Tensor:
+    """Largest minus smallest of the present groups' means: one gap per attribute, reduced over attributes.
+
+    (G,) means give a scalar, (G, C) means the gaps of C columns at once; ``absent`` is broadcast to them. Fewer than two
+    present groups of an attribute: 0, and the gradient is 0.
+    """
+    if len(num_groups) == 1:
+        return _gap(means, absent, smoothing)
+    pieces = zip(means.split(num_groups), absent.split(num_groups), strict=True)
+    return reduce_attributes(torch.stack([_gap(m, away, smoothing) for m, away in pieces]), attribute_reduction)
+
+
+def _gap(m: Tensor, absent: Tensor, smoothing: float | None) -> Tensor:
+    """One attribute's gap, (G, ...) -> (...)."""
+    if smoothing is None:
+        return _hard_gap(m, absent)
+    # A softmax over nothing is NaN: where no group is present all stand in with their zeros.
+    absent = absent & ~absent.all(0)
+    upper = torch.softmax((m / smoothing).masked_fill(absent, -torch.inf), 0)
+    lower = torch.softmax((-m / smoothing).masked_fill(absent, -torch.inf), 0)
+    return (upper * m).sum(0) - (lower * m).sum(0)
+
+
+def _hard_gap(m: Tensor, absent: Tensor) -> Tensor:
+    """The same; groups that tie share the gradient. Its slope is spelled out, which takes a third of autograd's steps."""
+    fixed = m.detach()
+    high, low = fixed.masked_fill(absent, -torch.inf), fixed.masked_fill(absent, torch.inf)
+    top, bottom = high.amax(0), low.amin(0)
+    # Where no group is present the infinities tie: a slope that meets no sample.
+    best, worst = (high == top).to(m.dtype), (low == bottom).to(m.dtype)
+    slope = best / best.sum(0) - worst / worst.sum(0)
+    return (top - bottom).clamp(min=0) + (slope * (m - fixed)).sum(0)  # plus an exact 0 that carries the gradient
+
+
+def gap_of_values(
+    values: Tensor,
+    ids: GroupIds,
+    *,
+    smoothing: float | None,
+    memory: GroupMemory | None,
+    attribute_reduction: AttributeReduction,
+    process_group: ProcessGroup | None,
+) -> Tensor:
+    """:func:`group_gap` of arguments already checked, with (N,) values in the dtype of the statistics."""
+    sums, counts = ids.totals(values, process_group)
+    if memory is None:
+        means, absent = sums / counts.clamp(min=1), counts == 0
+    else:
+        means, absent = _with_memory(sums, counts, memory)
+    gap = gap_of_means(means, absent, ids.sizes, smoothing=smoothing, attribute_reduction=attribute_reduction)
+    if memory is not None and memory.training and torch.is_grad_enabled():
+        memory.push(values, ids.column, process_group=process_group)
+    return gap
+
+
+def _with_memory(sums: Tensor, counts: Tensor, memory: GroupMemory) -> tuple[Tensor, Tensor]:
+    """Means and absence over memory and batch; their gradient is that of S_g, an estimate from the batch's sums."""
+    held_sums, held_counts = memory.totals()
+    union = counts + held_counts
+    scale = estimate_scale(counts, memory.shares(counts))
+    # Plus an exact 0 that carries the gradient.
+    return (sums.detach() + held_sums) / union.clamp(min=1) + scale * (sums - sums.detach()), union == 0
+
+
+def group_gap(
+    values: Tensor,
+    groups: Tensor,
+    *,
+    num_groups: int | Sequence[int],
+    smoothing: float | None = None,
+    memory: GroupMemory | None = None,
+    attribute_reduction: AttributeReduction = "mean",
+    process_group: ProcessGroup | None = None,
+) -> Tensor:
+    """Gap between the largest and the smallest group mean of any per-sample value.
+
+    gap = max_g m_g - min_g m_g over the groups present, m_g = mean_{i in g} v_i. With ``smoothing=t`` the max (min) is the
+    average of the m_g weighted by softmax(m/t) (softmax(-m/t)): inside [min, max], and hard as t -> 0. 0 means that all
+    groups' means are equal.
+
+    Args:
+        values: (N,) floating: an accuracy, a loss, a Dice score.
+        groups: (N,) integer or bool ids, -1 = unknown; (N, K) for K attributes.
+        num_groups: number of groups; a tuple of K numbers for K attributes.
+        smoothing: t > 0, in the unit of the values; ``None`` is the hard gap.
+        memory: ranks the groups on memory and batch (one attribute). It takes the batch in when it is in training mode and
+            gradients are enabled.
+        attribute_reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.
+        process_group: makes the result that of all its ranks' samples.
+
+    Returns:
+        A scalar in float32 (float64 for float64 values).
+
+    Raises:
+        TypeError, ValueError: naming the argument; nothing has changed then.
+
+    Note:
+        Absent groups take no part; with fewer than two present (memory included) the gap is 0 and ``backward()`` works.
+        Gradient flows through the means of the largest and smallest groups, ties sharing it, or with smoothing through all.
+        Second derivatives are there, too; with a memory they are those of its estimate.
+
+    Example:
+        >>> values = torch.tensor([1.0, 0.0, 1.0, 1.0])
+        >>> group_gap(values, torch.tensor([0, 0, 1, 1]), num_groups=3)
+        tensor(0.5000)
+    """
+    sizes = check_gap_options(num_groups, smoothing, attribute_reduction, process_group)
+    per_sample("values", values)
+    check_memory(memory, sizes, like=values)
+    ids = check_groups(groups, sizes, values.shape[0], like=values)
+    return gap_of_values(
+        values.to(statistics_dtype(values.dtype)),
+        ids,
+        smoothing=smoothing,
+        memory=memory,
+        attribute_reduction=attribute_reduction,
+        process_group=process_group,
+    )
