@@ -40,6 +40,7 @@ def max_acc_gap(
     """Soft MaxAccGap as a function; see :class:`MaxAccGapLoss`.
 
     Example:
+        >>> import torch
         >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
         >>> max_acc_gap(logits, torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]), num_groups=2)
         tensor(0.3808)
@@ -92,6 +93,7 @@ class MaxAccGapLoss(nn.Module):
         worst group (all groups with smoothing): it lowers the best one's accuracy as readily as it raises the worst one's.
 
     Example:
+        >>> import torch
         >>> loss = MaxAccGapLoss(num_groups=2)
         >>> loss(torch.tensor([3.0, -1.0]), torch.tensor([1, 1]), torch.tensor([0, 1]))
         tensor(0.6836)
