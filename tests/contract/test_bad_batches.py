@@ -75,7 +75,11 @@ def test_state_on_another_device_is_named(call, named):
 def test_a_batch_of_nan_does_not_stay_behind():
     nan = torch.tensor([math.nan, 0.5], requires_grad=True)
     ids = torch.tensor([0, 1])
-    memory, dro, queue = fairloss.GroupMemory(2, capacity=3), fairloss.GroupDROLoss(2, step_size=0.5), fairloss.EmbeddingQueue(3, 2)
+    memory, dro, queue = (
+        fairloss.GroupMemory(2, capacity=3),
+        fairloss.GroupDROLoss(2, step_size=0.5),
+        fairloss.EmbeddingQueue(3, 2),
+    )
     memory.push(nan, ids)
     assert memory.seen.tolist() == [0, 1]
     dro(nan, ids)

@@ -147,7 +147,5 @@ def test_tokens_are_reduced_as_torch_does(length, reduction, generator):
     groups, rows = torch.tensor([0, -1, 1]), torch.tensor([7 / 12, 1.0, 7 / 2]).unsqueeze(1)
     each = rows * F.cross_entropy(logits.movedim(2, 1), target, reduction="none")
     expected = each if reduction == "none" else each.sum() / (max(1, 3 * (length - 1)) if reduction == "mean" else 1)
-    found = ff.fair_cross_entropy(
-        logits, target, groups, num_groups=2, group_counts=[6, 1], reduction=reduction
-    )
+    found = ff.fair_cross_entropy(logits, target, groups, num_groups=2, group_counts=[6, 1], reduction=reduction)
     torch.testing.assert_close(found, expected)

@@ -33,7 +33,11 @@ class TestGroupDRO:
         for options in ({}, {"counts": [50, 30, 20], "adjustment": 0.5}, {"released": True}):
             released, counts = options.get("released", False), options.get("counts")
             module = fairloss.GroupDROLoss(
-                3, step_size=0.1, adjustment=options.get("adjustment", 0.0), group_counts=counts, variant="released" if released else "default"
+                3,
+                step_size=0.1,
+                adjustment=options.get("adjustment", 0.0),
+                group_counts=counts,
+                variant="released" if released else "default",
             )
             log_q, seen = [0.0] * 3, [0] * 3
             for _ in range(20):
