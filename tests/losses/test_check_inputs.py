@@ -43,7 +43,7 @@ def test_soft_targets_are_checked_at_both_ends():
         ({"input": torch.zeros(2), "target": torch.tensor([0.5, 1])}, "target: .*0.5"),
         (
             {"input": torch.zeros(2, 3), "target": torch.tensor([0, 1]), "groups": torch.tensor([0]), "num_groups": 1},
-            "sizes",
+            "one batch size",
         ),
     ],
 )

@@ -32,7 +32,7 @@ LOGITS, TARGET, GROUPS = (
         (
             lambda: fairloss.MaxAccGapLoss(2, task="multilabel")(torch.randn(2, 3), IDS, IDS),
             ValueError,
-            r"task 'multilabel' needs input \(N, C\) and target \(N, C\)",
+            r"target: .*\(N, C\).*'multilabel'",
         ),
         (
             lambda: fairloss.MomentAlignmentLoss(2, 2, ignore_index=-(2**63) - 1),
