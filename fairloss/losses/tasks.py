@@ -80,7 +80,9 @@ def _unambiguous(input: Tensor, target: Tensor) -> Task:
             "say which: task='multiclass' (floats are class probabilities, as CutMix and mixup make them) or "
             "task='multilabel' (each label is binary)"
         )
-        raise ValueError(expected("target", "a target of one reading", "the input's shape (N, C), which has two readings", cure))
+        raise ValueError(
+            expected("target", "a target of one reading", "the input's shape (N, C), which has two readings", cure)
+        )
     if input.ndim == 3 and target.shape == input.shape[:2] and not soft:
         return "tokens"
     cure = "see the table in fairloss.losses.tasks, or pass task="
