@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from fairloss.core import checks
+from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, gather_rows
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.state import StatefulModule
 from fairloss.core.tensor_checks import per_sample, same_device
 from fairloss.groups.ids import check_group_counts, check_groups, group_shares, single_attribute
 
-__all__ = ["GroupMemory"]
+__all__ = ["GroupMemory", "check_memory"]
 
 
 class GroupMemory(StatefulModule):
@@ -74,6 +75,12 @@ class GroupMemory(StatefulModule):
         held = torch.arange(self.capacity, device=self.seen.device) < filled.unsqueeze(1)
         return torch.where(held, self.values, 0.0).sum(1), filled.to(torch.float32)
 
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """The values of all places, (num_groups * capacity,), and their ids, (num_groups * capacity, 1), -1 where empty."""
+        filled = torch.arange(self.capacity, device=self.seen.device) < self.seen.unsqueeze(1)
+        group = torch.arange(self.num_groups, device=self.seen.device).unsqueeze(1)
+        return self.values.reshape(-1), torch.where(filled, group, -1).reshape(-1, 1)
+
     def shares(self, batch_counts: Tensor) -> Tensor:
         """pi_g, (num_groups,): from ``group_counts``, else from all samples seen, the batch's ``batch_counts`` included."""
         counts = self.counts if self.counts is not None else self.seen + batch_counts.detach()
@@ -115,3 +122,16 @@ class GroupMemory(StatefulModule):
         flat = flat.index_copy(0, torch.where(keep, place, spare), values)
         self.values.copy_(flat[:spare].reshape(self.values.shape))
         self.seen.add_(counts)
+
+
+def check_memory(memory: GroupMemory | None, num_groups: tuple[int, ...], like: Tensor | None = None) -> None:
+    """Raise unless ``memory`` is None or fits the one attribute, and lies on the device of the samples ``like``."""
+    if memory is None:
+        return
+    if not isinstance(memory, GroupMemory):
+        raise TypeError(expected("memory", "a fairloss.GroupMemory", type(memory).__name__))
+    size = single_attribute(num_groups, "a memory")
+    if memory.num_groups != size:
+        raise ValueError(expected("memory", f"{size} groups, as num_groups says", memory.num_groups))
+    if like is not None:
+        same_device("memory", memory.values, "the batch", like)

@@ -224,7 +224,7 @@ LOSSES = (
         optimizes="loss weighted by how hard a sample and how far its group are",
         costs="one sort: O(N log N)",
         unknown=("yes", "has its individual part, and 1 as its group part (the mean of it); in no transport distance"),
-        memory="`reference=GroupMemory(...)` in the call: transport distances",
+        memory="`memory=GroupMemory(...)`: transport distances",
         variants=(
             "weights of mean 1, capped, detached; softmax over groups of a signed distance",
             "eq 1: weights sum to 1 over the batch, unsigned distance, no cap",
@@ -239,9 +239,9 @@ LOSSES = (
         sources=((FAIRCLIP, ""),),
         differs="exact transport; both sides compared as they are",
         needs="several samples per group",
-        optimizes="transport distance of each group's scores to all",
+        optimizes="transport distance of each group's values to all",
         costs="one sort: O(N log N)",
-        unknown=("no", "is dropped, from the distribution of all scores as well"),
+        unknown=("no", "is dropped, from the distribution of all values as well"),
     ),
     Loss(
         name="CrossGroupContrastiveLoss",

@@ -1,18 +1,21 @@
-"""Distribution alignment: every group's scores are pulled towards the distribution of all scores.
+"""Distribution alignment: every group's values are pulled towards the distribution of all values.
 
-The regulariser of Luo et al., *FairCLIP*, who compare each group's image-text similarities with all of them by optimal
-transport, and optimal-transport demographic parity when the scores are predictions. Where we differ from their code: the
-transport is exact, not Sinkhorn's; the groups' values are compared as they are, where theirs normalises one side only; all
+The regularizer of Luo et al., *FairCLIP*, who compare each group's image-text similarities with all of them by optimal
+transport, and optimal-transport demographic parity when the values are predictions. Where we differ from their code: the
+transport is exact, not Sinkhorn's; the groups' values are compared as they are, where theirs normalizes one side only; all
 groups are compared with all known samples of the batch, with no extra batches drawn.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
-from fairloss.core import checks
-from fairloss.core.distributed import ProcessGroup, check_process_group, gather_rows, gather_rows_with_gradient
+from fairloss.core.checks import expected
+from fairloss.core.distributed import ProcessGroup, check_process_group, gather_rows_with_gradient
 from fairloss.core.dtypes import statistics_dtype
+from fairloss.core.options import option_names, options_of
 from fairloss.core.tensor_checks import per_sample
 from fairloss.groups.ids import check_groups, single_attribute
 from fairloss.ops.transport import wasserstein_to_all
@@ -20,46 +23,48 @@ from fairloss.ops.transport import wasserstein_to_all
 __all__ = ["DistributionAlignmentLoss", "distribution_alignment", "transport_distances"]
 
 
-def _check(num_groups: int, p: int) -> int:
-    size = single_attribute(num_groups, "DistributionAlignmentLoss")
-    if checks.integer("p", p, minimum=1) > 2:
-        raise ValueError(f"p: {p} was given; accepted are 1 and 2")
-    return size
+def _check_power(p: int) -> None:
+    if isinstance(p, bool) or p not in (1, 2):
+        raise ValueError(expected("p", "1 or 2", repr(p)))
 
 
 def distribution_alignment(
-    scores: Tensor, groups: Tensor, *, num_groups: int, p: int = 2, process_group: ProcessGroup | None = None
+    values: Tensor,
+    groups: Tensor,
+    *,
+    num_groups: int,
+    p: Literal[1, 2] = 2,
+    process_group: ProcessGroup | None = None,
 ) -> Tensor:
-    """Sum over groups of W_p^p to all scores; see :class:`DistributionAlignmentLoss`.
+    """Sum over groups of W_p^p to all values; see :class:`DistributionAlignmentLoss`.
 
     Example:
         >>> import torch
         >>> distribution_alignment(torch.tensor([0.0, 1.0, 2.0, 3.0]), torch.tensor([0, 0, 1, 1]), num_groups=2)
         tensor(3.)
     """
-    size = _check(num_groups, p)
+    size = single_attribute(num_groups, "DistributionAlignmentLoss")
+    _check_power(p)
     check_process_group(process_group)
-    per_sample("scores", scores)
-    ids = check_groups(groups, size, scores.shape[0], like=scores).ids
-    x = scores.to(statistics_dtype(scores.dtype))
-    if process_group is not None:
-        x, ids = gather_rows_with_gradient(x, process_group), gather_rows(ids, process_group)
-    return wasserstein_to_all(x, ids, size, p).sum().to(x.dtype)
+    x = per_sample("values", values).to(statistics_dtype(values.dtype))
+    ids = check_groups(groups, size, x.shape[0], like=x).gathered(process_group)
+    x = gather_rows_with_gradient(x, process_group)
+    return wasserstein_to_all(x, ids.column, size, p).sum().to(x.dtype)
 
 
-def transport_distances(losses: Tensor, groups: Tensor, *, num_groups: int) -> Tensor:
+def transport_distances(values: Tensor, groups: Tensor, *, num_groups: int) -> Tensor:
     """How far each group's values lie from all values: half the squared Wasserstein distance.
 
     o_g = W_2^2(L_g, L) / 2 = 1/2 int_0^1 (Q_g(u) - Q(u))^2 du with the quantile functions of the group's and of all values.
     0 means that the group's values are distributed like all values.
 
     Args:
-        losses: (N,) floating values, finite.
+        values: (N,) floating, finite.
         groups: (N,) integer or bool ids, -1 = unknown (in no group, and not among "all").
         num_groups: G.
 
     Returns:
-        (G,) float32 (float64 for float64 losses), 0 where a group is absent.
+        (G,) float32 (float64 for float64 values), 0 where a group is absent.
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -74,16 +79,16 @@ def transport_distances(losses: Tensor, groups: Tensor, *, num_groups: int) -> T
         tensor([0.7500, 0.7500, 0.0000])
     """
     size = single_attribute(num_groups, "transport_distances")
-    per_sample("losses", losses)
-    ids = check_groups(groups, size, losses.shape[0], like=losses).ids
-    return (wasserstein_to_all(losses, ids, size, 2) / 2).to(statistics_dtype(losses.dtype))
+    per_sample("values", values)
+    ids = check_groups(groups, size, values.shape[0], like=values)
+    return (wasserstein_to_all(values, ids.column, size, 2) / 2).to(statistics_dtype(values.dtype))
 
 
 class DistributionAlignmentLoss(nn.Module):
-    """Optimal-transport distance of every group's scores to all scores, differentiable.
+    """Optimal-transport distance of every group's values to all values, differentiable.
 
-    loss = sum_g W_p^p(scores of g, scores of all known samples), on the line and exact. 0 means that all groups' scores
-    are distributed alike: demographic parity at every threshold at once when the scores are predictions.
+    loss = sum_g W_p^p(values of g, values of all known samples), on the line and exact. 0 means that all groups' values
+    are distributed alike: demographic parity at every threshold at once when the values are predictions.
 
     Args:
         num_groups: number of groups of the one attribute.
@@ -92,18 +97,18 @@ class DistributionAlignmentLoss(nn.Module):
             device); see :mod:`fairloss.core.distributed`.
 
     Shape:
-        - scores: (N,) logits, probabilities or similarities, float16 to float64 (computed in float64)
+        - values: (N,) logits, probabilities or similarities, float16 to float64 (computed in float64)
         - groups: (N,) integer or bool ids, -1 = unknown
-        - output: scalar, float32 (float64 for float64 scores), in units of the scores to the power p
+        - output: scalar, float32 (float64 for float64 values), in units of the values to the power p
 
     Raises:
         TypeError, ValueError: naming the argument.
 
     Note:
         Absent groups and unknown samples contribute nothing; with fewer than two groups present the loss is 0 and
-        ``backward()`` works. Gradient reaches every known score, through the group's quantiles and through those of all.
-        A group of one sample counts as much as a large one, and its distance includes the spread of all scores: small
-        batches pull towards the mean, so give it batches with many samples a group.
+        ``backward()`` works. Gradient reaches every known value, through the group's quantiles and through those of all.
+        A group of one sample counts as much as a large one, and its distance includes the spread of all values: small
+        batches pull towards the mean, so give it batches with many samples per group.
 
     Example:
         >>> import torch
@@ -115,17 +120,18 @@ class DistributionAlignmentLoss(nn.Module):
         Luo et al., *FairCLIP: Harnessing Fairness in Vision-Language Learning*, 2024.
     """
 
-    def __init__(self, num_groups: int, p: int = 2, *, process_group: ProcessGroup | None = None) -> None:
+    _OPTIONS = option_names(distribution_alignment)
+
+    def __init__(self, num_groups: int, *, p: Literal[1, 2] = 2, process_group: ProcessGroup | None = None) -> None:
         super().__init__()
-        self.num_groups = _check(num_groups, p)
+        self.num_groups = single_attribute(num_groups, "DistributionAlignmentLoss")
+        _check_power(p)
         check_process_group(process_group)
         self.p, self.process_group = p, process_group
 
-    def forward(self, scores: Tensor, groups: Tensor) -> Tensor:
+    def forward(self, values: Tensor, groups: Tensor) -> Tensor:
         """Loss of a batch; see the class."""
-        return distribution_alignment(
-            scores, groups, num_groups=self.num_groups, p=self.p, process_group=self.process_group
-        )
+        return distribution_alignment(values, groups, **options_of(self, self._OPTIONS))
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"num_groups={self.num_groups}, p={self.p}"

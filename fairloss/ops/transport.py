@@ -53,8 +53,8 @@ def _mass_below(x: Tensor, prefix: Tensor, position: Tensor, n: Tensor) -> Tenso
 
 def _quantiles(values: Tensor, ids: Tensor, num_groups: int) -> _Quantiles:
     # Small batches cost by the number of operations, not by their size: there is no operation here that could be spared.
-    unknown = ids[:, 0] < 0
-    slots = ids[:, 0].masked_fill(unknown, num_groups)
+    unknown = ids < 0
+    slots = ids.masked_fill(unknown, num_groups)
     counts = slots.new_zeros(num_groups + 1).index_add(0, slots, torch.ones_like(slots))
     sizes = counts[:-1]
     n_all = sizes.sum()
@@ -108,7 +108,7 @@ def wasserstein_to_all(values: Tensor, ids: Tensor, num_groups: int, p: int) -> 
 
     Args:
         values: (N,) floating, finite.
-        ids: (N, 1) int64 validated ids, -1 = unknown.
+        ids: (N,) int64 validated ids, -1 = unknown.
         num_groups: G.
         p: 1 or 2.
 

@@ -12,13 +12,13 @@ from tests.oracles import fairdi as oracles
 
 def losses(generator, n, dtype):
     return {
-        "losses": (3 * torch.rand(n, generator=generator) ** 2).to(dtype),
+        "values": (3 * torch.rand(n, generator=generator) ** 2).to(dtype),
         "groups": groups_of(generator, n),
     }
 
 
 def scores(generator, n, dtype):
-    return {"scores": torch.randn(n, generator=generator).to(dtype), "groups": groups_of(generator, n)}
+    return {"values": torch.randn(n, generator=generator).to(dtype), "groups": groups_of(generator, n)}
 
 
 def volumes(generator, n, dtype):
@@ -91,10 +91,10 @@ def fis_case(name, oracle, gradient, **options):
         f"fis-{name}",
         make,
         losses,
-        lambda losses, groups: oracle(losses, groups, **options),
+        lambda values, groups: oracle(values, groups, **options),
         lambda num_groups=3, **batch: ff.fis(**batch, num_groups=num_groups, **options),
-        differentiable=("losses",),
-        oracle_gradient=lambda losses, groups: gradient(losses, groups, **options),
+        differentiable=("values",),
+        oracle_gradient=lambda values, groups: gradient(values, groups, **options),
         zero_without_two_groups=False,
         logits=False,
     )
@@ -104,13 +104,13 @@ def alignment_case(p):
     return Case(
         f"distribution_alignment-{p}",
         lambda num_groups=3, process_group=None: fairloss.DistributionAlignmentLoss(
-            num_groups, p, process_group=process_group
+            num_groups, p=p, process_group=process_group
         ),
         scores,
-        lambda scores, groups: oracles.distribution_alignment(scores, groups, p),
+        lambda values, groups: oracles.distribution_alignment(values, groups, p),
         lambda num_groups=3, **batch: ff.distribution_alignment(**batch, num_groups=num_groups, p=p),
         huge=1e15,
-        differentiable=("scores",),
+        differentiable=("values",),
         logits=True,
     )
 

@@ -27,16 +27,10 @@ class Affine(nn.Module):
         return x * self.scale + self.shift
 
 
-class RememberingFIS(nn.Module):
+def remembering_fis(num_groups: int = 3, process_group: object = None) -> nn.Module:
     """Fair Identity Scaling with its distances taken on a memory and the batch."""
-
-    def __init__(self, num_groups: int = 3, process_group: object = None) -> None:
-        super().__init__()
-        self.loss = fairloss.FISLoss(num_groups, process_group=process_group)
-        self.memory = fairloss.GroupMemory(num_groups, capacity=8)
-
-    def forward(self, losses: Tensor, groups: Tensor) -> Tensor:
-        return self.loss(losses, groups, reference=self.memory)
+    memory = fairloss.GroupMemory(num_groups, capacity=8)
+    return fairloss.FISLoss(num_groups, memory=memory, process_group=process_group)
 
 
 def _concepts(generator: torch.Generator, n: int, dtype: torch.dtype) -> Batch:
@@ -49,9 +43,9 @@ def _concepts(generator: torch.Generator, n: int, dtype: torch.dtype) -> Batch:
 
 def extra_cases() -> list[Case]:
     """What gathers or reduces over processes, and is no contract case."""
-    losses = next(case for case in all_cases() if case.name == "fis-default").batch
+    values = next(case for case in all_cases() if case.name == "fis-default").batch
     return [
-        Case("fis-memory", RememberingFIS, losses, None, differentiable=("losses",)),
+        Case("fis-memory", remembering_fis, values, None, differentiable=("values",)),
         Case(
             "concept_alignment",
             lambda num_groups=3, process_group=None: fairloss.ConceptAlignmentLoss(0.5, process_group=process_group),

@@ -30,7 +30,7 @@ class Everything(nn.Module):
         )
         self.dro = fairloss.GroupDROLoss(3, step_size=0.01)
         self.contrastive = fairloss.CrossGroupContrastiveLoss(0.5, queue=fairloss.EmbeddingQueue(32, 6))
-        self.fis, self.reference = fairloss.FISLoss(3), fairloss.GroupMemory(3, capacity=CAPACITY)
+        self.fis = fairloss.FISLoss(3, memory=fairloss.GroupMemory(3, capacity=CAPACITY))
         self.adversary = fairloss.AdversarialGroupLoss(6, 3, hidden_dims=(4,))
         kinds = {"discover_groups": "kmeans", "num_clusters": 2, "reservoir_size": 32} if discover else {}
         self.fair = fairloss.FairGRPOAdvantage(3, history="cumulative", **kinds)
@@ -45,7 +45,7 @@ class Everything(nn.Module):
             self.cross_entropy(logits, y, groups),
             self.dro(each, groups),
             self.contrastive(z, y, groups),
-            self.fis(each, groups, reference=self.reference),
+            self.fis(each, groups),
             self.adversary(z, groups),
         ]
         advantages = self.fair(rewards, groups) + self.fair_ema(rewards, groups) + self.dro_advantage(rewards, groups)

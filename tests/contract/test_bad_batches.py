@@ -52,9 +52,9 @@ def test_nan_never_stays_in_the_state(case):
         (lambda m: fairloss.MaxAccGapLoss(2, memory=m)(LOGITS, LABELS, GROUP_IDS), "memory"),
         (lambda m: fairloss.FairCrossEntropyLoss(2, gap_weight=0.5, memory=m)(LOGITS, LABELS, GROUP_IDS), "memory"),
         (lambda m: ff.group_gap(LOSSES, GROUP_IDS, num_groups=2, memory=m), "memory"),
-        (lambda m: fairloss.FISLoss(2)(LOSSES, GROUP_IDS, m), "reference"),
+        (lambda m: fairloss.FISLoss(2, memory=m)(LOSSES, GROUP_IDS), "memory"),
         (
-            lambda m: fairloss.FISLoss(2)(LOSSES, GROUP_IDS, (LOSSES.to("meta"), GROUP_IDS.to("meta"))),
+            lambda m: fairloss.FISLoss(2)(LOSSES, GROUP_IDS, reference=(LOSSES.to("meta"), GROUP_IDS.to("meta"))),
             r"reference\[0\]",
         ),
         (lambda m: ff.fis_weights(LOSSES, GROUP_IDS, num_groups=2, distances=m.values[:, 0]), "distances"),

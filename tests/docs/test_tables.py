@@ -98,7 +98,6 @@ def test_attributes_memory_and_processes_are_those_of_the_catalogue(loss):
     assert "process_group" in parameters
     for option in ("memory", "queue"):
         assert (option in parameters) == loss.memory.startswith(f"`{option}=")
-    assert ("reference" in inspect.signature(make.forward).parameters) == loss.memory.startswith("`reference=")
     if "num_groups" not in parameters:
         assert not loss.attributes.startswith("yes")
     elif loss.attributes.startswith("yes"):

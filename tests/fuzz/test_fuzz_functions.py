@@ -101,9 +101,9 @@ FUNCTIONS = {
     "fis_weights": Target(
         "fis_weights",
         lambda **b: ff.fis_weights(**b, num_groups=3, variant="released"),
-        values("losses"),
+        values(),
         None,
-        ("losses",),
+        ("values",),
     ),
     "group_dro": Target(
         "group_dro",
@@ -115,9 +115,9 @@ FUNCTIONS = {
     "transport_distances": Target(
         "transport_distances",
         lambda **b: ff.transport_distances(**b, num_groups=3),
-        values("losses"),
-        lambda losses, groups: distances_oracle(losses, groups),
-        ("losses",),
+        values(),
+        lambda values, groups: distances_oracle(values, groups),
+        ("values",),
         huge=1e15,
     ),
     "route_by_group": Target(

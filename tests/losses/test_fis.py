@@ -11,7 +11,8 @@ import torch
 import fairloss
 from fairloss import FISLoss, GroupMemory
 from fairloss import functional as ff
-from fairloss.losses.fis import _capped, _mean_one, fis, fis_weights
+from fairloss.losses.fis import fis, fis_weights
+from fairloss.ops.capped_weights import _by_sorting, capped_weights
 from tests.oracles.fairdi import fis_default_weights
 
 DATA = np.load(Path(__file__).parents[1] / "data" / "fair_scaling.npz")
@@ -30,11 +31,12 @@ def test_released_variant_equals_the_authors_loss_and_gradient(case):
         return torch.from_numpy(DATA[f"fis{case}_{name}"])
 
     losses = read("losses").requires_grad_()
-    out = fis(
+    weights = fis_weights(
         losses, read("groups"), num_groups=int(read("num_groups")), c=float(read("c")), variant="released",
         temperature=float(read("temperature")), right_asymptote=float(read("right_asymptote")),
         distances=read("distances"),
     )  # fmt: skip
+    out = (weights * losses).mean()
     out.backward()
     torch.testing.assert_close(out, read("out"), rtol=0, atol=1e-10)
     torch.testing.assert_close(losses.grad, read("grad"), rtol=0, atol=1e-10)
@@ -92,12 +94,12 @@ def test_where_nothing_exceeds_the_cap_the_sorted_form_gives_the_same(counts):
     logits = torch.tensor([0.3, 5.0, -2.0, 0.1, 1.2], dtype=torch.float64)
     if counts is None:
         logits[1] = 0.0
-    found = _mean_one(logits, counts, 20.0)
+    found = capped_weights(logits, counts, 20.0)
     every = torch.ones_like(logits) if counts is None else counts
     assert found.max() < 20
     assert (found * every).sum() / every.sum() == pytest.approx(1)
-    torch.testing.assert_close(found, _capped(logits, every, 20.0))
-    capped = _mean_one(logits, counts, 1.2)
+    torch.testing.assert_close(found, _by_sorting(logits, every, 20.0))
+    capped = capped_weights(logits, counts, 1.2)
     assert capped.max() == pytest.approx(1.2)
     assert (capped * every).sum() / every.sum() == pytest.approx(1)
 
@@ -200,7 +202,7 @@ def test_a_memory_is_taken_with_the_batch_and_advances_in_training_alone():
     memory = GroupMemory(3, capacity=8)
     first, first_ids = batch(20, n=30)
     second, second_ids = batch(21, n=6)
-    loss = FISLoss(num_groups=3, c=1.0)
+    plain, loss = FISLoss(num_groups=3, c=1.0), FISLoss(num_groups=3, c=1.0, memory=memory)
     memory.push(first, first_ids)
     held, held_ids = [], []
     for g in range(3):
@@ -210,15 +212,15 @@ def test_a_memory_is_taken_with_the_batch_and_advances_in_training_alone():
     union = (torch.cat([*held, second]), torch.cat([*held_ids, second_ids]))
     seen = memory.seen.clone()
     with torch.no_grad():
-        found = loss(second, second_ids, memory)
+        found = loss(second, second_ids)
     assert torch.equal(memory.seen, seen)
-    torch.testing.assert_close(found, loss(second, second_ids, union))
-    assert (found - loss(second, second_ids)).abs() > 1e-3
-    memory.eval()
-    loss(second, second_ids, memory)
+    torch.testing.assert_close(found, plain(second, second_ids, reference=union))
+    assert (found - plain(second, second_ids)).abs() > 1e-3
+    loss.eval()
+    loss(second, second_ids)
     assert torch.equal(memory.seen, seen)
-    memory.train()
-    loss(second, second_ids, memory)
+    loss.train()
+    loss(second, second_ids)
     assert torch.equal(memory.seen, seen + torch.bincount(second_ids[second_ids >= 0], minlength=3))
 
 
@@ -232,18 +234,22 @@ def test_a_memory_is_taken_with_the_batch_and_advances_in_training_alone():
         ({"num_groups": (2, 2)}, "intersect_groups"),
         ({"distances": torch.zeros(3)}, r"distances: .*\(2,\)"),
         ({"reference": torch.zeros(3)}, "reference: .*pair"),
+        (
+            {"reference": (torch.zeros(3), torch.zeros(3).long()), "memory": GroupMemory(2, capacity=4)},
+            "^reference: .*memory",
+        ),
         ({"reference": (torch.zeros(3), torch.zeros(2).long())}, r"^reference\[1\]: .* 2"),
-        ({"reference": GroupMemory(3, capacity=4)}, r"reference: .*\b3\b"),
+        ({"memory": GroupMemory(3, capacity=4)}, r"memory: .*\b3\b"),
     ],
 )
 def test_bad_arguments_are_named(change, match):
     arguments = {"num_groups": 2} | change
     with pytest.raises((ValueError, TypeError), match=match):
-        fis(torch.zeros(4), torch.tensor([0, 1, 1, 0]), **arguments)
+        fis_weights(torch.zeros(4), torch.tensor([0, 1, 1, 0]), **arguments)
 
 
 @pytest.mark.parametrize("variant", ["default", "paper", "released"])
-def test_c_zero_runs_no_transport_and_checks_the_reference_all_the_same(variant, monkeypatch):
+def test_c_zero_runs_no_transport_and_checks_the_memory_all_the_same(variant, monkeypatch):
     losses, groups = batch(9)
     limit = fis_weights(losses, groups, num_groups=3, c=1e-12, variant=variant)
 
@@ -252,8 +258,8 @@ def test_c_zero_runs_no_transport_and_checks_the_reference_all_the_same(variant,
 
     monkeypatch.setattr("fairloss.losses.fis.line_statistics", refuse)
     torch.testing.assert_close(fis_weights(losses, groups, num_groups=3, c=0, variant=variant), limit)
-    with pytest.raises(ValueError, match=r"reference: .*\b2\b"):
-        fis_weights(losses, groups, num_groups=3, c=0, variant=variant, reference=GroupMemory(2, capacity=4))
+    with pytest.raises(ValueError, match=r"memory: .*\b2\b"):
+        fis_weights(losses, groups, num_groups=3, c=0, variant=variant, memory=GroupMemory(2, capacity=4))
 
 
 @pytest.mark.parametrize("n", [8, 32, 128])

@@ -24,7 +24,7 @@ def draw(seed):
 @pytest.mark.parametrize("seed", range(60))
 def test_exact_distances_equal_pot_and_the_quantile_integral(seed, p):
     values, groups, num_groups = draw(seed)
-    found = wasserstein_to_all(values, groups.unsqueeze(1), num_groups, p)
+    found = wasserstein_to_all(values, groups, num_groups, p)
     everything = values[groups >= 0].numpy()
     for g in range(num_groups):
         mine = values[groups == g].numpy()
@@ -38,7 +38,7 @@ def test_exact_distances_equal_pot_and_the_quantile_integral(seed, p):
 
 def test_transport_distances_are_half_the_square_and_not_zero():
     values, groups, num_groups = draw(5)
-    squared = wasserstein_to_all(values, groups.unsqueeze(1), num_groups, 2)
+    squared = wasserstein_to_all(values, groups, num_groups, 2)
     distances = transport_distances(values, groups, num_groups=num_groups)
     torch.testing.assert_close(distances, squared / 2)
     assert distances.max() > 0.01
@@ -91,7 +91,7 @@ def test_fewer_than_two_groups_are_at_distance_zero_and_differentiable(ids):
 def test_gradient_of_the_distances(p):
     values, groups, num_groups = draw(13)
     values = values.requires_grad_()
-    assert torch.autograd.gradcheck(lambda v: wasserstein_to_all(v, groups.unsqueeze(1), num_groups, p), (values,))
+    assert torch.autograd.gradcheck(lambda v: wasserstein_to_all(v, groups, num_groups, p), (values,))
 
 
 def test_descent_on_the_alignment_loss_brings_the_groups_together(generator):
@@ -126,14 +126,14 @@ def test_geomloss_tends_to_the_exact_distance_as_its_blur_shrinks(rng):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"losses": torch.zeros(4, 1)}, r"^losses: .*\(N,\)"),
-        ({"losses": torch.zeros(4, dtype=torch.int64)}, "^losses: .*int64"),
+        ({"values": torch.zeros(4, 1)}, r"^values: .*\(N,\)"),
+        ({"values": torch.zeros(4, dtype=torch.int64)}, "^values: .*int64"),
         ({"groups": torch.tensor([0, 1, 2, 0])}, "^groups: .* 2"),
         ({"num_groups": (2, 2)}, "intersect_groups"),
     ],
 )
 def test_bad_arguments_are_named(change, match):
-    arguments = {"losses": torch.zeros(4), "groups": torch.tensor([0, 1, 1, 0]), "num_groups": 2} | change
+    arguments = {"values": torch.zeros(4), "groups": torch.tensor([0, 1, 1, 0]), "num_groups": 2} | change
     with pytest.raises((ValueError, TypeError), match=match):
         transport_distances(**arguments)
 
