@@ -22,8 +22,8 @@ from fairloss.core.options import option_names, options_of
 from fairloss.core.state import ConstantsModule
 from fairloss.core.tensor_checks import floating
 from fairloss.groups.ids import check_group_counts, check_groups, single_attribute
-from fairloss.groups.memory import GroupMemory
-from fairloss.losses.gaps import check_gap_options, check_memory, gap_of_values
+from fairloss.groups.memory import GroupMemory, check_memory
+from fairloss.losses.gaps import check_gap_options, gap_of_values
 from fairloss.losses.inverse_frequency_weighting import inverse_frequency_weights
 from fairloss.losses.likelihood import TOKEN_REDUCTIONS, TokenReduction, likelihood_of, rows_of
 from fairloss.losses.tasks import Task, check_task, resolve_task

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from fairloss.core import checks
-from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, check_process_group
 from fairloss.core.dtypes import statistics_dtype
-from fairloss.core.tensor_checks import per_sample, same_device
+from fairloss.core.tensor_checks import per_sample
 from fairloss.groups.ids import (
     ATTRIBUTE_REDUCTIONS,
     AttributeReduction,
@@ -20,11 +19,10 @@ from fairloss.groups.ids import (
     check_num_groups,
     estimate_scale,
     reduce_attributes,
-    single_attribute,
 )
-from fairloss.groups.memory import GroupMemory
+from fairloss.groups.memory import GroupMemory, check_memory
 
-__all__ = ["check_gap_options", "check_memory", "gap_of_means", "gap_of_values", "group_gap"]
+__all__ = ["check_gap_options", "gap_of_means", "gap_of_values", "group_gap"]
 
 
 def check_gap_options(
@@ -39,19 +37,6 @@ def check_gap_options(
     checks.choice("attribute_reduction", attribute_reduction, ATTRIBUTE_REDUCTIONS)
     check_process_group(process_group)
     return check_num_groups(num_groups)
-
-
-def check_memory(memory: GroupMemory | None, num_groups: tuple[int, ...], like: Tensor | None = None) -> None:
-    """Raise unless ``memory`` is None or fits the one attribute, and lies on the device of the samples ``like``."""
-    if memory is None:
-        return
-    if not isinstance(memory, GroupMemory):
-        raise TypeError(expected("memory", "a fairloss.GroupMemory", type(memory).__name__))
-    size = single_attribute(num_groups, "a memory")
-    if memory.num_groups != size:
-        raise ValueError(expected("memory", f"{size} groups, as num_groups says", memory.num_groups))
-    if like is not None:
-        same_device("memory", memory.values, "the batch", like)
 
 
 def gap_of_means(

@@ -15,8 +15,8 @@ from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup
 from fairloss.core.options import option_names, options_of
 from fairloss.groups.ids import AttributeReduction, check_groups
-from fairloss.groups.memory import GroupMemory
-from fairloss.losses.gaps import check_gap_options, check_memory, gap_of_values
+from fairloss.groups.memory import GroupMemory, check_memory
+from fairloss.losses.gaps import check_gap_options, gap_of_values
 from fairloss.losses.likelihood import TOKEN_REDUCTIONS, TokenReduction, sample_likelihood
 from fairloss.losses.tasks import Task, check_task, resolve_task
 
