@@ -124,6 +124,7 @@ test-torch: $(OTHER)/.created  ## the fast tests on TORCH=2.14.1, say, and PYTHO
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 
 types: $(VENV)/.dev
 	$(BIN)/mypy

@@ -15,21 +15,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fairloss.core.checks import expected
+
 ProcessGroup = Any
-"""A ``torch.distributed.ProcessGroup``; ``None`` means this process alone, even where torch.distributed is initialised."""
+"""A ``torch.distributed.ProcessGroup``; ``None`` means this process alone, even where torch.distributed is initialized."""
 
 
 def check_process_group(process_group: ProcessGroup | None) -> None:
-    """Raise unless ``process_group`` is None or a process group of an initialised torch.distributed."""
+    """Raise unless ``process_group`` is None or a process group of an initialized torch.distributed."""
     if process_group is None:
         return
     if not (dist.is_available() and dist.is_initialized()):
-        raise ValueError("process_group: torch.distributed is not initialised; pass None for a single process")
+        cure = "pass None for a single process"
+        raise ValueError(expected("process_group", "an initialized torch.distributed", "none", cure))
     if not isinstance(process_group, dist.ProcessGroup):
-        raise TypeError(
-            f"process_group: a torch.distributed.ProcessGroup is needed (torch.distributed.group.WORLD for all ranks), "
-            f"{type(process_group).__name__} was given"
-        )
+        wanted = "a torch.distributed.ProcessGroup (torch.distributed.group.WORLD for all ranks)"
+        raise TypeError(expected("process_group", wanted, type(process_group).__name__))
 
 
 def _all_reduce(x: Tensor, process_group: ProcessGroup) -> Tensor:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fairloss.core.checks import expected
+
 __all__ = ["ConstantsModule", "StatefulModule"]
 
 _HEADER_DTYPE = torch.int64
@@ -92,14 +94,13 @@ class StatefulModule(ConstantsModule):
         """
         name = type(self).__name__
         if not isinstance(state, Tensor) or state.dtype != torch.uint8:
-            raise ValueError(f"state_dict: {name} needs one packed uint8 tensor, {type(state).__name__} was given")
+            raise ValueError(expected("state_dict", f"one packed uint8 tensor for {name}", type(state).__name__))
         state = state.reshape(-1)
         layout = _read_header(state)
         difference = self._difference(layout, state.numel())
         if difference is not None:
-            raise ValueError(
-                f"state_dict: the saved state of {name} has another layout: {difference}; were its arguments changed?"
-            )
+            cure = f"make {name} with the arguments that it was saved with"
+            raise ValueError(expected("state_dict", f"the layout of this {name}", difference, cure))
         for own, (_, shape) in zip(self._state_names, layout, strict=True):
             if own in self._growing:
                 setattr(self, own, getattr(self, own).new_empty(shape))
@@ -111,14 +112,14 @@ class StatefulModule(ConstantsModule):
     def _difference(self, layout: _Layout, size: int) -> str | None:
         """Why a packed state of that layout and that many bytes is not one of ours, None where it is."""
         if len(layout) != len(self._state_names):
-            return f"it does not hold {len(self._state_names)} tensors"
+            return f"not {len(self._state_names)} tensors"
         for name, theirs, ours in zip(self._state_names, layout, self._layout(), strict=True):
             fits = theirs[1] == ours[1] or (name in self._growing and len(theirs[1]) == len(ours[1]))
             if theirs[0] != ours[0] or not fits:
-                return f"{name} is {theirs[0]} of shape {theirs[1]} there, {ours[0]} of shape {ours[1]} here"
+                return f"{name} as {theirs[0]} of shape {theirs[1]} in place of {ours[0]} of shape {ours[1]}"
         needed = len(_as_header(layout)) * _HEADER_DTYPE.itemsize
         needed += sum(dtype.itemsize * math.prod(shape) for dtype, shape in layout)
-        return None if size == needed else f"it has {size} bytes in place of {needed}"
+        return None if size == needed else f"{size} bytes in place of {needed}"
 
 
 def _as_header(layout: _Layout) -> list[int]:

@@ -62,7 +62,8 @@ def _terms(
 ) -> CrossEntropyParts:
     """The criterion on checked options: task term, then the gap between groups."""
     kind = resolve_task(input, target, task)
-    check_memory(memory, num_groups, like=input)
+    if memory is not None:
+        check_memory(memory, num_groups, like=input)
     ids = check_groups(groups, num_groups, input.shape[0], like=input)
     rows = rows_of(
         input,

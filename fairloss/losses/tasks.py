@@ -45,7 +45,7 @@ def resolve_task(input: Tensor, target: Tensor, task: Task) -> Task:
         raise TypeError(expected("target", "a tensor of labels", target.dtype))
     same_device("target", target, "input", input)
     if task == "auto":
-        task = _unambiguous(input, target)
+        task = _task_of(input.shape, target.shape, target.dtype)
     n = input.shape[0] if input.ndim else -1
     soft = target.dtype.is_floating_point
     if task == "binary":
@@ -61,32 +61,35 @@ def resolve_task(input: Tensor, target: Tensor, task: Task) -> Task:
         fits = input.ndim == 3 and target.shape == input.shape[:2] and not soft
         wanted = "input (N, T, V), class last, and target (N, T) of integers"
     if not fits:
-        raise ValueError(expected("target", f"{wanted} for task {task!r}", _shapes(input, target)))
+        raise ValueError(
+            expected("target", f"{wanted} for task {task!r}", _given(input.shape, target.shape, target.dtype))
+        )
     return task
 
 
-def _shapes(input: Tensor, target: Tensor) -> str:
-    return f"input {tuple(input.shape)} and target {tuple(target.shape)} ({target.dtype})"
-
-
-def _unambiguous(input: Tensor, target: Tensor) -> Task:
-    soft = target.dtype.is_floating_point
-    if input.ndim == 1 or (input.ndim == 2 and input.shape[1] == 1):
+def _task_of(input: torch.Size, target: torch.Size, dtype: torch.dtype) -> Task:
+    """The one task that the shapes fit; an error where they fit two or none."""
+    soft = dtype.is_floating_point
+    if len(input) == 1 or (len(input) == 2 and input[1] == 1):
         return "binary"
-    if input.ndim == 2 and target.ndim == 1 and not soft:
+    if len(input) == 2 and len(target) == 1 and not soft:
         return "multiclass"
-    if input.ndim == 2 and target.shape == input.shape:
+    if len(input) == 2 and target == input:
         cure = (
             "say which: task='multiclass' (floats are class probabilities, as CutMix and mixup make them) or "
             "task='multilabel' (each label is binary)"
         )
         raise ValueError(
-            expected("target", "a target of one reading", "the input's shape (N, C), which has two readings", cure)
+            expected("target", "a target of one reading", f"{_given(input, target, dtype)}: two readings", cure)
         )
-    if input.ndim == 3 and target.shape == input.shape[:2] and not soft:
+    if len(input) == 3 and target == input[:2] and not soft:
         return "tokens"
     cure = "see the table in fairloss.losses.tasks, or pass task="
-    raise ValueError(expected("target", "shapes that fit a task", _shapes(input, target), cure))
+    raise ValueError(expected("target", "shapes that fit a task", _given(input, target, dtype), cure))
+
+
+def _given(input: torch.Size, target: torch.Size, dtype: torch.dtype) -> str:
+    return f"input {tuple(input)} and target {tuple(target)} ({dtype})"
 
 
 def check_fractions(target: Tensor, *, hard: bool = False) -> None:

@@ -142,7 +142,7 @@ def contrastive_losses(
     Raises:
         RuntimeError: the backend is "triton" and the kernel cannot run (:mod:`fairloss.ops.dispatch`).
     """
-    triton = use_triton("contrastive_losses", anchors, _obstacle(anchors))
+    triton = use_triton("contrastive_losses", anchors.device, _obstacle(anchors))
     if triton and anchors.dtype != torch.float16 and anchors.numel() > 0:
         shared = keys is anchors  # one process, no queue
         anchors = _within_range(anchors, anchors.shape[0])

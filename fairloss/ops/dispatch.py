@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
 
 from fairloss.core import checks
 
@@ -124,20 +123,20 @@ def _obstacle(device: torch.device) -> str | None:
 _obstacle._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def use_triton(op: str, x: Tensor, obstacle: str | None = None) -> bool:
-    """Whether ``op`` runs its Triton kernel on ``x``.
+def use_triton(op: str, device: torch.device, obstacle: str | None = None) -> bool:
+    """Whether ``op`` runs its Triton kernel on ``device``.
 
     Args:
         op: its name in the error.
-        x: a tensor on the device that the op would run on.
+        device: of the tensors.
         obstacle: why the kernel does not support this call, from dtype and shape alone; None where it does.
 
     Raises:
         RuntimeError: the backend is "triton" and the kernel cannot run.
     """
-    if _backend == "eager" or (_backend == "auto" and x.device.type != "cuda"):
+    if _backend == "eager" or (_backend == "auto" and device.type != "cuda"):
         return False
-    why = obstacle if obstacle is not None else _obstacle(x.device)
+    why = obstacle if obstacle is not None else _obstacle(device)
     if why is None:
         return True
     if _backend == "triton":
