@@ -7,7 +7,6 @@ import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -100,8 +99,3 @@ def all_cases() -> list[Case]:
     names = [case.name for case in cases]
     assert len(set(names)) == len(names), "case names repeat"
     return cases
-
-
-def batch_kwargs(batch: Batch, **changes: Any) -> Batch:
-    """``batch`` with some arguments replaced."""
-    return {**batch, **changes}

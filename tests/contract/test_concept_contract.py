@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fairloss import ConceptAlignmentLoss
-from tests.contract.two_processes import two_processes
+from tests.two_processes import two_processes
 
 
 def draw(seed, n, dtype=torch.float64):

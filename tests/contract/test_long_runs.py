@@ -21,7 +21,7 @@ CAPACITY = 100
 
 
 def start(*arguments: str, **options) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "tests.contract.long_run", *arguments], cwd=ROOT, **options)
+    return subprocess.Popen([sys.executable, "-m", "tests.contract.long_run_programs", *arguments], cwd=ROOT, **options)
 
 
 def test_twenty_thousand_steps():

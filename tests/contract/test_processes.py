@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from tests.contract.distributed_worker import COMPILED, batches, every_case, run_case, run_rank
-from tests.contract.two_processes import two_processes
+from tests.contract.rank_programs import COMPILED, batches, every_case, run_case, run_rank
+from tests.two_processes import two_processes
 
 STEPS = 3
 BOUNDS = [0, 8, 11]

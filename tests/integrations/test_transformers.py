@@ -9,8 +9,8 @@ from torch import nn
 import fairloss
 from fairloss import FairCrossEntropyLoss, GroupMemory
 from fairloss.integrations.transformers import STATE_FILE, group_metrics
-from tests.contract.two_processes import two_processes
 from tests.integrations.trainers import COUNTS, backbone, dataset, fair, lora, losses, trainer
+from tests.two_processes import two_processes
 
 pytestmark = [
     pytest.mark.frameworks,

@@ -12,7 +12,7 @@ import torch
 from fairloss import FairGRPOAdvantage
 from fairloss.integrations.trl import STATE_FILE, FairGRPOMixin
 from fairloss.policy import GroupDROAdvantage
-from tests.contract.two_processes import two_processes
+from tests.two_processes import two_processes
 
 pytestmark = [
     pytest.mark.frameworks,

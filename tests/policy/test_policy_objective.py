@@ -11,8 +11,8 @@ from fairloss.policy import (
     k3_kl,
     reinforce_pp_advantages,
 )
-from tests.contract.two_processes import two_processes
 from tests.oracles import policy as oracle
+from tests.two_processes import two_processes
 
 
 def tokens(seed=0, b=5, t=7, dtype=torch.float64):
