@@ -19,7 +19,7 @@ import numpy as np
 from scipy.stats import norm
 
 from fairloss.metrics import gap
-from fairloss.metrics.inputs import as_predictions
+from fairloss.metrics.predictions import as_predictions
 from fairloss.report import FairnessReport, gap_difference_test
 from fairloss.report.bootstrap import bootstrap_groups, patient_codes
 from fairloss.report.intervals import corrected_gap, gap_interval

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fairloss.core.checks import expected
+
 __all__ = ["UNKNOWN", "GroupEncoding", "encode_groups", "is_known", "number_labels"]
 
 UNKNOWN = -1
@@ -30,7 +32,7 @@ class GroupEncoding(NamedTuple):
         """Number of groups, those without a sample included."""
         return len(self.labels)
 
-    def decode(self, ids: ArrayLike, unknown: Any = None) -> list[Any]:
+    def decode(self, ids: ArrayLike, *, unknown: Any = None) -> list[Any]:
         """Labels of ``ids`` (integers of any shape, flattened); ``unknown`` stands for -1.
 
         Raises:
@@ -39,7 +41,7 @@ class GroupEncoding(NamedTuple):
         flat = np.asarray(ids).ravel()
         bad = flat[(flat < UNKNOWN) | (flat >= self.num_groups)]
         if bad.size:
-            raise ValueError(f"ids: {bad[0]} is not an id; accepted are -1 .. {self.num_groups - 1}")
+            raise ValueError(expected("ids", f"ids -1 .. {self.num_groups - 1}", bad[0]))
         return [unknown if i == UNKNOWN else self.labels[i] for i in flat.tolist()]
 
 
@@ -86,9 +88,9 @@ def number_labels(
 ) -> GroupEncoding:
     """:func:`encode_groups` of any labels: ``minus_one`` says whether -1 is one, as it is of the classes -1 and 1."""
     if isinstance(unknown, (str, bytes)):
-        raise ValueError(f"unknown: one string was given; pass a sequence of labels, [{unknown!r}]")
+        raise ValueError(expected("unknown", "a sequence of labels", "one string", f"pass [{unknown!r}]"))
     if not isinstance(unknown, Iterable):
-        raise TypeError(f"unknown: a sequence of labels is needed, {type(unknown).__name__} was given")
+        raise TypeError(expected("unknown", "a sequence of labels", type(unknown).__name__))
     values, own_order = _as_list(labels)
     missing = _hashable("unknown", unknown) | (set() if minus_one else {UNKNOWN})
     known = [is_known(v) and v not in missing for v in values]
@@ -99,13 +101,16 @@ def number_labels(
         order = list(categories)
     names = tuple(v for v in order if is_known(v) and v not in missing)
     if len(set(names)) != len(names):
-        raise ValueError(f"categories: a label is repeated in {list(names)}")
+        raise ValueError(expected("categories", "different labels", f"one repeated in {list(names)}"))
     index = {name: i for i, name in enumerate(names)}
     ids = np.full(len(values), UNKNOWN, dtype=np.int64)
     for i, (value, named) in enumerate(zip(values, known, strict=True)):
         if named:
             if value not in index:
-                raise ValueError(f"labels: {value!r} at position {i} is not among the categories {list(names)}")
+                wanted = f"labels among the categories {list(names)}"
+                raise ValueError(
+                    expected("labels", wanted, f"{value!r} at position {i}", "add it to categories or to unknown=")
+                )
             ids[i] = index[value]
     return GroupEncoding(ids, names)
 
@@ -113,15 +118,15 @@ def number_labels(
 def _as_list(labels: Any) -> tuple[list[Any], list[Any] | None]:
     """Python values of the labels, and the categories of a pandas categorical."""
     if isinstance(labels, (str, bytes)):
-        raise ValueError("labels: one string was given; pass a sequence of labels")
+        raise ValueError(expected("labels", "a sequence of labels", "one string"))
     if not isinstance(labels, Iterable) and not hasattr(labels, "__array__"):
-        raise TypeError(f"labels: a sequence of labels is needed, {type(labels).__name__} was given")
+        raise TypeError(expected("labels", "a sequence of labels", type(labels).__name__))
     dtype_categories = getattr(getattr(labels, "dtype", None), "categories", None)
     own_order = None if dtype_categories is None else list(dtype_categories)
     if hasattr(labels, "detach"):  # a tensor, without importing torch
         labels = labels.detach().cpu().numpy()
     if hasattr(labels, "ndim") and labels.ndim != 1:
-        raise ValueError(f"labels: one-dimensional labels are needed, {labels.ndim} dimensions were given")
+        raise ValueError(expected("labels", "one-dimensional labels", f"{labels.ndim} dimensions"))
     values = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
     # NumPy scalars inside lists and object arrays equal their Python twins but print and sort differently.
     values = [v.item() if isinstance(v, np.generic) else v for v in values]
@@ -133,7 +138,7 @@ def _hashable(name: str, values: Iterable[Any]) -> set[Any]:
     try:
         return set(values)
     except TypeError as error:
-        raise ValueError(f"{name}: a label must be hashable (a string, a number, ...): {error}") from None
+        raise ValueError(expected(name, "hashable labels (strings, numbers, ...)", error)) from None
 
 
 def is_known(value: Any) -> bool:

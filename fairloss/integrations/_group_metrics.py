@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fairloss.core.checks import expected
+
 if TYPE_CHECKING:
     import torch
 
@@ -57,19 +59,17 @@ def group_metrics(
 
     names = [f"group_{g}" for g in range(num_groups)] if group_names is None else list(group_names)
     if len(names) != num_groups:
-        raise ValueError(f"group_names: {len(names)} were given for num_groups={num_groups}")
+        raise ValueError(expected("group_names", f"{num_groups} names, num_groups", len(names)))
     if not isinstance(prediction.label_ids, tuple | list) or len(prediction.label_ids) != 2:
-        raise ValueError(
-            "prediction: label_ids is not (labels, groups), so the groups were dropped; FairTrainerMixin keeps them, and so "
-            "does TrainingArguments(label_names=['labels', 'groups'])"
-        )
+        cure = "keep the groups with FairTrainerMixin or TrainingArguments(label_names=['labels', 'groups'])"
+        raise ValueError(expected("prediction", "label_ids=(labels, groups)", "labels alone", cure))
     labels, groups = (np.asarray(ids) for ids in prediction.label_ids)
-    accepted = f"accepted are integers 0 .. {num_groups - 1}, and -1 for unknown"
+    wanted = f"groups in label_ids that are integers 0 .. {num_groups - 1}, or -1 for unknown"
     if groups.dtype.kind not in "biu":
-        raise ValueError(f"prediction: the groups of label_ids are {groups.dtype}; {accepted}")
+        raise ValueError(expected("prediction", wanted, groups.dtype))
     outside = groups[(groups < -1) | (groups >= num_groups)]
     if outside.size:
-        raise ValueError(f"prediction: the groups of label_ids hold {outside.flat[0]}; {accepted}")
+        raise ValueError(expected("prediction", wanted, outside.flat[0]))
     scores = prediction.predictions
     scores = np.asarray(scores[0] if isinstance(scores, tuple | list) else scores)
     if scores.ndim == labels.ndim + 1:

@@ -6,6 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from fairloss.core.checks import expected, integer
+from fairloss.core.tensor_checks import whole
+
 try:
     from torchmetrics import Metric
 except ImportError as error:
@@ -25,26 +28,29 @@ class Grouped(Metric):
 
     def __init__(self, num_groups: int, *, validate_args: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if num_groups < 1:
-            raise ValueError(f"num_groups: {num_groups} was given; at least one group is needed")
-        self.num_groups = num_groups
+        self.num_groups = integer("num_groups", num_groups, minimum=1)
         self.validate_args = validate_args
 
     def _check(self, preds: Tensor, target: Tensor, groups: Tensor, classes: int) -> None:
         if groups.ndim != 1 or len(preds) != len(groups) or len(target) != len(groups):
-            raise ValueError(
-                f"preds, target, groups: {tuple(preds.shape)}, {tuple(target.shape)}, {tuple(groups.shape)} were given; "
-                "one row a sample and (N,) groups are needed"
-            )
-        if groups.is_floating_point() or groups.is_complex():
-            raise TypeError(f"groups: {groups.dtype} was given; integer ids are needed")
+            shapes = f"shapes {tuple(preds.shape)}, {tuple(target.shape)}, {tuple(groups.shape)}"
+            raise ValueError(expected("preds, target, groups", "one row per sample and (N,) groups", shapes))
+        whole("groups", groups, "group ids")
         if not self.validate_args or not len(groups):
             return
         low, high = int(groups.min()), int(groups.max())
         if low < -1 or high >= self.num_groups:
-            bad = low if low < -1 else high
-            raise ValueError(f"groups: {bad} was given; accepted are -1 (unknown) .. {self.num_groups - 1}")
+            wanted = f"ids -1 (unknown) .. {self.num_groups - 1}"
+            raise ValueError(expected("groups", wanted, low if low < -1 else high))
         if preds.is_floating_point() and not bool(preds.isfinite().all()):
-            raise ValueError("preds: NaN or infinity was given; finite scores are needed")
+            raise ValueError(expected("preds", "finite scores", "NaN or infinity"))
         if not bool(((target >= 0) & (target < classes)).all()):
-            raise ValueError(f"target: {target.min()} .. {target.max()} was given; accepted are 0 .. {classes - 1}")
+            raise ValueError(expected("target", f"labels 0 .. {classes - 1}", f"{target.min()} .. {target.max()}"))
+
+    def _check_probabilities(self, preds: Tensor, cure: str = "") -> None:
+        if self.validate_args and len(preds) and not bool(((preds >= 0) & (preds <= 1)).all()):
+            raise ValueError(expected("preds", "probabilities in [0, 1]", f"{preds.min()} .. {preds.max()}", cure))
+
+    def _add(self, name: str, amount: Tensor) -> None:
+        """Add to a state whose name is not known to Python."""
+        setattr(self, name, getattr(self, name) + amount)

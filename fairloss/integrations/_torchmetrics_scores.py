@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fairloss.core.checks import integer
 from fairloss.integrations._torchmetrics_base import Grouped
 from fairloss.metrics.disparity import Penalty, equity_scaled, gap
 from fairloss.metrics.ranking import weighted_auc
@@ -26,9 +27,7 @@ class _Ranked(Grouped):
 
     def __init__(self, num_groups: int, *, bins: int | None = None, **kwargs: Any) -> None:
         super().__init__(num_groups, **kwargs)
-        if bins is not None and bins < 2:
-            raise ValueError(f"bins: {bins} was given; at least two are needed")
-        self.bins = bins
+        self.bins = None if bins is None else integer("bins", bins, minimum=2)
         self._state = f"histogram_{num_groups}x{bins}"
         if bins is None:
             for name in ("scores", "labels", "ids"):
@@ -48,13 +47,12 @@ class _Ranked(Grouped):
             self.auc_labels.append(target.detach().long())
             self.auc_ids.append(groups.detach().long())
             return
-        if self.validate_args and len(preds) and not bool(((preds >= 0) & (preds <= 1)).all()):
-            raise ValueError(f"preds: {preds.min()} .. {preds.max()} was given; with bins probabilities are needed")
+        self._check_probabilities(preds, "or keep every score, bins=None")
         place = (preds.double() * self.bins).long().clamp(0, self.bins - 1)
         ids = torch.where(groups < 0, self.num_groups, groups).long()
         flat = (ids * 2 + target.long()) * self.bins + place
         counts = torch.bincount(flat, minlength=(self.num_groups + 1) * 2 * self.bins)
-        setattr(self, self._state, getattr(self, self._state) + counts.view(self.num_groups + 1, 2, self.bins))
+        self._add(self._state, counts.view(self.num_groups + 1, 2, self.bins))
 
     def _areas(self) -> tuple[float, NDArray[np.float64]]:
         """AUC over all samples, and (G,) of the groups."""
@@ -134,9 +132,7 @@ class CalibrationGap(Grouped):
 
     def __init__(self, num_groups: int, *, bins: int = 10, **kwargs: Any) -> None:
         super().__init__(num_groups, **kwargs)
-        if bins < 1:
-            raise ValueError(f"bins: {bins} was given; at least one is needed")
-        self.bins = bins
+        self.bins = integer("bins", bins, minimum=1)
         self._state = f"errors_{num_groups}x{bins}"
         # [..., 0] sum of score - label, [..., 1] number of samples; float64 holds both exactly enough to add anywhere.
         default = torch.zeros(num_groups, bins, 2, dtype=torch.float64)
@@ -146,8 +142,7 @@ class CalibrationGap(Grouped):
         """Add a batch: (N,) probabilities, (N,) labels 0 and 1, (N,) ids, -1 for unknown."""
         preds, target = preds.flatten(), target.flatten()
         self._check(preds, target, groups, 2)
-        if self.validate_args and len(preds) and not bool(((preds >= 0) & (preds <= 1)).all()):
-            raise ValueError(f"preds: {preds.min()} .. {preds.max()} was given; probabilities are needed")
+        self._check_probabilities(preds)
         known = groups >= 0
         p, y, ids = preds[known].double(), target[known].double(), groups[known].long()
         edges = torch.as_tensor(np.linspace(0, 1, self.bins + 1)[1:-1], device=p.device)  # the reference's, to the bit
@@ -155,7 +150,7 @@ class CalibrationGap(Grouped):
         size = self.num_groups * self.bins
         sums = torch.zeros(size, 2, dtype=torch.float64, device=p.device)
         sums.index_add_(0, flat, torch.stack([p - y, torch.ones_like(p)], dim=1))
-        setattr(self, self._state, getattr(self, self._state) + sums.view(self.num_groups, self.bins, 2))
+        self._add(self._state, sums.view(self.num_groups, self.bins, 2))
 
     def compute(self) -> Tensor:
         """The gap over all samples seen; NaN where fewer than two groups have samples."""

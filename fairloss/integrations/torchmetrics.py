@@ -12,17 +12,18 @@ whose states are equal after the first batch, and would give one threshold's val
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fairloss.core.checks import choice, expected
 from fairloss.integrations._torchmetrics_base import Grouped
 from fairloss.integrations._torchmetrics_scores import AUCGap, CalibrationGap, EquityScaledAUC
 from fairloss.metrics.gaps import OverClasses, gap_over_groups
-from fairloss.metrics.rates import RATES, Convention, mean_over_classes, rates, ratio
+from fairloss.metrics.rates import RATES, Convention, Rate, mean_over_classes, rates, ratio
 
 __all__ = [
     "AUCGap",
@@ -58,10 +59,10 @@ class _Counted(Grouped):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_groups, validate_args=validate_args, **kwargs)
-        if task not in ("binary", "multiclass", "multilabel"):
-            raise ValueError(f"task: {task!r} was given; accepted are binary, multiclass, multilabel")
+        choice("task", task, get_args(Task))
         if (task == "binary") != (num_classes is None):
-            raise ValueError(f"num_classes: {num_classes} was given for a {task} task; binary tasks take none")
+            wanted = "None for a binary task" if task == "binary" else f"the number of classes of a {task} task"
+            raise ValueError(expected("num_classes", wanted, num_classes))
         self.task, self.num_columns = task, num_classes or 1
         self.threshold, self.strict = threshold, strict
         self.over_classes, self.convention = over_classes, convention
@@ -87,7 +88,7 @@ class _Counted(Grouped):
         flat = (ids[:, None] * self.num_columns + place) * 4 + cell
         size = self.num_groups * self.num_columns * 4
         counts = torch.bincount(flat.flatten(), minlength=size).view(self.num_groups, self.num_columns, 4)
-        setattr(self, self._state, getattr(self, self._state) + counts)
+        self._add(self._state, counts)
 
     def _columns(self, preds: Tensor, target: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
         """(N, K) true labels and decisions."""
@@ -96,16 +97,15 @@ class _Counted(Grouped):
             classes = torch.arange(self.num_columns, device=target.device)
             answer = preds.argmax(dim=1) if preds.ndim == 2 else preds
             if preds.ndim == 2 and preds.shape[1] != self.num_columns:
-                raise ValueError(f"preds: {preds.shape[1]} columns were given for {self.num_columns} classes")
+                raise ValueError(expected("preds", f"{self.num_columns} columns, one per class", preds.shape[1]))
             return target[:, None] == classes, answer[:, None] == classes
         if self.task == "binary":
             preds, target = preds.flatten(), target.flatten()
         self._check(preds, target, groups, 2)
         wanted = (len(groups),) if self.task == "binary" else (len(groups), self.num_columns)
         if preds.shape != wanted or target.shape != wanted:
-            raise ValueError(
-                f"preds and target: {tuple(preds.shape)} and {tuple(target.shape)} were given; {wanted} is needed"
-            )
+            shapes = f"shapes {tuple(preds.shape)} and {tuple(target.shape)}"
+            raise ValueError(expected("preds and target", f"shape {wanted}", shapes))
         score = preds if preds.dtype == torch.float64 else preds.float()  # half precision is compared as float32
         decided = score > self.threshold if self.strict else score >= self.threshold
         return target.view(len(groups), -1), decided.view(len(groups), -1)
@@ -195,9 +195,7 @@ class EqualizedOddsDifference(_Counted):
 
     def __init__(self, num_groups: int, *, agg: Literal["worst_case", "mean"] = "worst_case", **kwargs: Any) -> None:
         super().__init__(num_groups, **kwargs)
-        if agg not in ("worst_case", "mean"):
-            raise ValueError(f"agg: {agg!r} was given; accepted are worst_case, mean")
-        self.agg = agg
+        self.agg = choice("agg", agg, ("worst_case", "mean"))
 
     def compute(self) -> Tensor:
         """The difference over all samples seen; NaN where one of the two gaps is undefined."""
@@ -209,22 +207,20 @@ class GroupValues(_Counted):
     """The value of one rate in every group, (G,); NaN where undefined. Other arguments as :class:`MaxAccuracyGap`.
 
     Args:
-        metric: accuracy, tpr, tnr, fpr, fnr, precision, fdr, f1, balanced_accuracy, positive_rate or prevalence.
         num_groups: number of groups.
+        metric: accuracy, tpr, tnr, fpr, fnr, precision, fdr, f1, balanced_accuracy, positive_rate or prevalence.
         kwargs: as :class:`MaxAccuracyGap`.
 
     Example:
-        >>> metric = GroupValues("accuracy", num_groups=3)
+        >>> metric = GroupValues(num_groups=3, metric="accuracy")
         >>> metric.update(torch.tensor([0.9, 0.2, 0.4, 0.8]), torch.tensor([1, 0, 1, 1]), torch.tensor([0, 0, 1, 1]))
         >>> metric.compute()
         tensor([1.0000, 0.5000, nan])
     """
 
-    def __init__(self, metric: str, num_groups: int, **kwargs: Any) -> None:
+    def __init__(self, num_groups: int, *, metric: Rate, **kwargs: Any) -> None:
         super().__init__(num_groups, **kwargs)
-        if metric not in RATES:
-            raise ValueError(f"metric: {metric!r} was given; accepted are {', '.join(RATES)}")
-        self.metric = metric
+        self.metric = choice("metric", metric, RATES)
 
     def compute(self) -> Tensor:
         """(G,) values over all samples seen."""

@@ -13,8 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fairloss.metrics import disparity
-from fairloss.metrics.inputs import Floats, as_numbers
+from fairloss.core.checks import choice, expected
+from fairloss.metrics.arrays import Floats, as_floats
+from fairloss.metrics.disparity import gap, group_std
+from fairloss.metrics.rates import Convention
 
 __all__ = ["aggregate_disparity", "hierarchical_mean"]
 
@@ -28,13 +30,13 @@ def aggregate_disparity(
     ddof: int | None = None,
     order: Literal["disparity_first", "average_first"] = "disparity_first",
     missing: Mapping[str, float] | None = None,
-    convention: Literal["standard", "fairgrpo"] = "standard",
+    convention: Convention = "standard",
 ) -> float:
     """One disparity for several data sets and attributes; 0 means none anywhere (disparity first).
 
     ``"disparity_first"``: mean over data sets of the mean over attributes of the disparity over groups (FairGRPO's
     Table 2). ``"average_first"``: mean over attributes of the disparity over groups of the groups' means over data sets
-    (equations 7 to 11, an attribute at a time).
+    (equations 7 to 11, one attribute at a time).
 
     Args:
         values: data set -> attribute -> the groups' values: a mapping of labels to values, or (for the first order) a
@@ -58,44 +60,40 @@ def aggregate_disparity(
         >>> round(aggregate_disparity(scores, missing={"C": 0.0}), 6)
         0.133333
     """
-    if statistic not in ("gap", "std") or order not in ("disparity_first", "average_first"):
-        raise ValueError(
-            f"statistic, order: {statistic!r}, {order!r} were given; accepted are gap, std and disparity_first, "
-            "average_first"
-        )
-    if convention not in ("standard", "fairgrpo"):
-        raise ValueError(f"convention: {convention!r} was given; accepted are standard, fairgrpo")
+    choice("statistic", statistic, ("gap", "std"))
+    choice("order", order, ("disparity_first", "average_first"))
+    choice("convention", convention, ("standard", "fairgrpo"))
     if convention == "fairgrpo":
         if order != "disparity_first" or ddof == 0:
-            raise ValueError(
-                f"convention: 'fairgrpo' was given with order={order!r}, ddof={ddof!r}, which contradict it"
-            )
+            given = f"order={order!r} and ddof={ddof!r}, which contradict it"
+            raise ValueError(expected("convention", "'fairgrpo' with order='disparity_first', ddof=1", given))
         ddof = 1 if statistic == "std" else ddof
     if (statistic == "std") != (ddof is not None):
-        raise ValueError(f"ddof: {ddof!r} was given with statistic={statistic!r}; it is needed with 'std', only there")
+        given = f"{ddof!r} with statistic={statistic!r}"
+        raise ValueError(expected("ddof", "0 or 1 with statistic='std', else None", given))
     fill = _check(values, missing)
 
-    def spread(group_values: Any) -> float:
-        if ddof is None:
-            return disparity.gap(group_values)
-        return disparity.group_std(group_values, ddof=ddof)
+    def disparity(of_groups: Any) -> float:
+        return gap(of_groups) if ddof is None else group_std(of_groups, ddof=ddof)
 
     if order == "disparity_first":
-        per_set = [np.mean([spread(_numbers(v)) for v in attributes.values()]) for attributes in values.values()]
+        per_set = [np.mean([disparity(_listed(v)) for v in attributes.values()]) for attributes in values.values()]
         return float(np.mean([*per_set, *fill]))
     if fill:
-        raise ValueError("missing: it has no meaning with order='average_first', where no disparity exists a data set")
+        wanted = "None with order='average_first', where no data set has a disparity of its own"
+        raise ValueError(expected("missing", wanted, missing))
     pooled: dict[str, dict[Any, list[float]]] = {}
     for attributes in values.values():
         for attribute, groups in attributes.items():
             if not isinstance(groups, Mapping):
-                raise ValueError(f"values: {attribute!r} needs a mapping of group labels to values with this order")
+                wanted = f"a mapping of group labels to values in {attribute!r} with order='average_first'"
+                raise ValueError(expected("values", wanted, type(groups).__name__))
             for label, value in groups.items():
                 if value == value:
                     pooled.setdefault(attribute, {}).setdefault(label, []).append(float(value))
     if not pooled:
         return float("nan")
-    return float(np.mean([spread([np.mean(v) for v in groups.values()]) for groups in pooled.values()]))
+    return float(np.mean([disparity([np.mean(v) for v in groups.values()]) for groups in pooled.values()]))
 
 
 def hierarchical_mean(values: Nested, *, missing: Mapping[str, float] | None = None) -> float:
@@ -117,7 +115,7 @@ def hierarchical_mean(values: Nested, *, missing: Mapping[str, float] | None = N
     """
     fill = _check(values, missing)
     per_set = [
-        np.mean([_mean_of_defined(as_numbers(_numbers(v), "values")) for v in attributes.values()])
+        np.mean([_mean_of_defined(as_floats(_listed(v), "values")) for v in attributes.values()])
         for attributes in values.values()
     ]
     return float(np.mean([*per_set, *fill]))
@@ -128,20 +126,21 @@ def _mean_of_defined(v: Floats) -> float:
     return float(v.mean()) if v.size else float("nan")
 
 
-def _numbers(groups: Any) -> Any:
+def _listed(groups: Any) -> Any:
     return list(groups.values()) if isinstance(groups, Mapping) else groups
 
 
 def _check(values: Nested, missing: Mapping[str, float] | None) -> list[float]:
     fill = dict(missing or {})
     if not isinstance(values, Mapping) or not all(isinstance(attributes, Mapping) for attributes in values.values()):
-        raise TypeError("values: a mapping of data sets to mappings of attributes to the groups' values is needed")
+        wanted = "a mapping of data sets to mappings of attributes to the groups' values"
+        raise TypeError(expected("values", wanted, type(values).__name__))
     if not values and not fill:
-        raise ValueError("values: no data set was given")
+        raise ValueError(expected("values", "at least one data set", "none"))
     both = sorted(set(values) & set(fill))
     if both:
-        raise ValueError(f"missing: {both[0]!r} is among the values, too")
+        raise ValueError(expected("missing", "data sets that are not among the values", repr(both[0])))
     empty = [name for name, attributes in values.items() if not attributes]
     if empty:
-        raise ValueError(f"values: {empty[0]!r} has no attribute; give its value through missing=")
+        raise ValueError(expected("values", "an attribute in every data set", f"none in {empty[0]!r}", "use missing="))
     return [float(v) for v in fill.values()]

@@ -10,12 +10,13 @@ of |score - label| (:func:`mean_absolute_calibration_error`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fairloss.metrics.inputs import Floats, Predictions, as_predictions, as_weight
+from fairloss.core.checks import choice, expected
+from fairloss.metrics.arrays import Floats, Ints, as_weights
+from fairloss.metrics.predictions import Predictions, Task, as_predictions
 from fairloss.metrics.rates import ratio
 
 __all__ = [
@@ -27,7 +28,6 @@ __all__ = [
 ]
 
 Strategy = Literal["uniform", "range", "quantile"]
-STRATEGIES = ("uniform", "range", "quantile")
 
 
 def expected_calibration_error(
@@ -63,9 +63,7 @@ def expected_calibration_error(
         >>> round(expected_calibration_error([0, 1, 1, 1], [0.1, 0.6, 0.6, 0.9]), 6)
         0.25
     """
-    pred = as_predictions(y_true, y_score)
-    p, o = top_label(pred, "expected_calibration_error")
-    weight = as_weight(sample_weight, len(pred))
+    p, o, weight = _read(y_true, y_score, sample_weight)
     return binned_error(p, o, weight, bin_edges(p, weight, bins, strategy))
 
 
@@ -87,9 +85,8 @@ def mean_absolute_calibration_error(y_true: Any, y_score: Any, *, sample_weight:
         >>> round(mean_absolute_calibration_error([0, 1], [0.25, 0.5]), 6)
         0.375
     """
-    pred = as_predictions(y_true, y_score)
-    p, o = top_label(pred, "mean_absolute_calibration_error")
-    return _mean(np.abs(p - o), as_weight(sample_weight, len(pred)))
+    p, o, weight = _read(y_true, y_score, sample_weight)
+    return weighted_mean(sample_errors("mean_abs_calibration_error", p, o), weight)
 
 
 def binary_cross_entropy(y_true: Any, y_score: Any, *, sample_weight: Any = None) -> float:
@@ -110,9 +107,8 @@ def binary_cross_entropy(y_true: Any, y_score: Any, *, sample_weight: Any = None
         >>> round(binary_cross_entropy([0, 1], [0.5, 0.5]), 6)
         0.693147
     """
-    pred = as_predictions(y_true, y_score, task="binary")
-    p, o = top_label(pred, "binary_cross_entropy")
-    return _mean(nll(p, o), as_weight(sample_weight, len(pred)))
+    p, o, weight = _read(y_true, y_score, sample_weight, task="binary")
+    return weighted_mean(sample_errors("bce", p, o), weight)
 
 
 def brier_score(y_true: Any, y_score: Any, *, sample_weight: Any = None) -> float:
@@ -133,9 +129,8 @@ def brier_score(y_true: Any, y_score: Any, *, sample_weight: Any = None) -> floa
         >>> brier_score([0, 1], [0.5, 0.5])
         0.25
     """
-    pred = as_predictions(y_true, y_score)
-    p, o = top_label(pred, "brier_score")
-    return _mean((p - o) ** 2, as_weight(sample_weight, len(pred)))
+    p, o, weight = _read(y_true, y_score, sample_weight)
+    return weighted_mean(sample_errors("brier", p, o), weight)
 
 
 def best_f1_threshold(y_true: Any, y_score: Any, *, sample_weight: Any = None) -> float:
@@ -162,52 +157,62 @@ def best_f1_threshold(y_true: Any, y_score: Any, *, sample_weight: Any = None) -
     """
     pred = as_predictions(y_true, y_score, task="binary")
     assert pred.score is not None
-    weight, positive = as_weight(sample_weight, len(pred)), pred.target[:, 0]
+    weight, positive = as_weights(sample_weight, len(pred)), pred.target[:, 0]
     total = weight[positive].sum()
     if total <= 0:
-        raise ValueError("y_true: no positive label was given; F1 needs at least one")
+        raise ValueError(expected("y_true", "at least one positive label", "none", "F1 is undefined without one"))
     values, inverse = np.unique(pred.score[:, 0], return_inverse=True)
     tp = np.bincount(inverse, weights=weight * positive, minlength=len(values))[::-1].cumsum()[::-1]
     flagged = np.bincount(inverse, weights=weight, minlength=len(values))[::-1].cumsum()[::-1]
     return float(values[np.argmax(2 * tp / (flagged + total))])
 
 
-def _mean(values: Floats, weight: Floats) -> float:
+def _read(y_true: Any, y_score: Any, sample_weight: Any, task: Task = "auto") -> tuple[Floats, Floats, Floats]:
+    """(N,) confidence, outcome and weight."""
+    pred = as_predictions(y_true, y_score, task=task)
+    return *top_label(pred), as_weights(sample_weight, len(pred))
+
+
+def weighted_mean(values: Floats, weight: Floats) -> float:
     """Weighted mean; NaN without weight."""
     total = weight.sum()
     return float((weight * values).sum() / total) if total > 0 else float("nan")
 
 
-def top_label(pred: Predictions, name: str) -> tuple[Floats, Floats]:
+def top_label(pred: Predictions) -> tuple[Floats, Floats]:
     """(N,) confidence and (N,) outcome; of the largest score for a multi-class task."""
     if pred.score is None:
-        raise ValueError(f"{name}: scores are needed, labels were given")
+        raise ValueError(expected("y_score", "scores", "classes"))
     if pred.task == "multilabel":
-        raise ValueError(f"{name}: a multilabel task was given; call it for one label at a time")
-    if pred.score.min() < 0 or pred.score.max() > 1:
-        raise ValueError(f"y_score: {pred.score.min():g} .. {pred.score.max():g} was given; probabilities are needed")
+        raise ValueError(
+            expected("y_score", "scores of one label", f"{len(pred.classes)} labels", "take a label at a time")
+        )
+    low, high = pred.score.min(), pred.score.max()
+    if low < 0 or high > 1:
+        raise ValueError(expected("y_score", "probabilities in [0, 1]", f"{low:g} .. {high:g}"))
     if pred.task == "binary":
         return pred.score[:, 0], pred.target[:, 0].astype(np.float64)
     return pred.score.max(axis=1), pred.correct()
 
 
-def nll(p: Floats, o: Floats) -> Floats:
-    """Negative log-likelihood of each label, cut at 100."""
-    with np.errstate(divide="ignore"):
-        return -np.maximum(np.log(np.where(o > 0.5, p, 1 - p)), -100.0)
+def sample_errors(metric: str, p: Floats, o: Floats) -> Floats:
+    """(N,) the per-sample values whose mean is the metric."""
+    if metric == "bce":  # the negative log-likelihood of each label, cut at 100
+        with np.errstate(divide="ignore"):
+            return -np.maximum(np.log(np.where(o > 0.5, p, 1 - p)), -100.0)
+    return np.asarray((p - o) ** 2 if metric == "brier" else np.abs(p - o))
 
 
 def bin_edges(p: Floats, weight: Floats, bins: int | Sequence[float], strategy: Strategy) -> Floats:
     """The inner edges of the bins; bin b holds edge_{b-1} < score <= edge_b."""
-    if strategy not in STRATEGIES:
-        raise ValueError(f"strategy: {strategy!r} was given; accepted are {', '.join(STRATEGIES)}")
+    choice("strategy", strategy, get_args(Strategy))
     if not isinstance(bins, (int, np.integer)):
         edges = np.asarray(bins, dtype=np.float64)
         if edges.ndim != 1 or len(edges) < 2 or (np.diff(edges) <= 0).any():
-            raise ValueError(f"bins: {bins!r} was given; at least two increasing edges are needed")
+            raise ValueError(expected("bins", "at least two increasing edges", repr(bins)))
         return edges[1:-1]
     if bins < 1:
-        raise ValueError(f"bins: {bins} was given; at least one bin is needed")
+        raise ValueError(expected("bins", "at least one bin", bins))
     if strategy == "uniform":
         return np.linspace(0, 1, int(bins) + 1)[1:-1]
     if strategy == "range":
@@ -220,7 +225,7 @@ def bin_edges(p: Floats, weight: Floats, bins: int | Sequence[float], strategy: 
     return np.asarray(p[order][np.minimum(position, len(p) - 1)])
 
 
-def uniform_index(p: Floats, bins: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def uniform_index(p: Floats, bins: int) -> Ints:
     """(N,) bin of each score in [0, 1] among bins of equal width: :func:`bin_index`, by arithmetic."""
     index = np.minimum((p * bins).astype(np.int64), bins - 1)
     # A score at an edge belongs below it. The product of one above an edge is never rounded below it (tested at each
@@ -231,7 +236,7 @@ def uniform_index(p: Floats, bins: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     return index
 
 
-def bin_index(p: Floats, edges: Floats) -> np.ndarray[Any, np.dtype[np.int64]]:
+def bin_index(p: Floats, edges: Floats) -> Ints:
     """(N,) bin of each score."""
     return np.searchsorted(edges, p, side="left").astype(np.int64)
 
@@ -239,7 +244,7 @@ def bin_index(p: Floats, edges: Floats) -> np.ndarray[Any, np.dtype[np.int64]]:
 def binned_errors(
     p: Floats,
     o: Floats,
-    ids: NDArray[np.int64],
+    ids: Ints,
     num_groups: int,
     weight: Floats,
     bins: int | Sequence[float],
@@ -251,7 +256,7 @@ def binned_errors(
     uniform = strategy == "uniform" and isinstance(bins, (int, np.integer))
     index = uniform_index(p, size) if uniform else bin_index(p, edges)
     sums = np.bincount((ids + 1) * size + index, weights=weight * (p - o), minlength=(num_groups + 1) * size)
-    total = np.bincount(ids + 1, weights=weight, minlength=num_groups + 1).astype(np.float64)
+    total = np.bincount(ids + 1, weights=weight, minlength=num_groups + 1)
     return ratio(np.abs(sums.reshape(-1, size)).sum(axis=1), total)[1:]
 
 

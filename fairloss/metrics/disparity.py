@@ -12,43 +12,34 @@ equation 11, but its tables follow the sample one. Hence ``penalty`` and ``ddof`
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from fairloss.metrics.inputs import Floats, as_numbers
+from fairloss.core.checks import choice, expected
+from fairloss.metrics.arrays import Floats, as_values
 
 __all__ = ["equity_scaled", "error_skew", "gap", "group_std", "performance_scaled_disparity", "worst"]
 
 Penalty = Literal["mean_abs", "sum_abs", "max_abs", "std", "gap"]
-PENALTIES = ("mean_abs", "sum_abs", "max_abs", "std", "gap")
-
-
-def _values(values: Any) -> Floats:
-    array = as_numbers(values, "values")
-    if array.ndim != 1:
-        raise ValueError(f"values: shape {array.shape} was given; one value a group, (G,), is needed")
-    if np.isinf(array).any():
-        raise ValueError("values: an infinite value was given; finite numbers are needed, NaN where undefined")
-    return array
 
 
 def _defined(values: Any, at_least: int = 2) -> Floats | None:
-    array = _values(values)
+    array = as_values(values, "values", "group")
     array = array[~np.isnan(array)]
     return array if len(array) >= at_least else None
 
 
 def _check_ddof(ddof: int) -> None:
     if ddof not in (0, 1):
-        raise ValueError(f"ddof: {ddof!r} was given; 0 (population) and 1 (sample) are accepted")
+        raise ValueError(expected("ddof", "0 (population) or 1 (sample)", repr(ddof)))
 
 
 def gap(values: Any) -> float:
     """max_g v_g - min_g v_g; 0 means that all groups have the same value.
 
     Args:
-        values: (G,) one value a group; NaN is left out.
+        values: (G,) one value per group; NaN is left out.
 
     Returns:
         The gap, NaN with fewer than two defined values.
@@ -82,7 +73,7 @@ def group_std(values: Any, *, ddof: int) -> float:
     """Standard deviation over groups, sqrt(sum_g (v_g - mean)^2 / (G - ddof)); 0 means no difference.
 
     Args:
-        values: (G,) one value a group; NaN is left out.
+        values: (G,) one value per group; NaN is left out.
         ddof: 0 for the population's (FairMedFM, FairDi's MeanPSD), 1 for the sample's (FairGRPO's tables).
 
     Returns:
@@ -122,7 +113,7 @@ def error_skew(values: Any) -> float:
     if v is None:
         return float("nan")
     if v.max() > 1:
-        raise ValueError(f"values: {v.max()} was given; values of at most 1 are needed (fractions, not percent)")
+        raise ValueError(expected("values", "values <= 1", v.max(), "give fractions, not percent"))
     error = 1 - v
     if error.max() == 0:
         return 1.0
@@ -138,7 +129,7 @@ def equity_scaled(overall: float, values: Any, *, penalty: Penalty, ddof: int | 
 
     Args:
         overall: the value over all samples, as a fraction.
-        values: (G,) one value a group, as fractions; NaN is left out.
+        values: (G,) one value per group, as fractions; NaN is left out.
         penalty: see above. It has no default, because published tables disagree.
         ddof: needed with ``penalty="std"``.
 
@@ -157,25 +148,19 @@ def equity_scaled(overall: float, values: Any, *, penalty: Penalty, ddof: int | 
         >>> round(equity_scaled(0.8, [0.9, 0.7], penalty="sum_abs"), 6)
         0.666667
     """
-    if penalty not in PENALTIES:
-        raise ValueError(f"penalty: {penalty!r} was given; accepted are {', '.join(PENALTIES)}")
+    choice("penalty", penalty, get_args(Penalty))
     if (penalty == "std") != (ddof is not None):
-        raise ValueError(f"ddof: {ddof!r} was given with penalty={penalty!r}; it is needed with 'std', and only there")
+        raise ValueError(expected("ddof", "0 or 1 with penalty='std', else None", f"{ddof!r} with penalty={penalty!r}"))
     v = _defined(values, 2 if penalty in ("std", "gap") else 1)
     if v is None or np.isnan(overall):
         return float("nan")
-    difference = np.abs(overall - v)
-    if penalty == "mean_abs":
-        amount = float(difference.mean())
-    elif penalty == "sum_abs":
-        amount = float(difference.sum())
-    elif penalty == "max_abs":
-        amount = float(difference.max())
+    if ddof is not None:
+        amount = group_std(v, ddof=ddof)
     elif penalty == "gap":
         amount = gap(v)
     else:
-        assert ddof is not None
-        amount = group_std(v, ddof=ddof)
+        difference = np.abs(overall - v)
+        amount = {"mean_abs": difference.mean(), "sum_abs": difference.sum(), "max_abs": difference.max()}[penalty]
     return float(overall / (1 + amount))
 
 
@@ -189,7 +174,7 @@ def performance_scaled_disparity(
 
     Args:
         overall: the value over all samples.
-        values: (G,) one value a group; NaN is left out.
+        values: (G,) one value per group; NaN is left out.
         reduce: ``"mean"`` or ``"max"``.
         ddof: for ``"mean"``; FairDi's tables follow 0.
 
@@ -203,8 +188,7 @@ def performance_scaled_disparity(
         >>> round(performance_scaled_disparity(0.8, [0.9, 0.7], reduce="max"), 6)
         0.25
     """
-    if reduce not in ("mean", "max"):
-        raise ValueError(f"reduce: {reduce!r} was given; accepted are mean, max")
+    choice("reduce", reduce, ("mean", "max"))
     _check_ddof(ddof)
     disparity = group_std(values, ddof=ddof) if reduce == "mean" else gap(values)
     return disparity / overall if overall != 0 else float("nan")

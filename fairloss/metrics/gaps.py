@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar, get_args
 
 import numpy as np
 
-from fairloss.metrics.inputs import Floats, as_groups, as_predictions, as_weight, to_array
+from fairloss.core.checks import choice, expected
+from fairloss.metrics.arrays import Floats, as_array, as_groups, as_weights
 from fairloss.metrics.per_group import Undefined, class_values, report_undefined
+from fairloss.metrics.predictions import Task, as_predictions
 from fairloss.metrics.rates import Convention, mean_over_classes
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ class GapOptions(TypedDict, total=False):
     sample_weight: Any
     threshold: float
     strict: bool
-    task: str
+    task: Task
     labels: Sequence[Any] | None
     over_classes: OverClasses | None
     convention: Convention
@@ -89,8 +91,7 @@ def gap_over_groups(
 ) -> float:
     """Gap (max - min) or ratio (min / max) over groups of (G, K) values, reduced over classes."""
     how = over_classes or ("gap_of_mean" if convention == "fairgrpo" else "mean_gap")
-    if how not in ("mean_gap", "max_gap", "gap_of_mean"):
-        raise ValueError(f"over_classes: {how!r} was given; accepted are mean_gap, max_gap, gap_of_mean")
+    choice("over_classes", how, get_args(OverClasses))
     if how == "gap_of_mean":
         values = mean_over_classes(values)[:, None]
     each = np.array([_gap_of_class(column[~np.isnan(column)], statistic) for column in values.T])
@@ -113,10 +114,10 @@ def _gaps(
     """The gap of each rate, after one warning for each that is undefined somewhere; called by the public functions alone."""
     unknown = set(options) - set(_DEFAULTS)
     if unknown:
-        raise TypeError(f"{min(unknown)}: no such option; accepted are {', '.join(_DEFAULTS)}")
+        raise TypeError(expected(min(unknown), f"an option among {', '.join(_DEFAULTS)}", "another"))
     o: GapOptions = {**_DEFAULTS, **options}
-    if y_true is None and to_array(y_pred, "y_pred").ndim != 1:
-        raise TypeError("y_true: None was given with predictions of several columns; the labels are needed")
+    if y_true is None and as_array(y_pred, "y_pred").ndim != 1:
+        raise TypeError(expected("y_true", "labels beside predictions of several columns", None))
     pred = as_predictions(
         y_true,
         y_pred,
@@ -126,7 +127,7 @@ def _gaps(
         labels=o["labels"],
         labels_matter=rates != ("positive_rate",),
     )
-    encoding, weight = as_groups(groups, len(pred)), as_weight(o["sample_weight"], len(pred))
+    encoding, weight = as_groups(groups, len(pred)), as_weights(o["sample_weight"], len(pred))
     found = []
     for rate in rates:
         values = class_values(rate, pred, encoding.ids, encoding.num_groups, weight, convention=o["convention"])
@@ -303,8 +304,7 @@ def equalized_odds_difference(
         >>> equalized_odds_difference(y, p, g), equalized_odds_difference(y, p, g, agg="score")
         (0.5, 0.75)
     """
-    if agg not in ("worst_case", "mean", "score"):
-        raise ValueError(f"agg: {agg!r} was given; accepted are worst_case, mean, score")
+    choice("agg", agg, ("worst_case", "mean", "score"))
     gaps = _gaps(("tpr", "fpr"), "gap", y_true, y_pred, groups, options)
     if agg == "worst_case":
         return float(np.max(gaps))

@@ -10,32 +10,36 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fairloss.core.checks import choice, expected
 from fairloss.groups.encode import GroupEncoding
 from fairloss.metrics import disparity
-from fairloss.metrics.calibration import bin_edges, binned_error, binned_errors, nll, top_label
-from fairloss.metrics.inputs import (
-    Floats,
-    Predictions,
-    as_groups,
-    as_numbers,
-    as_predictions,
-    as_scores,
-    as_weight,
-    to_array,
+from fairloss.metrics.arrays import Bools, Floats, Ints, as_array, as_groups, as_values, as_weights
+from fairloss.metrics.calibration import (
+    Strategy,
+    bin_edges,
+    binned_error,
+    binned_errors,
+    sample_errors,
+    top_label,
+    weighted_mean,
 )
+from fairloss.metrics.predictions import Predictions, Task, as_predictions, same_length
 from fairloss.metrics.ranking import auc_by_group
-from fairloss.metrics.rates import RATES, Convention, confusion_counts, mean_over_classes, rates, ratio
+from fairloss.metrics.rates import RATES, Convention, Rate, confusion_counts, mean_over_classes, rates, ratio
 
-__all__ = ["METRICS", "GroupMetric", "UndefinedGroupWarning", "group_mean", "group_metric"]
+__all__ = ["METRICS", "GroupMetric", "Metric", "UndefinedGroupWarning", "group_mean", "group_metric"]
 
 Undefined = Literal["omit", "raise"]
-_SCORED = {"auc": True, "ece": False, "mean_abs_calibration_error": False, "bce": False, "brier": False}
-METRICS = {**RATES, **_SCORED}
+Metric = Literal[Rate, "auc", "ece", "mean_abs_calibration_error", "bce", "brier"]
+_SMALLER_IS_BETTER = ("fpr", "fnr", "fdr", "ece", "mean_abs_calibration_error", "bce", "brier")
+# For positive_rate and prevalence neither direction is better.
+METRICS: dict[Metric, bool] = {name: name not in _SMALLER_IS_BETTER for name in get_args(Metric)}
 """Names that :func:`group_metric` takes, and whether larger is better."""
 
 
@@ -60,10 +64,10 @@ class GroupMetric:
     name: str
     labels: tuple[Any, ...]
     values: Floats
-    counts: NDArray[np.int64]
+    counts: Ints
     overall: float
     higher_is_better: bool = True
-    positives: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    positives: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.array(self.values, dtype=dtype)
@@ -95,7 +99,7 @@ class GroupMetric:
 
 
 def group_metric(
-    metric: str | Callable[..., float],
+    metric: Metric | Callable[..., float],
     y_true: Any,
     y_pred: Any,
     groups: Any,
@@ -103,12 +107,12 @@ def group_metric(
     sample_weight: Any = None,
     threshold: float = 0.5,
     strict: bool = False,
-    task: str = "auto",
+    task: Task = "auto",
     labels: Sequence[Any] | None = None,
     convention: Convention = "standard",
     undefined: Undefined = "omit",
     bins: int | Sequence[float] = 10,
-    strategy: Literal["uniform", "range", "quantile"] = "uniform",
+    strategy: Strategy = "uniform",
 ) -> GroupMetric:
     """The value of ``metric`` in every group.
 
@@ -147,17 +151,17 @@ def group_metric(
         >>> result.to_dict(), result.overall, result.gap()
         ({'F': 1.0, 'M': 0.5}, 0.75, 0.5)
     """
-    _check_undefined(undefined)
+    choice("undefined", undefined, get_args(Undefined))
     if callable(metric):
         return _from_callable(metric, y_true, y_pred, groups, sample_weight, undefined)
     pred = as_predictions(
         y_true, y_pred, task=task, threshold=threshold, strict=strict, labels=labels,
         labels_matter=metric != "positive_rate",
     )  # fmt: skip
-    encoding, weight = as_groups(groups, len(pred)), as_weight(sample_weight, len(pred))
-    options = {"convention": convention, "bins": bins, "strategy": strategy}
-    values = mean_over_classes(class_values(metric, pred, encoding.ids, encoding.num_groups, weight, **options))
-    overall = mean_over_classes(class_values(metric, pred, np.zeros_like(encoding.ids), 1, weight, **options))
+    encoding, weight = as_groups(groups, len(pred)), as_weights(sample_weight, len(pred))
+    of = partial(class_values, metric, pred, weight=weight, convention=convention, bins=bins, strategy=strategy)
+    values = mean_over_classes(of(ids=encoding.ids, num_groups=encoding.num_groups))
+    overall = mean_over_classes(of(ids=np.zeros_like(encoding.ids), num_groups=1))
     report_undefined(metric, encoding, np.isnan(values), undefined)
     return _result(metric, encoding, values, float(overall[0]), METRICS[metric], None if y_true is None else pred)
 
@@ -191,58 +195,48 @@ def group_mean(
         >>> group_mean([0.9, 0.7, 0.6], ["a", "a", "b"]).gap()
         0.2
     """
-    _check_undefined(undefined)
-    array = as_numbers(values, "values")
-    if array.ndim != 1:
-        raise ValueError(f"values: shape {array.shape} was given; one number a sample, (N,), is needed")
-    encoding, weight = as_groups(groups, len(array)), as_weight(sample_weight, len(array))
+    choice("undefined", undefined, get_args(Undefined))
+    array = as_values(values, "values", "sample")
+    encoding, weight = as_groups(groups, len(array)), as_weights(sample_weight, len(array))
     defined = ~np.isnan(array)
-    x, w = as_scores(array[defined], "values"), weight[defined]
-    inside = defined & (encoding.ids >= 0)
-    ids = encoding.ids[inside]
-    sums = group_sums(ids, (weight * np.where(defined, array, 0.0))[inside], encoding.num_groups)
-    means = ratio(sums, group_sums(ids, weight[inside], encoding.num_groups))
-    counts = np.bincount(ids, minlength=encoding.num_groups)
-    overall = float((w * x).sum() / w.sum()) if w.sum() > 0 else float("nan")
-    result = GroupMetric(name, encoding.labels, means, counts, overall, higher_is_better)
+    array, weight, ids = array[defined], weight[defined], encoding.ids[defined]
+    means = weighted_means(array, ids, encoding.num_groups, weight)
+    counts = np.bincount(ids[ids >= 0], minlength=encoding.num_groups)
+    result = GroupMetric(name, encoding.labels, means, counts, weighted_mean(array, weight), higher_is_better)
     report_undefined(name, encoding, np.isnan(means), undefined)
     return result
 
 
-def group_sums(ids: NDArray[np.int64], values: Floats, num_groups: int) -> Floats:
-    """(G,) sums of each group's values; ids are known."""
-    return np.bincount(ids, weights=values, minlength=num_groups).astype(np.float64)
+def weighted_means(values: Floats, ids: Ints, num_groups: int, weight: Floats) -> Floats:
+    """(G,) means of each group's values; samples with id -1 are left out."""
+    sums, total = (np.bincount(ids + 1, weights=w, minlength=num_groups + 1)[1:] for w in (weight * values, weight))
+    return ratio(sums, total)
 
 
 def class_values(
     metric: str,
     pred: Predictions,
-    ids: NDArray[np.int64],
+    ids: Ints,
     num_groups: int,
     weight: Floats,
     *,
-    convention: Any = "standard",
-    bins: Any = 10,
-    strategy: Any = "uniform",
+    convention: Convention = "standard",
+    bins: int | Sequence[float] = 10,
+    strategy: Strategy = "uniform",
 ) -> Floats:
     """(G, K) values of each group and one-vs-rest class; (G, 1) for metrics that are not a mean over classes."""
     if metric == "accuracy" and pred.task == "multiclass" and convention == "standard":
-        known = ids >= 0
-        right = group_sums(ids[known], (weight * pred.correct())[known], num_groups)
-        return ratio(right, group_sums(ids[known], weight[known], num_groups))[:, None]
+        return weighted_means(pred.correct(), ids, num_groups, weight)[:, None]
     if metric in RATES:
         return rates(metric, confusion_counts(pred, ids, num_groups, weight), convention=convention)
-    if metric not in METRICS:
-        raise ValueError(f"metric: {metric!r} was given; accepted are {', '.join(METRICS)}, or a function")
+    choice("metric", metric, tuple(METRICS))
     if pred.score is None:
-        raise ValueError(f"y_pred: classes were given; {metric} needs scores")
+        raise ValueError(expected("y_pred", f"scores, which {metric} needs", "classes"))
     if metric == "auc":
         return auc_by_group(pred.score, pred.target, ids, num_groups, weight)
-    p, o = top_label(pred, metric)
+    p, o = top_label(pred)
     if metric != "ece":
-        known = ids >= 0
-        errors = group_sums(ids[known], (weight * sample_errors(metric, p, o))[known], num_groups)
-        return ratio(errors, group_sums(ids[known], weight[known], num_groups))[:, None]
+        return weighted_means(sample_errors(metric, p, o), ids, num_groups, weight)[:, None]
     if strategy != "range":
         return binned_errors(p, o, ids, num_groups, weight, bins, strategy)[:, None]
     values = np.full((num_groups, 1), np.nan)
@@ -254,23 +248,15 @@ def class_values(
     return values
 
 
-def sample_errors(metric: str, p: Floats, o: Floats) -> Floats:
-    """(N,) the per-sample values whose mean is the metric."""
-    if metric == "bce":
-        return nll(p, o)
-    return np.asarray((p - o) ** 2 if metric == "brier" else np.abs(p - o))
-
-
 def _from_callable(
     metric: Callable[..., float], y_true: Any, y_pred: Any, groups: Any, sample_weight: Any, undefined: Undefined
 ) -> GroupMetric:
-    true, pred = to_array(y_true, "y_true"), to_array(y_pred, "y_pred")
-    if true.ndim == 0 or pred.ndim == 0 or len(true) != len(pred):
-        raise ValueError(f"y_true and y_pred: {true.shape} and {pred.shape} were given; one row a sample is needed")
+    true, pred = as_array(y_true, "y_true"), as_array(y_pred, "y_pred")
+    same_length(true, pred)
     encoding = as_groups(groups, len(true))
-    weight = None if sample_weight is None else as_weight(sample_weight, len(true))
+    weight = None if sample_weight is None else as_weights(sample_weight, len(true))
 
-    def value(at: NDArray[np.bool_]) -> float:
+    def value(at: Bools) -> float:
         if not at.any():
             return float("nan")
         return float(metric(true[at], pred[at], **({} if weight is None else {"sample_weight": weight[at]})))
@@ -292,13 +278,8 @@ def _result(
     return GroupMetric(name, encoding.labels, values, counts, overall, higher, positives)
 
 
-def _check_undefined(undefined: str) -> None:
-    if undefined not in ("omit", "raise"):
-        raise ValueError(f"undefined: {undefined!r} was given; accepted are omit, raise")
-
-
 def report_undefined(
-    name: str, encoding: GroupEncoding, missing: NDArray[np.bool_], undefined: Undefined, *, depth: int = 3
+    name: str, encoding: GroupEncoding, missing: Bools, undefined: Undefined, *, depth: int = 3
 ) -> None:
     """One warning, or an error, that names the ``missing`` groups (G,); a category that nobody has is no group here."""
     if not missing.any():

@@ -6,12 +6,14 @@ second term (``ties="zero"``); its released code, like scikit-learn, counts a ti
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fairloss.metrics.inputs import Floats, as_predictions, as_weight
+from fairloss.core.checks import choice
+from fairloss.metrics.arrays import Bools, Floats, Ints, as_weights
+from fairloss.metrics.predictions import as_predictions
 from fairloss.metrics.rates import ratio
 
 __all__ = ["auc", "auc_by_group", "weighted_auc"]
@@ -41,19 +43,17 @@ def auc(y_true: Any, y_score: Any, *, sample_weight: Any = None, ties: Ties = "h
     pred = as_predictions(y_true, y_score, task="binary")
     assert pred.score is not None
     if sample_weight is None and ties == "half":
-        return even_auc(pred.score[:, 0], pred.target[:, 0])
-    weight = as_weight(sample_weight, len(pred))
+        return unweighted_auc(pred.score[:, 0], pred.target[:, 0])
+    weight = as_weights(sample_weight, len(pred))
     return float(weighted_auc(pred.score[:, 0], pred.target[:, 0], weight[None], ties=ties)[0])
 
 
-def auc_by_group(
-    score: Floats, positive: NDArray[np.bool_], ids: NDArray[np.int64], num_groups: int, weight: Floats
-) -> Floats:
+def auc_by_group(score: Floats, positive: Bools, ids: Ints, num_groups: int, weight: Floats) -> Floats:
     """(G, K) areas of each group's samples and each of the (N, K) one-vs-rest columns; samples with id -1 are left out."""
     found = np.full((num_groups, score.shape[1]), np.nan)
     if not len(ids):
         return found
-    order: slice | NDArray[np.int64] = slice(None)
+    order: slice | Ints = slice(None)
     ends = np.array([0, len(ids)])
     if num_groups > 1 or ids.min() < 0:
         # Samples in order of their groups: a group is a slice. NumPy sorts 16-bit integers by radix.
@@ -65,11 +65,11 @@ def auc_by_group(
         s, p = score[order, k], positive[order, k]
         for g in range(num_groups):
             at = slice(int(ends[g]), int(ends[g + 1]))
-            found[g, k] = even_auc(s[at], p[at]) if equal else weighted_auc(s[at], p[at], weight[None, at])[0]
+            found[g, k] = unweighted_auc(s[at], p[at]) if equal else weighted_auc(s[at], p[at], weight[None, at])[0]
     return found
 
 
-def even_auc(score: Floats, positive: NDArray[np.bool_]) -> float:
+def unweighted_auc(score: Floats, positive: Bools) -> float:
     """Area of samples of equal weight, from exact counts of pairs; NaN where one of the two classes is absent."""
     negatives, positives = np.sort(score[~positive]), np.sort(score[positive])
     pairs = len(negatives) * len(positives)
@@ -81,10 +81,9 @@ def even_auc(score: Floats, positive: NDArray[np.bool_]) -> float:
     return (int(left.sum()) + int(right.sum())) / (2 * pairs)
 
 
-def weighted_auc(score: Floats, positive: NDArray[np.bool_], weight: NDArray[Any], *, ties: Ties = "half") -> Floats:
+def weighted_auc(score: Floats, positive: Bools, weight: NDArray[Any], *, ties: Ties = "half") -> Floats:
     """(R,) areas for R rows of weights (R, N): one sort, then cumulative sums, O(R N)."""
-    if ties not in ("half", "zero"):
-        raise ValueError(f"ties: {ties!r} was given; accepted are half, zero")
+    choice("ties", ties, get_args(Ties))
     share = 0.5 if ties == "half" else 0.0
     negatives, positives = score[~positive], score[positive]
     order = np.argsort(negatives)

@@ -3,24 +3,27 @@
 Counts are (..., K, 4) sums of sample weights: true positives, false positives, false negatives, true negatives of each
 of K one-vs-rest classes (K = 1 for a binary task). A ratio with denominator 0 is NaN, never 0.
 
-``convention="fairgrpo"`` follows the published tables of FairGRPO, not its equations alone: accuracy is one-vs-rest a
+``convention="fairgrpo"`` follows the published tables of FairGRPO, not its equations alone: accuracy is one-vs-rest per
 class, classes absent from a group are left out of the mean over classes, and F1 and FDR are 0 for a class that is never
 predicted.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fairloss.metrics.inputs import Floats, Predictions
+from fairloss.core.checks import choice
+from fairloss.metrics.arrays import Bools, Floats, Ints
+from fairloss.metrics.predictions import Predictions
 
 __all__ = [
-    "CONVENTIONS",
     "RATES",
     "Convention",
+    "Rate",
     "confusion_columns",
     "confusion_counts",
     "mean_over_classes",
@@ -29,24 +32,26 @@ __all__ = [
 ]
 
 Convention = Literal["standard", "fairgrpo"]
-CONVENTIONS = ("standard", "fairgrpo")
-# Larger is better for these; for positive_rate and prevalence neither direction is.
-RATES = {
-    "accuracy": True,
-    "tpr": True,
-    "tnr": True,
-    "fpr": False,
-    "fnr": False,
-    "precision": True,
-    "fdr": False,
-    "f1": True,
-    "balanced_accuracy": True,
-    "positive_rate": True,
-    "prevalence": True,
+Rate = Literal[
+    "accuracy", "tpr", "tnr", "fpr", "fnr", "precision", "fdr", "f1", "balanced_accuracy", "positive_rate", "prevalence"
+]
+RATES: tuple[Rate, ...] = get_args(Rate)
+# Numerator and denominator; the balanced accuracy is the mean of two ratios.
+_PARTS: dict[str, Callable[[Floats, Floats, Floats, Floats], tuple[Floats, Floats]]] = {
+    "accuracy": lambda tp, fp, fn, tn: (tp + tn, tp + fp + fn + tn),
+    "tpr": lambda tp, fp, fn, tn: (tp, tp + fn),
+    "tnr": lambda tp, fp, fn, tn: (tn, fp + tn),
+    "fpr": lambda tp, fp, fn, tn: (fp, fp + tn),
+    "fnr": lambda tp, fp, fn, tn: (fn, tp + fn),
+    "precision": lambda tp, fp, fn, tn: (tp, tp + fp),
+    "fdr": lambda tp, fp, fn, tn: (fp, tp + fp),
+    "f1": lambda tp, fp, fn, tn: (2 * tp, 2 * tp + fp + fn),
+    "positive_rate": lambda tp, fp, fn, tn: (tp + fp, tp + fp + fn + tn),
+    "prevalence": lambda tp, fp, fn, tn: (tp + fn, tp + fp + fn + tn),
 }
 
 
-def confusion_counts(pred: Predictions, ids: NDArray[np.int64], num_groups: int, weight: Floats) -> Floats:
+def confusion_counts(pred: Predictions, ids: Ints, num_groups: int, weight: Floats) -> Floats:
     """(G, K, 4) weighted counts of each group; samples with id -1 are left out."""
     counts = np.zeros((num_groups, pred.target.shape[1], 4))
     row = (ids + 1) * 4  # row 0 holds the unknown
@@ -64,12 +69,12 @@ def confusion_columns(pred: Predictions) -> Floats:
     return np.asarray((cells[:, :, None] == np.arange(4)).reshape(n, k * 4), dtype=np.float64)
 
 
-def _cell(target: NDArray[np.bool_], decided: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _cell(target: Bools, decided: Bools) -> Ints:
     # true positive 0, false positive 1, false negative 2, true negative 3
     return np.where(target, np.where(decided, 0, 2), np.where(decided, 1, 3))
 
 
-def ratio(numerator: Floats, denominator: Floats) -> Floats:
+def ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> Floats:
     """Numerator over denominator, NaN where the denominator is 0."""
     defined = denominator > 0
     return np.where(defined, numerator / np.where(defined, denominator, 1.0), np.nan)
@@ -81,34 +86,13 @@ def rates(name: str, counts: Floats, *, convention: Convention = "standard") -> 
     Raises:
         ValueError: an unknown name or convention.
     """
-    if convention not in CONVENTIONS:
-        raise ValueError(f"convention: {convention!r} was given; accepted are {', '.join(CONVENTIONS)}")
+    choice("metric", name, RATES)
+    choice("convention", convention, get_args(Convention))
     tp, fp, fn, tn = (counts[..., i] for i in range(4))
-    n = tp + fp + fn + tn
-    if name == "accuracy":
-        value = ratio(tp + tn, n)
-    elif name == "tpr":
-        value = ratio(tp, tp + fn)
-    elif name == "fnr":
-        value = ratio(fn, tp + fn)
-    elif name == "fpr":
-        value = ratio(fp, fp + tn)
-    elif name == "tnr":
-        value = ratio(tn, fp + tn)
-    elif name == "precision":
-        value = ratio(tp, tp + fp)
-    elif name == "fdr":
-        value = ratio(fp, tp + fp)
-    elif name == "f1":
-        value = ratio(2 * tp, 2 * tp + fp + fn)
-    elif name == "balanced_accuracy":
+    if name == "balanced_accuracy":
         value = (ratio(tp, tp + fn) + ratio(tn, fp + tn)) / 2
-    elif name == "positive_rate":
-        value = ratio(tp + fp, n)
-    elif name == "prevalence":
-        value = ratio(tp + fn, n)
     else:
-        raise ValueError(f"metric: {name!r} was given; accepted are {', '.join(RATES)}")
+        value = ratio(*_PARTS[name](tp, fp, fn, tn))
     if convention == "fairgrpo":
         if name in ("fdr", "f1"):
             value = np.where(tp + fp > 0, value, 0.0)
@@ -119,4 +103,4 @@ def rates(name: str, counts: Floats, *, convention: Convention = "standard") -> 
 def mean_over_classes(values: Floats) -> Floats:
     """Mean over the last axis of the values that are defined; NaN where none is."""
     defined = ~np.isnan(values)
-    return ratio(np.where(defined, values, 0.0).sum(axis=-1), defined.sum(axis=-1).astype(np.float64))
+    return ratio(np.where(defined, values, 0.0).sum(axis=-1), defined.sum(axis=-1))

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from fairloss.core.checks import choice
+from fairloss.metrics.calibration import Strategy
 from fairloss.metrics.disparity import Penalty
 from fairloss.metrics.per_group import Undefined, group_metric
+from fairloss.metrics.predictions import Task
 
 __all__ = ["auc_gap", "calibration_gap", "equity_scaled_auc"]
 
@@ -17,7 +20,7 @@ def auc_gap(
     groups: Any,
     *,
     sample_weight: Any = None,
-    task: str = "auto",
+    task: Task = "auto",
     undefined: Undefined = "omit",
 ) -> float:
     """max_g AUC_g - min_g AUC_g; 0 means that all groups are ranked equally well.
@@ -44,8 +47,9 @@ def auc_gap(
         >>> auc_gap([0, 1, 0, 1], [0.1, 0.9, 0.6, 0.4], ["F", "F", "M", "M"])
         1.0
     """
-    options = {"sample_weight": sample_weight, "task": task, "undefined": undefined}
-    return group_metric("auc", y_true, y_score, groups, **options).gap()
+    return group_metric(
+        "auc", y_true, y_score, groups, sample_weight=sample_weight, task=task, undefined=undefined
+    ).gap()
 
 
 def equity_scaled_auc(
@@ -56,7 +60,7 @@ def equity_scaled_auc(
     penalty: Penalty = "mean_abs",
     ddof: int | None = None,
     sample_weight: Any = None,
-    task: str = "auto",
+    task: Task = "auto",
     undefined: Undefined = "omit",
 ) -> float:
     """AUC / (1 + penalty for differences between groups' AUCs); the AUC itself means no difference.
@@ -82,8 +86,7 @@ def equity_scaled_auc(
         >>> round(equity_scaled_auc([0, 1, 0, 1], [0.1, 0.9, 0.6, 0.4], ["F", "F", "M", "M"]), 6)
         0.5
     """
-    options = {"sample_weight": sample_weight, "task": task, "undefined": undefined}
-    result = group_metric("auc", y_true, y_score, groups, **options)
+    result = group_metric("auc", y_true, y_score, groups, sample_weight=sample_weight, task=task, undefined=undefined)
     return result.equity_scaled(penalty=penalty, ddof=ddof)
 
 
@@ -94,7 +97,7 @@ def calibration_gap(
     *,
     measure: Literal["ece", "mean_abs"] = "ece",
     bins: int | Sequence[float] = 10,
-    strategy: Literal["uniform", "range", "quantile"] = "uniform",
+    strategy: Strategy = "uniform",
     sample_weight: Any = None,
     undefined: Undefined = "omit",
 ) -> float:
@@ -121,8 +124,14 @@ def calibration_gap(
         >>> round(calibration_gap([0, 1, 0, 1], [0.0, 1.0, 0.3, 0.7], ["F", "F", "M", "M"]), 6)
         0.3
     """
-    if measure not in ("ece", "mean_abs"):
-        raise ValueError(f"measure: {measure!r} was given; accepted are ece, mean_abs")
-    name = "ece" if measure == "ece" else "mean_abs_calibration_error"
-    options = {"sample_weight": sample_weight, "undefined": undefined, "bins": bins, "strategy": strategy}
-    return group_metric(name, y_true, y_score, groups, **options).gap()
+    choice("measure", measure, ("ece", "mean_abs"))
+    return group_metric(
+        "ece" if measure == "ece" else "mean_abs_calibration_error",
+        y_true,
+        y_score,
+        groups,
+        sample_weight=sample_weight,
+        undefined=undefined,
+        bins=bins,
+        strategy=strategy,
+    ).gap()

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fairloss.metrics.inputs import Floats, to_array
+from fairloss.core.checks import expected
+from fairloss.metrics.arrays import Floats, as_array
 from fairloss.metrics.rates import ratio
 
 __all__ = ["dice", "iou"]
@@ -82,9 +83,10 @@ def iou(
 
 def _overlap(y_true: Any, y_pred: Any, num_classes: int | None, background: bool) -> tuple[Floats, Floats, Floats]:
     """(N,) or (N, C) sizes of the intersection, of the true and of the predicted mask."""
-    true, pred = to_array(y_true, "y_true"), to_array(y_pred, "y_pred")
+    true, pred = as_array(y_true, "y_true"), as_array(y_pred, "y_pred")
     if true.shape != pred.shape or true.ndim < 2:
-        raise ValueError(f"y_true and y_pred: {true.shape} and {pred.shape} were given; equal (N, *spatial) is needed")
+        shapes = f"shapes {true.shape} and {pred.shape}"
+        raise ValueError(expected("y_true and y_pred", "equal shapes (N, *spatial)", shapes))
     n = len(true)
     pixels = int(np.prod(true.shape[1:]))  # spelled out: there may be no sample
     true, pred = true.reshape(n, pixels), pred.reshape(n, pixels)
@@ -92,7 +94,9 @@ def _overlap(y_true: Any, y_pred: Any, num_classes: int | None, background: bool
     for name, mask in (("y_true", true), ("y_pred", pred)):
         whole = mask.dtype.kind in "biu" or (mask.dtype.kind == "f" and bool((mask == np.floor(mask)).all()))
         if not whole or (mask.size and (mask.min() < 0 or mask.max() >= top)):
-            raise ValueError(f"{name}: whole numbers 0 .. {top - 1} are needed (hard decisions, not scores)")
+            raise ValueError(
+                expected(name, f"whole numbers 0 .. {top - 1}", "others", "pass hard decisions, not scores")
+            )
     if num_classes is None:
         a, b = true.astype(bool), pred.astype(bool)
         sizes = [m.sum(axis=1, dtype=np.float64) for m in (a & b, a, b)]

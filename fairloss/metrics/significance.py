@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from fairloss.metrics.inputs import Floats, as_scores
+from fairloss.core.checks import expected, number
+from fairloss.metrics.arrays import Floats, as_finite
 
 __all__ = ["FriedmanNemenyi", "PairedTTest", "friedman_nemenyi", "paired_t_test"]
 
@@ -63,7 +64,7 @@ class FriedmanNemenyi:
             ValueError: an unknown name.
         """
         if name not in self.names:
-            raise ValueError(f"name: {name!r} was given; known are {', '.join(self.names)}")
+            raise ValueError(expected("name", f"one of {', '.join(map(str, self.names))}", repr(name)))
         if not self.significant:
             return []
         lead = self.mean_ranks - self.mean_ranks[self.names.index(name)]
@@ -87,7 +88,7 @@ def friedman_nemenyi(
     """Friedman's test over data sets, and Nemenyi's critical difference between methods.
 
     Args:
-        scores: (N, k) one row a data set, one column a method; N >= 2, k >= 3.
+        scores: (N, k) one row per data set, one column per method; N >= 2, k >= 3.
         higher_is_better: whether rank 1 goes to the largest score.
         alpha: level of the critical difference.
         names: of the methods; ``0, 1, ...`` by default.
@@ -109,15 +110,14 @@ def friedman_nemenyi(
     """
     from scipy import stats
 
-    table = as_scores(scores, "scores")
+    table = as_finite(scores, "scores")
     if table.ndim != 2 or table.shape[0] < 2 or table.shape[1] < 3:
-        raise ValueError(f"scores: shape {table.shape} was given; at least 2 data sets by 3 methods are needed")
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha: {alpha} was given; a level between 0 and 1 is needed")
+        raise ValueError(expected("scores", "at least 2 data sets by 3 methods", f"shape {table.shape}"))
+    number("alpha", alpha, above=0, below=1)
     n, k = table.shape
     labels = tuple(str(i) for i in range(k)) if names is None else tuple(names)
     if len(set(labels)) != k or len(labels) != k:
-        raise ValueError(f"names: {list(labels)} was given; {k} different names are needed")
+        raise ValueError(expected("names", f"{k} different names", list(labels)))
     ranks = stats.rankdata(-table if higher_is_better else table, axis=1)
     mean = ranks.mean(axis=0)
     # Sums of squares within and between, so that ties need no separate correction.
@@ -165,7 +165,7 @@ def paired_t_test(a: Any, b: Any, *, level: float = 0.95) -> PairedTTest:
     """Two-sided paired t-test of per-run values of two methods, with Cohen's d.
 
     Args:
-        a: (n,) values of one method, n >= 2, for example one a random seed.
+        a: (n,) values of one method, n >= 2, for example one per random seed.
         b: (n,) values of the other on the same runs.
         level: of the interval of the mean difference.
 
@@ -183,11 +183,10 @@ def paired_t_test(a: Any, b: Any, *, level: float = 0.95) -> PairedTTest:
     """
     from scipy import stats
 
-    x, y = as_scores(a, "a"), as_scores(b, "b")
+    x, y = as_finite(a, "a"), as_finite(b, "b")
     if x.ndim != 1 or x.shape != y.shape or len(x) < 2:
-        raise ValueError(f"a and b: {x.shape} and {y.shape} were given; two equal (n,) of at least two are needed")
-    if not 0 < level < 1:
-        raise ValueError(f"level: {level} was given; a level between 0 and 1 is needed")
+        raise ValueError(expected("a and b", "two equal (n,) of at least two", f"shapes {x.shape} and {y.shape}"))
+    number("level", level, above=0, below=1)
     d = x - y
     n, mean, sd = len(d), float(d.mean()), float(d.std(ddof=1))
     # 0.9 - 0.8 and 0.8 - 0.7 differ in their last bits: what rounding can do is no spread, and no difference.

@@ -5,8 +5,9 @@ Names are resolved on first use, so that the command line starts quickly.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fairloss.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from fairloss.report.compare import compare_models as compare_models
@@ -18,23 +19,17 @@ if TYPE_CHECKING:
     from fairloss.report.plots import plot_pareto as plot_pareto
     from fairloss.report.report import FairnessReport as FairnessReport
 
-_MODULES = {
-    "compare": ["compare_models", "gap_difference_test", "pareto_front"],
-    "plots": ["plot_critical_difference", "plot_gaps", "plot_groups", "plot_pareto"],
-    "report": ["FairnessReport"],
+_HOME = {
+    "FairnessReport": "fairloss.report.report",
+    "compare_models": "fairloss.report.compare",
+    "gap_difference_test": "fairloss.report.compare",
+    "pareto_front": "fairloss.report.compare",
+    "plot_critical_difference": "fairloss.report.plots",
+    "plot_gaps": "fairloss.report.plots",
+    "plot_groups": "fairloss.report.plots",
+    "plot_pareto": "fairloss.report.plots",
 }
-_HOME = {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names}
 
 __all__ = list(_HOME)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+__getattr__, __dir__ = lazy_names(__name__, _HOME)

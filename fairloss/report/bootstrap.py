@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fairloss.metrics.calibration import bin_edges, bin_index, top_label
-from fairloss.metrics.inputs import Floats, Predictions, to_array
-from fairloss.metrics.per_group import METRICS, class_values, sample_errors
+from fairloss.metrics.arrays import Floats, as_array
+from fairloss.metrics.calibration import bin_edges, bin_index, sample_errors, top_label
+from fairloss.metrics.per_group import METRICS, class_values
+from fairloss.metrics.predictions import Predictions
 from fairloss.metrics.ranking import weighted_auc
 from fairloss.metrics.rates import RATES, confusion_columns, mean_over_classes, rates, ratio
 
@@ -67,7 +68,7 @@ def patient_codes(patients: Any, n: int) -> NDArray[np.int64]:
         return np.arange(n, dtype=np.int64)
     from fairloss.groups.encode import number_labels
 
-    array = to_array(patients, "patients")
+    array = as_array(patients, "patients")
     if array.shape != (n,):
         raise ValueError(f"patients: shape {array.shape} was given, ({n},) is needed")
     if array.dtype.kind in "biuUS":
@@ -120,7 +121,7 @@ class _Evaluator:
         columns: list[Floats] = []
         self.where: dict[str, slice] = {}
         scored = [m for m in self.metrics if m not in RATES and m != "auc"]
-        p, o = top_label(pred, scored[0]) if scored else (weight, weight)
+        p, o = top_label(pred) if scored else (weight, weight)
 
         def add(name: str, block: Floats) -> None:
             start = sum(c.shape[1] for c in columns)

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from fairloss.core.checks import choice, integer, number
 from fairloss.groups.encode import GroupEncoding
 from fairloss.metrics import disparity
-from fairloss.metrics.inputs import Floats, Predictions, as_groups, cross_groups, to_array
+from fairloss.metrics.arrays import Floats, as_array, as_groups, cross_groups
 from fairloss.metrics.per_group import METRICS
+from fairloss.metrics.predictions import Predictions
 from fairloss.metrics.rates import RATES
 from fairloss.report.bootstrap import Replicates
 from fairloss.report.intervals import centred_interval, corrected_gap, gap_interval, percentile_interval, unseen
@@ -131,7 +132,7 @@ def note_scale(pred: Predictions, metrics: Sequence[str], threshold: float, note
 
 def read_values(values: Any, name: str) -> Floats:
     """(N,) numbers, NaN where there is none."""
-    array = to_array(values, name)
+    array = as_array(values, name)
     if array.ndim != 1 or array.dtype.kind not in "biuf" or not len(array):
         raise ValueError(f"{name}: shape {array.shape} of {array.dtype} was given; one number a sample is needed")
     array = array.astype(np.float64)
@@ -148,7 +149,7 @@ class Kind(NamedTuple):
     high: float = 1.0
 
 
-KINDS = {m: Kind(higher, 0.0, float("inf") if m == "bce" else 1.0) for m, higher in METRICS.items()}
+KINDS: dict[str, Kind] = {m: Kind(higher, 0.0, float("inf") if m == "bce" else 1.0) for m, higher in METRICS.items()}
 
 
 def value_kinds(values: Mapping[str, Floats], higher_is_better: bool | Mapping[str, bool]) -> dict[str, Kind]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from fairloss.report.prediction_files import InputError, check_same_samples, match_rows, read_predictions, unknown_lines
 
 if TYPE_CHECKING:
+    from fairloss.metrics.per_group import Metric
     from fairloss.report.results import ModelComparison
 
 __all__ = ["main"]
@@ -235,7 +236,7 @@ def _compare(arguments: argparse.Namespace) -> None:
         print(f"wrote {plot}")
 
 
-def _axes(models: Sequence[ModelComparison], metric: str) -> tuple[list[float], list[float], str]:
+def _axes(models: Sequence[ModelComparison], metric: Metric) -> tuple[list[float], list[float], str]:
     """Performance (larger is better), gaps, and what the performance is."""
     from fairloss.metrics.per_group import METRICS
 

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairloss.groups.encode import GroupEncoding
+from fairloss.metrics.arrays import as_floats, as_groups, as_weights
 from fairloss.metrics.disparity import gap
-from fairloss.metrics.inputs import as_groups, as_numbers, as_predictions, as_weight
-from fairloss.metrics.per_group import UndefinedGroupWarning
+from fairloss.metrics.per_group import Metric, UndefinedGroupWarning
+from fairloss.metrics.predictions import as_predictions
 from fairloss.report.bootstrap import Replicates, bootstrap_groups, patient_codes
 from fairloss.report.build import attribute_report, check_resampling, metric_names, note_scale
 from fairloss.report.intervals import gap_difference
@@ -31,7 +32,7 @@ def gap_difference_test(
     score_b: Any,
     groups: Any,
     *,
-    metric: str = "accuracy",
+    metric: Metric = "accuracy",
     patients: Any = None,
     threshold: float = 0.5,
     strict: bool = False,
@@ -99,7 +100,7 @@ def compare_models(
     scores: Mapping[str, Any],
     groups: Any,
     *,
-    metrics: Sequence[str] = ("accuracy", "auc", "tpr", "fpr"),
+    metrics: Sequence[Metric] = ("accuracy", "auc", "tpr", "fpr"),
     patients: Any = None,
     threshold: float = 0.5,
     strict: bool = False,
@@ -144,7 +145,7 @@ def compare_models(
         (1.0, 0.0, -1.0)
     """
     check_resampling(num_replicates, level, min_group_size, seed)
-    metrics = metric_names(metrics)
+    names = metric_names(metrics)
     if not isinstance(scores, Mapping):
         raise TypeError(f"scores: a mapping of model names to predictions is needed, {type(scores).__name__} was given")
     if not scores:
@@ -153,7 +154,7 @@ def compare_models(
     found: list[ModelComparison] = []
     reports: dict[str, AttributeReport] = {}
     first: Replicates | None = None
-    for name, score in scores.items():
+    for model, score in scores.items():
         pred = as_predictions(y_true, score, threshold=threshold, strict=strict)
         encoding = _present(as_groups(groups, len(pred)))
         patient = patient_codes(patients, len(pred))
@@ -161,37 +162,37 @@ def compare_models(
             pred,
             encoding.ids,
             encoding.num_groups,
-            metrics=metrics,
-            weight=as_weight(sample_weight, len(pred)),
+            metrics=names,
+            weight=as_weights(sample_weight, len(pred)),
             patient=patient,
             num_replicates=num_replicates,
             rng=np.random.default_rng(seed),  # the same draws for every model
             options={},
         )
         notes: list[str] = []
-        note_scale(pred, metrics, threshold, notes)
+        note_scale(pred, names, threshold, notes)
         report = attribute_report(attribute, encoding, replicates, pred, patient, level, min_group_size, notes)
-        gaps = {m: report.gap(m) for m in metrics}
-        lost = [label(m) for m in metrics if np.isnan(gaps[m].estimate.value)]
+        gaps = {m: report.gap(m) for m in names}
+        lost = [label(m) for m in names if np.isnan(gaps[m].estimate.value)]
         if lost and encoding.num_groups != 1:  # of one group the report's notes say so themselves
             notes.append(f"{attribute}: {', '.join(lost)} defined in fewer than two groups, so there is no gap.")
         against = {}
         if first is not None:
-            against = {m: _difference(m, i, first, replicates, level) for i, m in enumerate(metrics)}
+            against = {m: _difference(m, i, first, replicates, level) for i, m in enumerate(names)}
         else:
             first = replicates
         found.append(
             ModelComparison(
-                name,
-                {m: float(replicates.overall[i]) for i, m in enumerate(metrics)},
+                model,
+                {m: float(replicates.overall[i]) for i, m in enumerate(names)},
                 {m: (g.estimate.value, g.estimate.low, g.estimate.high) for m, g in gaps.items()},
                 {m: g.corrected for m, g in gaps.items()},
                 against,
                 tuple(notes),
             )
         )
-        reports[name] = report
-    _warn_of_undefined(reports, metrics)
+        reports[model] = report
+    _warn_of_undefined(reports, names)
     return found
 
 
@@ -240,7 +241,7 @@ def pareto_front(performance: Any, disparity: Any) -> NDArray[np.bool_]:
         >>> pareto_front([0.90, 0.85, 0.80], [0.10, 0.02, 0.05]).tolist()
         [True, True, False]
     """
-    p, d = as_numbers(performance, "performance"), as_numbers(disparity, "disparity")
+    p, d = as_floats(performance, "performance"), as_floats(disparity, "disparity")
     for name, values in (("performance", p), ("disparity", d)):
         if np.isinf(values).any():
             raise ValueError(f"{name}: an infinite value was given; finite numbers are needed, NaN where undefined")

@@ -28,7 +28,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fairloss.metrics.inputs import Floats
+from fairloss.metrics.arrays import Floats
 
 _MOST_PAIRS = 105  # of fifteen groups
 

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fairloss.metrics.inputs import as_predictions, as_weight
+from fairloss.metrics.arrays import as_weights
+from fairloss.metrics.per_group import Metric
+from fairloss.metrics.predictions import Task, as_predictions
 from fairloss.metrics.rates import Convention
 from fairloss.report.bootstrap import Replicates, bootstrap_groups, bootstrap_means, patient_codes
 from fairloss.report.build import (
@@ -52,10 +54,10 @@ class FairnessReport(ReportData):
         groups: Any,
         *,
         patients: Any = None,
-        metrics: Sequence[str] | None = None,
+        metrics: Sequence[Metric] | None = None,
         threshold: float = 0.5,
         strict: bool = False,
-        task: str = "auto",
+        task: Task = "auto",
         labels: Sequence[Any] | None = None,
         convention: Convention = "standard",
         intersections: bool = True,
@@ -109,7 +111,7 @@ class FairnessReport(ReportData):
         """
         check_resampling(num_replicates, level, min_group_size, seed)
         pred = as_predictions(y_true, y_score, task=task, threshold=threshold, strict=strict, labels=labels)
-        weight = as_weight(sample_weight, len(pred))
+        weight = as_weights(sample_weight, len(pred))
         encodings = read_attributes(groups, len(pred), intersections)
         patient = patient_codes(patients, len(pred))
         notes: list[str] = []
@@ -205,7 +207,7 @@ class FairnessReport(ReportData):
         n = len(next(iter(arrays.values())))
         if any(len(v) != n for v in arrays.values()):
             raise ValueError(f"values: lengths {sorted({len(v) for v in arrays.values()})} were given; one is needed")
-        weight = as_weight(sample_weight, n)
+        weight = as_weights(sample_weight, n)
         encodings, patient = read_attributes(groups, n, intersections), patient_codes(patients, n)
         kinds, notes = value_kinds(arrays, higher_is_better), list[str]()
 

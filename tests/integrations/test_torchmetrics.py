@@ -73,7 +73,7 @@ def test_several_classes_and_labels(kind, over_classes, generator):
 @pytest.mark.parametrize("metric", ["accuracy", "tpr", "fdr", "f1"])
 def test_group_values(metric):
     preds, target, groups = data()
-    found = run(ft.GroupValues(metric, G), preds, target, groups)
+    found = run(ft.GroupValues(G, metric=metric), preds, target, groups)
     close(found[: G - 1], fm.group_metric(metric, target, preds, groups).values)
     assert found[G - 1].isnan()  # a group without samples keeps its place
 
@@ -208,7 +208,7 @@ def test_wrong_arguments():
         (lambda: ft.MaxAccuracyGap(2, task="multiclass"), "num_classes: .*None"),
         (lambda: ft.MaxAccuracyGap(2, num_classes=3), "num_classes: .*3"),
         (lambda: ft.EqualizedOddsDifference(2, agg="sum"), "agg: .*'sum'"),
-        (lambda: ft.GroupValues("auc", 2), "metric: .*'auc'"),
+        (lambda: ft.GroupValues(2, metric="auc"), "metric: .*'auc'"),
         (lambda: ft.AUCGap(2, bins=1), "bins: .*1"),
         (lambda: ft.CalibrationGap(2, bins=0), "bins: .*0"),
         (lambda: ft.EquityScaledAUC(2, penalty="std"), "ddof: .*None"),

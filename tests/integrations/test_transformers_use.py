@@ -54,7 +54,9 @@ def test_missing_and_dropped_columns_name_column_and_setting(tmp_path):
     scores = instance.predict(dataset().remove_columns("labels"))
     assert scores.predictions.shape == (20, 2)
     assert scores.label_ids is None
-    with pytest.raises(ValueError, match=r"label_ids is not \(labels, groups\).*label_names=\['labels', 'groups'\]"):
+    with pytest.raises(
+        ValueError, match=r"prediction: .*label_ids=\(labels, groups\).*label_names=\['labels', 'groups'\]"
+    ):
         group_metrics(SimpleNamespace(predictions=np.zeros((3, 2)), label_ids=np.zeros(3)), num_groups=2)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 import fairloss.metrics as fm
 from fairloss.groups.encode import encode_groups
-from fairloss.metrics.inputs import _distinct
+from fairloss.metrics.arrays import _distinct
 
 Y, S, G = [1, 0, 1, 0], [0.9, 0.5, 0.4, 0.1], ["F", "F", "M", "M"]
 

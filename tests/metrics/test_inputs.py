@@ -18,7 +18,7 @@ P = [0.9, 0.2, 0.4, 0.6]
     [
         (([1, 0, 2, 0], S, G), {"task": "binary"}, r"y_true: .*\b2\b"),
         ((Y, [0.9, float("nan"), 0.4, 0.1], G), {}, "y_pred: .*nan"),
-        ((Y, S[:3], G), {}, r"y_true and y_pred: \(4,\) and \(3,\)"),
+        ((Y, S[:3], G), {}, r"y_true and y_pred: .*\(4,\) and \(3,\)"),
         ((Y, S, G[:3]), {}, r"groups: .*\b3\b"),
         ((Y, S, [0, 1, -5, 0]), {}, "groups: .*-5"),
         ((Y, S, np.zeros((4, 2))), {}, r"groups: .*\(4, 2\)"),
@@ -41,9 +41,9 @@ def test_errors_name_the_argument(arguments, options, message):
 def test_more_errors():
     with pytest.raises(ValueError, match="metric: .*'?accuracy'?.*'acc'|metric: .*'acc'.*accuracy"):
         fm.group_metric("acc", Y, S, G)
-    with pytest.raises(ValueError, match="auc needs scores"):
+    with pytest.raises(ValueError, match="y_pred: .*scores.*auc"):
         fm.group_metric("auc", ["a", "b", "a", "b"], ["a", "b", "b", "b"], G)
-    with pytest.raises(ValueError, match="probabilities are needed"):
+    with pytest.raises(ValueError, match=r"y_score: .*probabilities in \[0, 1\].*1\.5"):
         fm.expected_calibration_error(Y, [1.5, 0, 0, 0])
     with pytest.raises(ValueError, match="bins: .*0"):
         fm.expected_calibration_error(Y, S, bins=0)
@@ -51,7 +51,7 @@ def test_more_errors():
         fm.expected_calibration_error(Y, S, strategy="width")
     with pytest.raises(ValueError, match="measure: .*'max'"):
         fm.calibration_gap(Y, S, G, measure="max")
-    with pytest.raises(ValueError, match="no positive label"):
+    with pytest.raises(ValueError, match="y_true: .*positive label"):
         fm.best_f1_threshold([0, 0], [0.1, 0.2])
     with pytest.raises(ValueError, match="agg: .*'sum'"):
         fm.equalized_odds_difference(Y, S, G, agg="sum")
@@ -73,7 +73,7 @@ def test_more_errors():
         fm.group_std([0.4, 0.6])  # explicit on purpose: published tables disagree
     with pytest.raises(ValueError, match="hard decisions"):
         fm.dice([[0.5, 1.0]], [[0.0, 1.0]])
-    with pytest.raises(ValueError, match="equal"):
+    with pytest.raises(ValueError, match=r"y_true and y_pred: .*\(2,\) and \(2,\)"):
         fm.dice([1, 0], [1, 0])
 
 

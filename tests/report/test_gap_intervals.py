@@ -8,7 +8,7 @@ from scipy import stats
 
 import fairloss.metrics as fm
 import fairloss.report as fr
-from fairloss.metrics.inputs import as_predictions
+from fairloss.metrics.predictions import as_predictions
 from fairloss.report import bootstrap, intervals
 from tests.oracles import metrics as oracle
 from tests.report.test_report import METRICS, data
