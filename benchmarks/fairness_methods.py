@@ -257,7 +257,7 @@ def balanced_sampler(fold: Fold, max_ratio: float, seed: int, sizes: Sizes) -> B
 
 
 def batch_sampler(fold: Fold, min_per_group: int, seed: int, sizes: Sizes) -> Batches:
-    return repeated(fl.GroupBatchSampler(fold.train.g, sizes.batch, min_per_group, seed=seed))
+    return repeated(fl.GroupBatchSampler(fold.train.g, batch_size=sizes.batch, min_per_group=min_per_group, seed=seed))
 
 
 GAP_WEIGHTS = (0.1, 0.3, 1.0)

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import Sampler
 
 from fairloss.core import checks
+from fairloss.core.checks import expected
 
 __all__ = ["BalancedGroupSampler", "GroupBatchSampler"]
 
@@ -33,7 +34,7 @@ class _EpochSampler(Sampler[T]):
         self.num_replicas = checks.integer("num_replicas", num_replicas, minimum=1)
         self.rank = checks.integer("rank", rank, minimum=0)
         if self.rank >= self.num_replicas:
-            raise ValueError(f"rank: {rank} was given; 0 .. {self.num_replicas - 1} are accepted")
+            raise ValueError(expected("rank", f"0 .. {self.num_replicas - 1}", rank))
         self.seed = checks.integer("seed", seed, minimum=0)
         self.epoch = 0
         self.position = 0
@@ -87,18 +88,18 @@ class _EpochSampler(Sampler[T]):
                 then.
         """
         if not isinstance(state, Mapping):
-            raise TypeError(f"state: what state_dict returns is needed, {type(state).__name__} was given")
+            raise TypeError(expected("state", "what state_dict returns", type(state).__name__))
         missing = [name for name in ("seed", "epoch", "position") if name not in state]
         if missing:
-            raise ValueError(f"state: {missing[0]} is missing; what state_dict returns is needed")
+            raise ValueError(expected("state", "what state_dict returns", f"no {missing[0]}"))
         for name, own in self._fingerprint().items():
             if state.get(name) != own:
-                raise ValueError(f"state: {name} {state.get(name)} was saved, this sampler has {own}")
+                raise ValueError(expected("state", f"this sampler's {name}, {own}", state.get(name)))
         seed, epoch, position = (
             checks.integer(f"state[{name!r}]", state[name], minimum=0) for name in ("seed", "epoch", "position")
         )
         if position > len(self):
-            raise ValueError(f"state: position {position} was saved; 0 .. {len(self)} are accepted")
+            raise ValueError(expected("state", f"a position in 0 .. {len(self)}", position))
         self.seed, self.epoch, self.position = seed, epoch, position
         self._start = self.position
 
@@ -108,14 +109,14 @@ def _strata(groups: ArrayLike) -> tuple[Ints, list[Ints], Ints]:
     try:
         ids = np.asarray(groups.detach().cpu() if hasattr(groups, "detach") else groups)
     except ValueError as error:  # rows of different lengths
-        raise ValueError(f"groups: ids of shape (N,) or (N, K) are needed: {error}") from None
+        raise ValueError(expected("groups", "ids of shape (N,) or (N, K)", error)) from None
     if ids.ndim not in (1, 2) or ids.size == 0:
-        raise ValueError(f"groups: ids of shape (N,) or (N, K), N >= 1, are needed, {ids.shape} was given")
+        raise ValueError(expected("groups", "ids of shape (N,) or (N, K), N >= 1", ids.shape))
     if ids.dtype.kind not in "iub":
-        raise TypeError(f"groups: integer or bool ids are needed, {ids.dtype} was given; see fairloss.encode_groups")
+        raise TypeError(expected("groups", "integer or bool ids", ids.dtype, "fairloss.encode_groups makes them"))
     ids = ids.astype(np.int64).reshape(len(ids), -1)
     if ids.min() < -1:
-        raise ValueError(f"groups: id {ids.min()} is out of range; accepted are 0, 1, ..., and -1 for unknown")
+        raise ValueError(expected("groups", "ids 0, 1, ..., and -1 for unknown", ids.min()))
     known = (ids >= 0).all(axis=1)
     strata, of = np.unique(ids[known], axis=0, return_inverse=True)
     where = np.flatnonzero(known)
@@ -250,9 +251,9 @@ class GroupBatchSampler(_EpochSampler[list[int]]):
     def __init__(
         self,
         groups: ArrayLike,
+        *,
         batch_size: int,
         min_per_group: int = 1,
-        *,
         num_replicas: int = 1,
         rank: int = 0,
         seed: int = 0,
@@ -262,13 +263,12 @@ class GroupBatchSampler(_EpochSampler[list[int]]):
         self.min_per_group = checks.integer("min_per_group", min_per_group, minimum=1)
         quota = self.min_per_group * len(self.strata)
         if quota > self.batch_size:
-            raise ValueError(
-                f"batch_size: {batch_size} was given; min_per_group={min_per_group} of each of {len(self.strata)} strata "
-                f"needs {quota}"
-            )
+            wanted = f"at least {quota}, min_per_group={min_per_group} of each of {len(self.strata)} strata"
+            raise ValueError(expected("batch_size", wanted, batch_size))
         if len(self) == 0:
             needed = self.batch_size * self.num_replicas
-            raise ValueError(f"batch_size: one batch a rank needs {needed} samples, groups has {self.num_samples}")
+            cure = f"one batch per rank needs {needed} samples, groups has {self.num_samples}"
+            raise ValueError(expected("batch_size", "a batch that the samples fill", batch_size, cure))
 
     def __len__(self) -> int:
         return self.num_samples // self.batch_size // self.num_replicas

@@ -37,7 +37,7 @@ CLASSES = {
     "GroupMemory": (3,),
     "EmbeddingQueue": (3, 4),
     "BalancedGroupSampler": ([0, 1, 0],),
-    "GroupBatchSampler": ([0, 1, 0, 1], 2),
+    "GroupBatchSampler": ([0, 1, 0, 1],),
 }
 FUNCTIONS = {
     "max_acc_gap": (X, Y, G),
@@ -62,7 +62,7 @@ FUNCTIONS = {
     "fair_grpo_advantages": (torch.rand(4, 3, generator=GEN), G),
     "gradient_reversal": (X,),
 }
-NEEDED = {"num_groups": 3, "num_classes": 2, "group_counts": [1, 2, 3], "capacity": 4}
+NEEDED = {"num_groups": 3, "num_classes": 2, "group_counts": [1, 2, 3], "capacity": 4, "batch_size": 2}
 # A negative number is one of these; the options of the discovery count for nothing without it (tested below).
 SIGNED = {"margin", "ignore_index", "reward_shift", "scale"}
 DISCOVERY = {"num_clusters", "num_features", "reservoir_size", "seed"}

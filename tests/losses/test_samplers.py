@@ -79,7 +79,7 @@ def test_two_ranks_partition_a_balanced_epoch(drop_last):
 
 def test_every_batch_holds_its_minimum():
     groups = attributes()
-    sampler = GroupBatchSampler(groups, 16, 2)
+    sampler = GroupBatchSampler(groups, batch_size=16, min_per_group=2)
     epochs = [list(sampler) for _ in range(5)]
     times = Counter()
     for batches in epochs:
@@ -100,7 +100,7 @@ def test_every_batch_holds_its_minimum():
 
 
 def test_a_stratum_below_the_minimum_repeats():
-    batches = list(GroupBatchSampler([0] * 20 + [1], 4, 2))
+    batches = list(GroupBatchSampler([0] * 20 + [1], batch_size=4, min_per_group=2))
     assert len(batches) == 5
     assert all(batch.count(20) == 2 for batch in batches)
 
@@ -108,21 +108,21 @@ def test_a_stratum_below_the_minimum_repeats():
 @pytest.mark.parametrize("size", [2, 3, 5, 7])
 def test_a_batch_repeats_no_sample_where_permutations_meet(size):
     for seed in range(20):
-        for batch in GroupBatchSampler([0] * 60 + [1] * size, 5, 2, seed=seed):
+        for batch in GroupBatchSampler([0] * 60 + [1] * size, batch_size=5, min_per_group=2, seed=seed):
             assert len(set(batch)) == 5
 
 
 def test_two_ranks_partition_the_batches():
     groups = attributes()
-    ranks = [list(GroupBatchSampler(groups, 16, 2, num_replicas=2, rank=r)) for r in (0, 1)]
+    ranks = [list(GroupBatchSampler(groups, batch_size=16, min_per_group=2, num_replicas=2, rank=r)) for r in (0, 1)]
     assert len(ranks[0]) == len(ranks[1]) == len(groups) // 16 // 2
     # Ten of eleven possible batches; no sample of a large stratum is on both ranks.
     both = Counter(i for r in ranks for batch in r for i in batch)
     assert all(n == 1 for i, n in both.items() if SIZES.get(tuple(groups[i]), 0) >= 21)
     assert all(strata_counts(groups, b)[key] >= 2 for r in ranks for b in r for key in SIZES)
     even = attributes(unknown=6)  # 176 samples, 16 batches of 11: the same number for one rank and two
-    whole = list(GroupBatchSampler(even, 11, 2))
-    ranks = [list(GroupBatchSampler(even, 11, 2, num_replicas=2, rank=r)) for r in (0, 1)]
+    whole = list(GroupBatchSampler(even, batch_size=11, min_per_group=2))
+    ranks = [list(GroupBatchSampler(even, batch_size=11, min_per_group=2, num_replicas=2, rank=r)) for r in (0, 1)]
     assert [b for pair in zip(*ranks, strict=True) for b in pair] == whole
 
 
@@ -131,7 +131,7 @@ def balanced(**options):
 
 
 def batches(**options):
-    return GroupBatchSampler(attributes(), 16, 2, **options)
+    return GroupBatchSampler(attributes(), batch_size=16, min_per_group=2, **options)
 
 
 @pytest.mark.parametrize("make", [balanced, batches])
@@ -250,9 +250,9 @@ def test_errors_name_the_argument():
         with pytest.raises(ValueError, match=next(iter(options))):
             BalancedGroupSampler([0, 1], **options)
     with pytest.raises(ValueError, match=r"batch_size: .*\b4\b"):
-        GroupBatchSampler([0, 1] * 4, 3, 2)
+        GroupBatchSampler([0, 1] * 4, batch_size=3, min_per_group=2)
     with pytest.raises(ValueError, match=r"batch_size: .*\b16\b"):
-        GroupBatchSampler([0, 1] * 4, 8, num_replicas=2)
+        GroupBatchSampler([0, 1] * 4, batch_size=8, num_replicas=2)
     with pytest.raises(TypeError, match="epoch"):
         balanced().set_epoch(0.5)
 
