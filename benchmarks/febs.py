@@ -49,7 +49,11 @@ def build(side: int, dimensions: int, G: int) -> Case:
     logits = torch.randn(size, classes, *spatial, requires_grad=True)
     target, groups = torch.randint(0, classes, (size, *spatial)), torch.arange(size) % G
     options = {"softmax": True, "to_onehot_y": True, "squared_pred": True, "batch": True}
-    pooled, by_class, febs = DiceLoss(**options), DiceLoss(**options, reduction="none"), FEBSLoss(classes, G)
+    pooled, by_class, febs = (
+        DiceLoss(**options),
+        DiceLoss(**options, reduction="none"),
+        FEBSLoss(G, num_classes=classes),
+    )
 
     def monai() -> Tensor:
         if G == 1:

@@ -216,7 +216,11 @@ def fit_unet(
     model.to(device)
     group = tensors["group"]
     sampler = BalancedGroupSampler(group, max_ratio=float(len(group)), seed=seed) if method == "Resampling" else None
-    febs = FEBSLoss(segmentation.CLASSES, num_groups, dice_weight=args.dice_weight) if method == "FEBS" else None
+    febs = (
+        FEBSLoss(num_groups, num_classes=segmentation.CLASSES, dice_weight=args.dice_weight)
+        if method == "FEBS"
+        else None
+    )
 
     def loss(logits: Tensor, masks: Tensor, ids: Tensor) -> Tensor:
         return (

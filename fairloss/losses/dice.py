@@ -14,15 +14,16 @@ import torch
 from torch import Tensor
 
 from fairloss.core import checks
-from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
-from fairloss.core.tensor_checks import same_device
+from fairloss.core.checks import expected
+from fairloss.core.distributed import ProcessGroup, check_process_group
+from fairloss.core.tensor_checks import between, floating, real, same_device
 from fairloss.groups.ids import check_groups, single_attribute
 from fairloss.losses.tasks import check_fractions
 from fairloss.ops.dice_sums import dice_sums
 
 __all__ = [
     "Overlap",
-    "check_ids",
+    "check_class_ids",
     "check_smoothing",
     "dice_loss_of_sums",
     "group_dice_loss",
@@ -37,7 +38,7 @@ class Overlap(NamedTuple):
     Attributes:
         sums: (B, 3, C) sums over pixels of p t, p^2 and t^2; gradient flows to the logits.
         nll: (B,) sums over pixels of the cross-entropy; zeros where it was not asked for.
-        pixels: number of pixels a sample.
+        pixels: number of pixels per sample.
     """
 
     sums: Tensor
@@ -45,11 +46,11 @@ class Overlap(NamedTuple):
     pixels: int
 
 
-def overlap(logits: Tensor, target: Tensor, *, num_classes: int | None = None, with_nll: bool = False) -> Overlap:
+def overlap(input: Tensor, target: Tensor, *, num_classes: int | None = None, with_nll: bool = False) -> Overlap:
     """Per-sample sums of (B, C, *spatial) logits; see :class:`Overlap`.
 
     Args:
-        logits: (B, C, *spatial), C >= 2, any floating dtype, computed in float32 at least.
+        input: (B, C, *spatial) logits, C >= 2, any floating dtype, computed in float32 at least.
         target: class ids (B, *spatial) or (B, 1, *spatial), or one-hot or probabilities (B, C, *spatial).
         num_classes: C, if it is to be checked.
         with_nll: also sum the cross-entropy.
@@ -57,51 +58,33 @@ def overlap(logits: Tensor, target: Tensor, *, num_classes: int | None = None, w
     Raises:
         TypeError, ValueError: naming the argument; an id out of range.
     """
-    if not isinstance(logits, Tensor) or not logits.dtype.is_floating_point:
-        given = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
-        raise TypeError(f"logits: a floating-point tensor is needed, {given} was given")
-    if logits.ndim < 3 or logits.shape[1] < 2 or (num_classes is not None and logits.shape[1] != num_classes):
+    floating("input", input, "(B, C, *spatial)")
+    if input.ndim < 3 or input.shape[1] < 2 or (num_classes is not None and input.shape[1] != num_classes):
         wanted = "C >= 2" if num_classes is None else f"C = {num_classes}"
-        one = (
-            "; torch.cat([torch.zeros_like(z), z], 1) makes two classes of one logit"
-            if logits.shape[1:2] == (1,)
-            else ""
-        )
-        raise ValueError(
-            f"logits: shape (B, C, *spatial) with {wanted} is needed, {tuple(logits.shape)} was given{one}"
-        )
-    if not isinstance(target, Tensor) or target.dtype.is_complex:
-        given = target.dtype if isinstance(target, Tensor) else type(target).__name__
-        raise TypeError(f"target: a tensor of labels or probabilities is needed, {given} was given")
-    same_device("target", target, "logits", logits)
-    size, classes, spatial = logits.shape[0], logits.shape[1], logits.shape[2:]
-    x = logits.flatten(2)
-    if target.shape == logits.shape:
+        cure = "torch.cat([torch.zeros_like(z), z], 1) makes two classes of one logit" * (input.shape[1:2] == (1,))
+        raise ValueError(expected("input", f"shape (B, C, *spatial) with {wanted}", tuple(input.shape), cure))
+    real("target", target, "a tensor of class ids or probabilities")
+    same_device("target", target, "input", input)
+    n, classes, *pixels = input.shape
+    x = input.flatten(2)
+    if target.shape == input.shape:
         check_fractions(target)  # a mask of 0 and 255 would train on nonsense
         t = target.flatten(2)
         t = t if t.dtype.is_floating_point else t.to(torch.float32)
-    elif target.shape in ((size, *spatial), (size, 1, *spatial)) and not target.dtype.is_floating_point:
-        t = target.reshape(size, x.shape[2]).to(torch.int64)
-        check_ids(t, classes)
+    elif tuple(target.shape) in ((n, *pixels), (n, 1, *pixels)) and not target.dtype.is_floating_point:
+        t = target.reshape(n, x.shape[2]).to(torch.int64)
+        check_class_ids(t, classes)
     else:
-        raise ValueError(
-            f"target: integer ids (B, *spatial) or (B, 1, *spatial), or one-hot (B, C, *spatial), are needed for logits "
-            f"{tuple(logits.shape)}; {tuple(target.shape)} ({target.dtype}) was given"
-        )
+        wanted = "integer ids (B, *spatial) or (B, 1, *spatial), or one-hot (B, C, *spatial)"
+        given = f"{tuple(target.shape)} ({target.dtype})"
+        raise ValueError(expected("target", f"{wanted}, for input {tuple(input.shape)}", given))
     sums, nll = dice_sums(x, t, with_nll)
     return Overlap(sums, nll, x.shape[2])
 
 
-def check_ids(ids: Tensor, num_classes: int) -> None:
-    """Raise if a class id lies outside 0 .. C-1; the id is shown in eager mode on CPU."""
-    if ids.device.type == "cpu" and not torch.compiler.is_compiling():
-        if ids.numel():
-            low, high = (int(bound) for bound in torch.aminmax(ids))
-            if low < 0 or high >= num_classes:
-                bad = low if low < 0 else high
-                raise ValueError(f"target: class {bad} is out of range; accepted are 0 .. {num_classes - 1}")
-    else:
-        torch._assert_async(((ids >= 0) & (ids < num_classes)).all(), "target: class out of range")
+def check_class_ids(ids: Tensor, num_classes: int) -> None:
+    """Raise if a class id of ``target`` lies outside 0 .. C-1."""
+    between("target", ids, 0, num_classes - 1, f"class ids 0 .. {num_classes - 1}")
 
 
 def check_smoothing(smooth_nr: float, smooth_dr: float) -> None:
@@ -111,14 +94,14 @@ def check_smoothing(smooth_nr: float, smooth_dr: float) -> None:
 
 
 def dice_loss_of_sums(sums: Tensor, *, include_background: bool, smooth_nr: float, smooth_dr: float) -> Tensor:
-    """1 - Dice a class: (..., 3, C) sums -> (..., C), without the first class if the background is left out."""
+    """1 - Dice per class: (..., 3, C) sums -> (..., C), without the first class if the background is left out."""
     sums = sums if include_background else sums[..., 1:]
     inter, predicted, true = sums.unbind(-2)
     return 1 - (2 * inter + smooth_nr) / (predicted + true + smooth_dr)
 
 
 def sample_dice_loss(
-    logits: Tensor,
+    input: Tensor,
     target: Tensor,
     *,
     dice_weight: float = 1.0,
@@ -131,7 +114,7 @@ def sample_dice_loss(
     loss_b = w mean_c (1 - Dice_bc) + (1 - w) mean over pixels of the cross-entropy. 0 means a perfect segmentation.
 
     Args:
-        logits: (B, C, *spatial), any number of spatial dimensions.
+        input: (B, C, *spatial) logits, any number of spatial dimensions.
         target: ids (B, *spatial) or (B, 1, *spatial), or one-hot (B, C, *spatial).
         dice_weight: w in [0, 1].
         include_background: whether class 0 takes part in the Dice term.
@@ -151,7 +134,7 @@ def sample_dice_loss(
     """
     w = checks.number("dice_weight", dice_weight, minimum=0, maximum=1)
     check_smoothing(smooth_nr, smooth_dr)
-    found = overlap(logits, target, with_nll=w < 1)
+    found = overlap(input, target, with_nll=w < 1)
     per_class = dice_loss_of_sums(
         found.sums, include_background=include_background, smooth_nr=smooth_nr, smooth_dr=smooth_dr
     )
@@ -159,7 +142,7 @@ def sample_dice_loss(
 
 
 def group_dice_loss(
-    logits: Tensor,
+    input: Tensor,
     target: Tensor,
     groups: Tensor,
     *,
@@ -172,7 +155,7 @@ def group_dice_loss(
     """1 - Dice of every group and class, over all pixels of the group's samples.
 
     Args:
-        logits: (B, C, *spatial).
+        input: (B, C, *spatial) logits.
         target: ids (B, *spatial) or (B, 1, *spatial), or one-hot (B, C, *spatial).
         groups: (B,) integer or bool ids, -1 = unknown.
         num_groups: G.
@@ -197,8 +180,7 @@ def group_dice_loss(
     size = single_attribute(num_groups, "group_dice_loss")
     check_smoothing(smooth_nr, smooth_dr)
     check_process_group(process_group)
-    found = overlap(logits, target)
-    ids = check_groups(groups, size, found.sums.shape[0], like=logits)
-    pools, counts = all_reduce_sums([ids.sum(found.sums), ids.sum(torch.ones_like(found.nll))], process_group)
+    sums = overlap(input, target).sums
+    pools, counts = check_groups(groups, size, sums.shape[0], like=input).totals(sums, process_group)
     losses = dice_loss_of_sums(pools, include_background=include_background, smooth_nr=smooth_nr, smooth_dr=smooth_dr)
     return torch.where(counts.unsqueeze(1) > 0, losses, 0.0)

@@ -25,7 +25,7 @@ from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_proce
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.tensor_checks import same_device
 from fairloss.groups.ids import check_groups, single_attribute
-from fairloss.losses.dice import check_ids
+from fairloss.losses.dice import check_class_ids
 from fairloss.losses.fis import fis
 from fairloss.losses.group_heads import route_by_group
 from fairloss.losses.tasks import check_fractions
@@ -47,7 +47,7 @@ def _sample_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """(N, C, *spatial) float32 or float64 logits -> (N,): the mean over pixels of the cross-entropy."""
     if not target.dtype.is_floating_point:
         target = target.to(torch.int64)
-        check_ids(target, logits.shape[1])
+        check_class_ids(target, logits.shape[1])
     else:
         target = target.to(logits.dtype)
     entropy = F.cross_entropy(logits, target, reduction="none")

@@ -20,34 +20,32 @@ from torch import Tensor, nn
 
 from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
+from fairloss.core.options import option_names, options_of
 from fairloss.groups.ids import GroupIds, check_groups, single_attribute
 from fairloss.losses.dice import check_smoothing, dice_loss_of_sums, overlap
 
-__all__ = ["FEBSLoss", "febs"]
+__all__ = ["FEBSLoss", "FEBSVariant", "febs"]
 
-Variant = Literal["default", "released"]
+FEBSVariant = Literal["default", "released"]
 
 
-def _check(
+def _check_options(
     num_classes: int | None,
-    num_groups: int,
     gamma: float,
     max_weight: float | None,
     dice_weight: float,
     smooth_nr: float,
     smooth_dr: float,
     variant: str,
-) -> int:
+) -> None:
     if num_classes is not None:
         checks.integer("num_classes", num_classes, minimum=2)
-    size = single_attribute(num_groups, "FEBSLoss")
     checks.number("gamma", gamma, minimum=0)
     if max_weight is not None:
         checks.number("max_weight", max_weight, minimum=1)
     checks.number("dice_weight", dice_weight, minimum=0, maximum=1)
     check_smoothing(smooth_nr, smooth_dr)
     checks.choice("variant", variant, ("default", "released"))
-    return size
 
 
 def _scaled_mean(losses: Tensor, counts: Tensor, gamma: float, max_weight: float | None) -> Tensor:
@@ -67,62 +65,54 @@ def _scaled_mean(losses: Tensor, counts: Tensor, gamma: float, max_weight: float
     return (w * error).sum() / (classes * w.sum() + torch.where(present.any(), 0.0, 1.0))
 
 
-def _released(pools: Tensor, losses: Tensor, counts: Tensor, gamma: float, **dice: float) -> Tensor:
-    """Dice over the batch of probabilities scaled by group: sums of w p t and w^2 p^2."""
+def _scaled_by_group(pools: Tensor, losses: Tensor, counts: Tensor, gamma: float) -> Tensor:
+    """(3, C) sums over the batch of w p t, w^2 p^2 and t^2: those of probabilities scaled by group."""
     error = losses.sum(1).detach()[:-1]
-    present = counts[:-1] > 0
-    best = torch.where(present, error, torch.inf).amin()
+    best = torch.where(counts[:-1] > 0, error, torch.inf).amin()
     # A perfect group is its own minimum: 0 / 0 counts as 1.
     ratio = torch.where(error > best, best / torch.where(error > 0, error, 1.0), 1.0)
     w = torch.cat([torch.tanh(ratio**gamma), error.new_ones(1)]).unsqueeze(1)  # unknown samples are left as they are
     inter, predicted, true = pools.unbind(1)
-    sums = torch.stack([(w * inter).sum(0), (w * w * predicted).sum(0), true.sum(0)])
-    return dice_loss_of_sums(sums, include_background=True, **dice).mean()
+    return torch.stack([(w * inter).sum(0), (w * w * predicted).sum(0), true.sum(0)])
 
 
 def febs(
-    logits: Tensor,
+    input: Tensor,
     target: Tensor,
     groups: Tensor,
     *,
     num_groups: int,
+    num_classes: int | None = None,
     gamma: float = 1.0,
     max_weight: float | None = 10.0,
     dice_weight: float = 1.0,
     include_background: bool = True,
     smooth_nr: float = 1e-5,
     smooth_dr: float = 1e-5,
-    variant: Variant = "default",
-    num_classes: int | None = None,
+    variant: FEBSVariant = "default",
     process_group: ProcessGroup | None = None,
 ) -> Tensor:
-    """Fair Error-Bound Scaling as a function; see :class:`FEBSLoss`.
+    """Fair Error-Bound Scaling as a function; see :class:`FEBSLoss`. ``num_classes`` is read off the logits if None.
 
     Example:
         >>> logits = torch.tensor([[[2.0, 0.0], [0.0, 2.0]], [[2.0, 2.0], [0.0, 0.0]]])
         >>> febs(logits, torch.tensor([[0, 1], [0, 1]]), torch.tensor([0, 1]), num_groups=2)
         tensor(0.5132)
     """
-    size = _check(num_classes, num_groups, gamma, max_weight, dice_weight, smooth_nr, smooth_dr, variant)
+    size = single_attribute(num_groups, "FEBSLoss")
+    _check_options(num_classes, gamma, max_weight, dice_weight, smooth_nr, smooth_dr, variant)
     check_process_group(process_group)
-    found = overlap(logits, target, num_classes=num_classes, with_nll=dice_weight < 1)
-    ids = check_groups(groups, size, found.sums.shape[0], like=logits).ids
-    pooled = GroupIds(torch.where(ids < 0, size, ids), (size + 1,))  # the unknown are one more pool
-    pixels = torch.ones_like(found.nll).sum() * found.pixels
-    pools, counts, nll, pixels = all_reduce_sums(
-        [
-            pooled.sum(found.sums),
-            pooled.sum(torch.ones_like(found.nll)),
-            found.nll.sum(),
-            pixels,
-        ],
-        process_group,
-    )
-    smooth = {"smooth_nr": smooth_nr, "smooth_dr": smooth_dr}
+    found = overlap(input, target, num_classes=num_classes, with_nll=dice_weight < 1)
+    ids = check_groups(groups, size, found.sums.shape[0], like=input).ids
+    # The unknown are one more pool.
+    pools, counts = GroupIds(torch.where(ids < 0, size, ids), (size + 1,)).totals(found.sums)
+    terms = [pools, counts, found.nll.sum(), counts.sum() * found.pixels]
+    pools, counts, nll, pixels = all_reduce_sums(terms, process_group)
     pools = pools if include_background else pools[..., 1:]
-    losses = dice_loss_of_sums(pools, include_background=True, **smooth)
+    losses = dice_loss_of_sums(pools, include_background=True, smooth_nr=smooth_nr, smooth_dr=smooth_dr)
     if variant == "released":
-        dice = _released(pools, losses, counts, gamma, **smooth)
+        scaled = _scaled_by_group(pools, losses, counts, gamma)
+        dice = dice_loss_of_sums(scaled, include_background=True, smooth_nr=smooth_nr, smooth_dr=smooth_dr).mean()
         dice = torch.where(counts.sum() > 0, dice, 0.0)
     else:
         dice = _scaled_mean(losses, counts, gamma, max_weight)
@@ -137,8 +127,8 @@ class FEBSLoss(nn.Module):
     0 means a perfect segmentation.
 
     Args:
-        num_classes: C >= 2, the background included.
         num_groups: number of groups of the one attribute.
+        num_classes: C >= 2, the background included.
         gamma: strength >= 0; 0 weighs all groups alike.
         max_weight: bound of the ratio before the power, >= 1; ``None``: no bound.
         dice_weight: w in [0, 1] (FairSeg 0.5, FairMedFM 0.8).
@@ -150,7 +140,7 @@ class FEBSLoss(nn.Module):
         process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.core.distributed`.
 
     Shape:
-        - logits: (B, C, *spatial), 2-D, 3-D or any other number of dimensions, float16 to float64
+        - input: (B, C, *spatial) logits, 2-D, 3-D or any other number of dimensions, float16 to float64
         - target: ids (B, *spatial) or (B, 1, *spatial), or one-hot or probabilities (B, C, *spatial)
         - groups: (B,) integer or bool ids, -1 = unknown
         - output: scalar, float32 (float64 for float64 logits)
@@ -164,7 +154,7 @@ class FEBSLoss(nn.Module):
 
     Example:
         >>> logits = torch.tensor([[[2.0, 0.0], [0.0, 2.0]], [[2.0, 2.0], [0.0, 0.0]]])
-        >>> loss = FEBSLoss(num_classes=2, num_groups=2)
+        >>> loss = FEBSLoss(num_groups=2, num_classes=2)
         >>> loss(logits, torch.tensor([[0, 1], [0, 1]]), torch.tensor([0, 1]))
         tensor(0.5132)
 
@@ -173,39 +163,37 @@ class FEBSLoss(nn.Module):
         Model with Fair Error-Bound Scaling*, 2024.
     """
 
+    _OPTIONS = option_names(febs)
+
     def __init__(
         self,
-        num_classes: int,
         num_groups: int,
+        *,
+        num_classes: int,
         gamma: float = 1.0,
         max_weight: float | None = 10.0,
         dice_weight: float = 1.0,
         include_background: bool = True,
         smooth_nr: float = 1e-5,
         smooth_dr: float = 1e-5,
-        variant: Variant = "default",
-        *,
+        variant: FEBSVariant = "default",
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        self.num_groups = _check(num_classes, num_groups, gamma, max_weight, dice_weight, smooth_nr, smooth_dr, variant)
+        self.num_groups = single_attribute(num_groups, "FEBSLoss")
+        self.num_classes = checks.integer("num_classes", num_classes, minimum=2)
+        _check_options(num_classes, gamma, max_weight, dice_weight, smooth_nr, smooth_dr, variant)
         check_process_group(process_group)
-        self.num_classes, self.gamma, self.max_weight = num_classes, gamma, max_weight
-        self.dice_weight, self.include_background = dice_weight, include_background
-        self.smooth_nr, self.smooth_dr, self.variant = smooth_nr, smooth_dr, variant
-        self.process_group = process_group
+        self.gamma, self.max_weight, self.dice_weight = gamma, max_weight, dice_weight
+        self.include_background, self.smooth_nr, self.smooth_dr = include_background, smooth_nr, smooth_dr
+        self.variant, self.process_group = variant, process_group
 
-    def forward(self, logits: Tensor, target: Tensor, groups: Tensor) -> Tensor:
+    def forward(self, input: Tensor, target: Tensor, groups: Tensor) -> Tensor:
         """Loss of a batch; see the class."""
-        return febs(
-            logits, target, groups, num_groups=self.num_groups, gamma=self.gamma, max_weight=self.max_weight,
-            dice_weight=self.dice_weight, include_background=self.include_background, smooth_nr=self.smooth_nr,
-            smooth_dr=self.smooth_dr, variant=self.variant, num_classes=self.num_classes,
-            process_group=self.process_group,
-        )  # fmt: skip
+        return febs(input, target, groups, **options_of(self, self._OPTIONS))
 
     def extra_repr(self) -> str:  # noqa: D102
         return (
-            f"num_classes={self.num_classes}, num_groups={self.num_groups}, gamma={self.gamma}, "
+            f"num_groups={self.num_groups}, num_classes={self.num_classes}, gamma={self.gamma}, "
             f"max_weight={self.max_weight}, dice_weight={self.dice_weight}, variant={self.variant!r}"
         )

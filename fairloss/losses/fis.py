@@ -33,7 +33,7 @@ from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, check_process_group, gather_rows, gather_rows_with_gradient
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.options import option_names, options_of
-from fairloss.core.tensor_checks import per_sample, same_device
+from fairloss.core.tensor_checks import per_sample, real, same_device, shaped
 from fairloss.groups.ids import GroupIds, check_groups, single_attribute
 from fairloss.groups.memory import GroupMemory, check_memory
 from fairloss.ops.capped_weights import capped_weights
@@ -139,9 +139,7 @@ def fis_weights(
     ids = check_groups(groups, size, x.shape[0], like=x)
     compared, compared_ids = _compared(x, ids, memory, reference)
     if distances is not None:
-        if not isinstance(distances, Tensor) or distances.shape != (size,):
-            given = tuple(distances.shape) if isinstance(distances, Tensor) else type(distances).__name__
-            raise ValueError(expected("distances", f"shape ({size},), one per group", given))
+        shaped("distances", real("distances", distances, "a tensor of one distance per group"), (size,))
         same_device("distances", distances, "values", x)
     cap = math.inf if max_weight is None else max_weight
     if variant == "default":

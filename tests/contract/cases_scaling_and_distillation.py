@@ -23,7 +23,7 @@ def scores(generator, n, dtype):
 
 def volumes(generator, n, dtype):
     return {
-        "logits": torch.randn(n, 3, 2, 3, 2, generator=generator).to(dtype),
+        "input": torch.randn(n, 3, 2, 3, 2, generator=generator).to(dtype),
         "target": torch.randint(0, 3, (n, 2, 3, 2), generator=generator),
         "groups": groups_of(generator, n),
     }
@@ -39,13 +39,13 @@ def febs_case(name, *, batch=volumes, **options):
     return Case(
         f"febs-{name}",
         lambda num_groups=3, process_group=None: fairloss.FEBSLoss(
-            3, num_groups, process_group=process_group, **options
+            num_groups, num_classes=3, process_group=process_group, **options
         ),
         batch,
-        lambda logits, target, groups: oracles.febs(logits, target, groups, **options),
+        lambda input, target, groups: oracles.febs(input, target, groups, **options),
         lambda num_groups=3, **batch: ff.febs(**batch, num_groups=num_groups, **options),
-        differentiable=("logits",),
-        oracle_gradient=lambda logits, target, groups: oracles.febs_gradient(logits, target, groups, **options),
+        differentiable=("input",),
+        oracle_gradient=lambda input, target, groups: oracles.febs_gradient(input, target, groups, **options),
         zero_without_two_groups=False,
     )
 

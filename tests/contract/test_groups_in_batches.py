@@ -20,7 +20,7 @@ def test_an_absent_group_is_no_constant_penalty():
     x = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
     labels = torch.randint(0, 3, (4, 5), generator=torch.Generator().manual_seed(1))
     for variant in ("default", "released"):
-        value = fairloss.FEBSLoss(3, 3, variant=variant)(x, labels, groups)
+        value = fairloss.FEBSLoss(3, num_classes=3, variant=variant)(x, labels, groups)
         assert value.item() < 0.999
         assert torch.autograd.grad(value, x)[0].abs().sum() > 0
 
@@ -43,8 +43,8 @@ def test_the_worse_group_never_weighs_less():
     groups = torch.tensor([0, 0, 1, 1])
     pooled = ff.group_dice_loss(logits, labels, groups, num_groups=2).sum(1)
     mean = pooled.mean() / 3
-    assert fairloss.FEBSLoss(3, 2)(logits, labels, groups) > mean  # the worse group's loss counts for more
-    assert fairloss.FEBSLoss(3, 2, gamma=0.0)(logits, labels, groups).item() == pytest.approx(mean.item())
+    assert fairloss.FEBSLoss(2, num_classes=3)(logits, labels, groups) > mean  # the worse group's loss counts for more
+    assert fairloss.FEBSLoss(2, num_classes=3, gamma=0.0)(logits, labels, groups).item() == pytest.approx(mean.item())
     losses = torch.tensor([0.1, 0.2, 1.5, 1.7])
     weights = ff.fis_weights(losses, groups, num_groups=2, c=1.0)
     assert weights[2] > weights[0]

@@ -25,7 +25,7 @@ CLASSES = {
     "EqualizedOddsLoss": (3,),
     "FISLoss": (3,),
     "DistributionAlignmentLoss": (3,),
-    "FEBSLoss": (3, 3),
+    "FEBSLoss": (3,),
     "FairDistillationLoss": (3,),
     "GroupHeads": (2, 2, 2),
     "CrossGroupContrastiveLoss": (),

@@ -29,7 +29,7 @@ def values(name="values", low=0.0):
 def masks(with_groups):
     def draw(generator, n, dtype):
         out = {
-            "logits": torch.randn(n, 3, 2, 2, generator=generator, dtype=torch.float64).to(dtype),
+            "input": torch.randn(n, 3, 2, 2, generator=generator, dtype=torch.float64).to(dtype),
             "target": torch.randint(0, 3, (n, 2, 2), generator=generator),
         }
         return {**out, "groups": torch.zeros(n, dtype=torch.int64)} if with_groups else out
@@ -71,12 +71,12 @@ def distances_oracle(losses, groups):
     ]
 
 
-def group_dice_oracle(logits, target, groups):
+def group_dice_oracle(input, target, groups):
     out = np.zeros((3, 3))
     for g in range(3):
         at = groups == g
         if at.any():
-            p = np.exp(logits[at] - logits[at].max(1, keepdims=True))
+            p = np.exp(input[at] - input[at].max(1, keepdims=True))
             p /= p.sum(1, keepdims=True)
             t = np.stack([target[at] == c for c in range(3)], 1).astype(float)
             inter, square, true = ((x).sum((0, 2, 3)) for x in (p * t, p * p, t))
@@ -84,9 +84,9 @@ def group_dice_oracle(logits, target, groups):
     return out
 
 
-def sample_dice_oracle(logits, target):
+def sample_dice_oracle(input, target):
     rows = [
-        group_dice_oracle(logits[i : i + 1], target[i : i + 1], np.zeros(1, dtype=int))[0] for i in range(len(logits))
+        group_dice_oracle(input[i : i + 1], target[i : i + 1], np.zeros(1, dtype=int))[0] for i in range(len(input))
     ]
     return np.mean(rows, axis=1)
 
@@ -135,13 +135,12 @@ FUNCTIONS = {
         lambda input, target: oracles.likelihoods(input, target, "multiclass"),
         bad=frozenset({("target", "fractions"), ("target", "bool")}),
     ),
-    "sample_dice_loss": Target("sample_dice_loss", ff.sample_dice_loss, masks(False), sample_dice_oracle, ("logits",)),
+    "sample_dice_loss": Target("sample_dice_loss", ff.sample_dice_loss, masks(False), sample_dice_oracle),
     "group_dice_loss": Target(
         "group_dice_loss",
         lambda **b: ff.group_dice_loss(**b, num_groups=3),
         masks(True),
         group_dice_oracle,
-        ("logits",),
     ),
     "concept_alignment": Target(
         "concept_alignment",

@@ -18,8 +18,8 @@ LOGITS, TARGET, GROUPS = (
 @pytest.mark.parametrize(
     ("make", "error", "named"),
     [
-        (lambda: fairloss.functional.sample_dice_loss(IMAGES[:, :1], MASKS), ValueError, "logits: .*C >= 2"),
-        (lambda: fairloss.FEBSLoss(3, 2)(IMAGES, MASKS.tolist(), IDS), TypeError, "target: .*list"),
+        (lambda: fairloss.functional.sample_dice_loss(IMAGES[:, :1], MASKS), ValueError, "input: .*C >= 2"),
+        (lambda: fairloss.FEBSLoss(2, num_classes=3)(IMAGES, MASKS.tolist(), IDS), TypeError, "target: .*list"),
         (lambda: fairloss.GroupHeads(4, 2, 2)(torch.randn(4)), ValueError, r"features: .*\(N, 4"),
         (lambda: fairloss.GroupHeads(4, 2, 2)([1.0]), ValueError, "features: .*list"),
         (lambda: fairloss.EmbeddingQueue(0, 2), ValueError, "capacity: .*0"),

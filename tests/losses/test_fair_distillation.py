@@ -111,7 +111,7 @@ def test_task_losses_of_values_and_of_logits():
         )
         torch.testing.assert_close(whole, expected)
     student, teachers, target, groups = batch(8, (5, 3, 4, 3))
-    febs = FEBSLoss(3, 3, dice_weight=0.5)
+    febs = FEBSLoss(3, num_classes=3, dice_weight=0.5)
     whole = FairDistillationLoss(3, 0.6, task_loss=febs)(student, teachers, target, groups)
     distilled = FairDistillationLoss(3, 1.0)(student, teachers, target, groups)
     torch.testing.assert_close(whole, 0.6 * distilled + 0.4 * febs(student, target, groups))
@@ -160,7 +160,7 @@ def test_a_student_learns_what_its_teachers_know(generator):
 
 
 @pytest.mark.parametrize(
-    "task", [None, FEBSLoss(3, 3, dice_weight=0.5), FISLoss(3, c=0.2)], ids=["none", "febs", "fis"]
+    "task", [None, FEBSLoss(3, num_classes=3, dice_weight=0.5), FISLoss(3, c=0.2)], ids=["none", "febs", "fis"]
 )
 def test_routing_and_task_losses_compile_as_one_graph(task):
     torch._dynamo.reset()

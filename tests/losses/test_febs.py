@@ -32,7 +32,9 @@ def test_released_variant_equals_the_authors_loss_and_gradient(case):
         return torch.from_numpy(DATA[f"febs{case}_{name}"])
 
     logits = read("logits").requires_grad_()
-    loss = FEBSLoss(int(read("num_classes")), int(read("num_groups")), gamma=float(read("gamma")), variant="released")
+    loss = FEBSLoss(
+        int(read("num_groups")), num_classes=int(read("num_classes")), gamma=float(read("gamma")), variant="released"
+    )
     out = loss(logits, read("target"), read("groups"))
     out.backward()
     torch.testing.assert_close(out, read("out"), rtol=0, atol=1e-10)
@@ -163,9 +165,9 @@ def test_half_precision_logits_and_gradients():
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"logits": torch.zeros(4, 2)}, r"logits: .*shape \(B, C, \*spatial\)"),
-        ({"logits": torch.zeros(4, 3, 5)}, "C = 2"),
-        ({"logits": torch.zeros(4, 2, 5).long()}, "logits: .*floating"),
+        ({"input": torch.zeros(4, 2)}, r"input: .*shape \(B, C, \*spatial\)"),
+        ({"input": torch.zeros(4, 3, 5)}, "C = 2"),
+        ({"input": torch.zeros(4, 2, 5).long()}, "input: .*floating"),
         ({"target": torch.full((4, 5), 2)}, r"target: .*\b2\b"),
         ({"target": torch.zeros(4, 6).long()}, "target: .*integer"),
         ({"target": torch.zeros(4, 5)}, "target: .*integer"),
@@ -182,7 +184,7 @@ def test_half_precision_logits_and_gradients():
 )
 def test_bad_arguments_are_named(change, match):
     arguments = {
-        "logits": torch.zeros(4, 2, 5),
+        "input": torch.zeros(4, 2, 5),
         "target": torch.zeros(4, 5, dtype=torch.int64),
         "groups": torch.tensor([0, 1, 1, 0]),
         "num_groups": 2,
