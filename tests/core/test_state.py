@@ -48,7 +48,7 @@ def test_a_growing_state_takes_the_shape_that_was_saved():
     # No header at all: every truncation, and numbers of tensors, dtypes, ranks and sizes that cannot be.
     whole = full.get_extra_state()
     for size in range(len(whole)):
-        with pytest.raises(ValueError, match="state_dict: .*layout.*fixed"):
+        with pytest.raises(ValueError, match="state_dict: .*layout"):
             empty.set_extra_state(whole[:size])
     for place, number in [
         (0, 3),
@@ -65,7 +65,7 @@ def test_a_growing_state_takes_the_shape_that_was_saved():
     ]:
         broken = whole.clone()
         broken[8 * place : 8 * place + 8] = torch.tensor([number]).view(torch.uint8)
-        with pytest.raises(ValueError, match="state_dict: .*layout.*fixed"):
+        with pytest.raises(ValueError, match="state_dict: .*layout"):
             empty.set_extra_state(broken)
     assert torch.equal(empty.rows, full.rows)
 
