@@ -6,6 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from fairloss.core import checks
+from fairloss.core.checks import expected
+from fairloss.integrations._trainers import id_name
+
 __all__ = ["Labels"]
 
 
@@ -19,21 +23,20 @@ class Labels:
     """
 
     def __init__(self, what: str, labels: Sequence[Any] | None, number: int | None) -> None:
+        name = f"algorithm.fair.{what}s"
         if labels is not None and number is not None:
-            raise ValueError(f"algorithm.fair: {what}s and num_{what}s were both given; one of them is needed")
+            raise ValueError(expected(name, f"one of {what}s and num_{what}s", "both"))
         if labels is not None and (isinstance(labels, str) or not isinstance(labels, Sequence)):
-            raise TypeError(f"algorithm.fair.{what}s: a list of labels is needed, {labels!r} was given")
-        if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
-            raise ValueError(f"algorithm.fair.num_{what}s: {number!r} was given; a whole number from 1 is needed")
+            raise TypeError(expected(name, "a list of labels", repr(labels)))
+        if number is not None:
+            checks.integer(f"algorithm.fair.num_{what}s", number, minimum=1)
         self.what, self.given = what, labels is not None or number is not None
         self.labels = None if labels is None else [_plain(label) for label in labels]
         if self.labels is not None and (not self.labels or any(map(_is_unknown, self.labels))):
-            raise ValueError(
-                f"algorithm.fair.{what}s: {labels!r} was given; known labels are needed, not '', null or -1"
-            )
+            raise ValueError(expected(name, "known labels, not '', null or -1", repr(labels)))
         self._id = {_key(label): i for i, label in enumerate(self.labels or [])}
         if self.labels is not None and len(self._id) != len(self.labels):
-            raise ValueError(f"algorithm.fair.{what}s: {labels!r} was given; a label stands there twice")
+            raise ValueError(expected(name, "each label once", repr(labels)))
         self.size = len(self.labels) if self.labels is not None else number or 0
 
     def id(self, value: Any, key: str) -> int:
@@ -46,17 +49,13 @@ class Labels:
         if self.labels is None and type(value) is int and 0 <= value < self.size:
             return value
         known = f"ids 0 .. {self.size - 1}" if self.labels is None else ", ".join(map(repr, self.labels))
-        known = known if self.given else "none"
-        raise ValueError(
-            f"{key}: {value!r} was given; the {self.what}s of algorithm.fair are {known}. Add it to "
-            f"algorithm.fair.{self.what}s, or write None, '' or -1 for unknown"
-        )
+        cure = f"add it to algorithm.fair.{self.what}s, or write None, '' or -1 for unknown"
+        wanted = f"one of the {self.what}s of algorithm.fair, {known if self.given else 'none'}"
+        raise ValueError(expected(key, wanted, repr(value), cure))
 
     def name(self, id_: int) -> str:
         """Its name in the logs."""
-        if id_ < 0:
-            return f"{self.what}_unknown"
-        return f"{self.what}_{id_}" if self.labels is None else str(self.labels[id_])
+        return id_name(self.what, id_, self.labels)
 
     def described(self) -> str:
         """What a saved history is of."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fairloss.core.checks import expected
+from fairloss.integrations._trainers import Cell, listed, means_by_cell, save_state
 from fairloss.integrations._verl_labels import Labels
 
 __all__ = ["ROWS", "STATE_FILE", "FairGRPOState", "Rows"]
@@ -23,7 +24,7 @@ _EXAMPLE = "+algorithm.fair.groups=[young,old]"
 
 
 class Rows(NamedTuple):
-    """What the estimator is not handed: columns of the batch whose advantages are being computed, a value a row."""
+    """What the estimator is not handed: columns of the batch whose advantages are being computed, a value per row."""
 
     state: FairGRPOState
     columns: Mapping[str, Sequence[Any]]
@@ -92,19 +93,15 @@ class FairGRPOState:
         unknown = [name for name in options if name not in accepted]
         if unknown:
             raise ValueError(
-                f"algorithm.fair: there is no option {', '.join(map(repr, unknown))}; accepted are "
-                f"{', '.join((*_OWN, *accepted))}"
+                expected("algorithm.fair", f"options among {', '.join((*_OWN, *accepted))}", listed(unknown))
             )
         discovers = options.get("discover_groups") is not None
-        if groups is None and num_groups is None and not discovers:
-            raise ValueError(
-                f"algorithm.fair: neither groups nor num_groups was given; name the groups, {_EXAMPLE}, or set "
-                f"discover_groups=kmeans"
-            )
-        if group_key is None and not discovers:
-            raise ValueError(
-                "algorithm.fair.group_key: null was given; without groups, discover_groups=kmeans is needed"
-            )
+        if not discovers and groups is None and num_groups is None:
+            cure = f"name the groups, {_EXAMPLE}, or set discover_groups=kmeans"
+            raise ValueError(expected("algorithm.fair", "groups or num_groups", "neither", cure))
+        if not discovers and group_key is None:
+            cure = "without groups, discover_groups=kmeans is needed"
+            raise ValueError(expected("algorithm.fair.group_key", "where a row's group is", "null", cure))
         self._groups = Labels("group", groups, num_groups)
         self._domains = Labels("domain", domains, num_domains)
         self.group_key = group_key
@@ -123,18 +120,17 @@ class FairGRPOState:
         """
         given = None if algorithm is None else algorithm.get("fair", None)
         if given is None:
-            raise ValueError(f"algorithm.fair: adv_estimator=fair_grpo needs it; add {_EXAMPLE} to the command")
+            cure = f"adv_estimator=fair_grpo needs it; add {_EXAMPLE} to the command"
+            raise ValueError(expected("algorithm.fair", "a mapping of options", "nothing", cure))
         if type(given).__module__.startswith("omegaconf"):
             from omegaconf import OmegaConf
 
             given = OmegaConf.to_container(given, resolve=True)
         if not isinstance(given, Mapping):
-            raise TypeError(f"algorithm.fair: a mapping of options is needed, {given!r} was given, as in {_EXAMPLE}")
+            raise TypeError(expected("algorithm.fair", f"a mapping of options, as in {_EXAMPLE}", repr(given)))
         if algorithm.get("norm_adv_by_std_in_grpo", True) is False:
-            raise ValueError(
-                "algorithm.norm_adv_by_std_in_grpo: False was given, but FairGRPO always divides by the prompt's standard "
-                "deviation; leave it at True"
-            )
+            cure = "FairGRPO always divides by the prompt's standard deviation"
+            raise ValueError(expected("algorithm.norm_adv_by_std_in_grpo", "True", False, cure))
         return cls(**{str(name): value for name, value in given.items()})
 
     @property
@@ -176,27 +172,26 @@ class FairGRPOState:
         lengths = [len(uid), *(len(c) for c in (rows.sessions, rows.padding) if c is not None)]
         lengths += [len(rows.columns[name]) for name in self.fields if name in rows.columns]
         if any(length != size for length in lengths):
-            raise ValueError(
-                f"rows: {size} rewards and columns of {', '.join(map(str, lengths))} rows were given; they are of "
-                f"different batches"
-            )
-        kept, source = _scored(size, rows)
+            got = f"columns of {', '.join(map(str, lengths))} rows, of another batch"
+            raise ValueError(expected("rows", f"columns of {size} rows, one per reward", got))
+        kept, source = _scored_rows(size, rows)
         wide = token_level_rewards if token_level_rewards.dtype == torch.float64 else token_level_rewards.float()
-        scores = wide.sum(-1)
         groups = self._ids(rows.columns, self.group_key, self._groups, kept)
         domains = self._ids(rows.columns, self.domain_key, self._domains, kept)
-        seen: dict[Any, int] = {}
-        prompts = [seen.setdefault(uid[i], len(seen)) for i in kept]
-        where = scores.device
-        self.fair.to(where)
-        place = torch.tensor(kept, dtype=torch.long, device=where)
-        ids, places, of = (torch.tensor(x, dtype=torch.long, device=where) for x in (groups, domains, prompts))
-        found = self.fair(scores[place], ids, places, prompt_ids=of)
+        number: dict[Any, int] = {}
+        prompts = [number.setdefault(uid[i], len(number)) for i in kept]
+
+        def on_device(values: Sequence[int]) -> Tensor:
+            return torch.tensor(values, dtype=torch.long, device=wide.device)
+
+        scores = wide.sum(-1)[on_device(kept)]
+        fair = self.fair.to(wide.device)
+        found = fair(scores, on_device(groups), on_device(domains), prompt_ids=on_device(prompts))
         everyone = found.new_zeros(size + 1)  # the last stays 0: rows that belong to no scored one
-        everyone[place] = found
-        self._measure(scores[place], groups, domains, prompts)
-        spread: Tensor = everyone[torch.tensor(source, device=where)].unsqueeze(-1) * response_mask
-        return spread
+        everyone[on_device(kept)] = found
+        self._measure(scores.tolist(), list(zip(domains, groups, strict=True)), prompts)
+        tokens: Tensor = everyone[on_device(source)].unsqueeze(-1) * response_mask
+        return tokens
 
     def _ids(
         self, columns: Mapping[str, Sequence[Any]], key: str | None, labels: Labels, kept: Sequence[int]
@@ -206,67 +201,51 @@ class FairGRPOState:
             return [0 if labels.what == "domain" else -1] * len(kept)
         name, _, part = key.partition(".")
         if name not in columns:
-            raise ValueError(
-                f"algorithm.fair.{labels.what}_key: the batch has no column {name!r}"
-                + (f", only {', '.join(map(repr, columns))}" if columns else "")
-                + ". verl keeps extra_info and data_source of the data set up to here; the legacy trainer drops other columns"
-            )
+            cure = "verl keeps extra_info and data_source of the data set up to here; the legacy trainer drops other columns"
+            wanted = f"a column {name!r} in the batch"
+            raise ValueError(expected(f"algorithm.fair.{labels.what}_key", wanted, f"only {listed(columns)}", cure))
         values = [columns[name][i] for i in kept]
         if part:
             values = [{} if value is None else value for value in values]
             for value in values:
                 if not isinstance(value, Mapping):
-                    raise TypeError(f"{name}: dicts are needed to look up {part!r}, {value!r} was given")
-            if (
-                values
-                and not any(part in value for value in values)
-                and not (labels.what == "group" and self._discovers)
-            ):
-                raise ValueError(
-                    f"algorithm.fair.{labels.what}_key: no row of the batch has {part!r} in {name}, which holds "
-                    f"{', '.join(sorted({repr(k) for value in values for k in value})) or 'nothing'}; write it there when "
-                    f"the data set is made, or name another key"
-                )
+                    raise TypeError(expected(name, f"dicts to look up {part!r}", repr(value)))
+            lost = bool(values) and not any(part in value for value in values)
+            if lost and not (labels.what == "group" and self._discovers):
+                held = sorted({k for value in values for k in value}, key=repr)
+                cure = "write it there when the data set is made, or name another key"
+                wanted = f"{part!r} in {name} of some row of the batch"
+                raise ValueError(expected(f"algorithm.fair.{labels.what}_key", wanted, listed(held), cure))
             values = [value.get(part) for value in values]
         return [labels.id(value, key) for value in values]
 
-    def _measure(self, scores: Tensor, groups: list[int], domains: list[int], prompts: list[int]) -> None:
+    def _name(self, domain: int, group: str) -> str:
+        return f"{self._domains.name(domain)}/{group}" if self._domains.given else group
+
+    def _measure(self, scores: list[float], cells: list[Cell], prompts: list[int]) -> None:
         """Each group's mean reward and weight in the batch, and the prompts seen so far."""
-        last = self.fair.last
-        assert last is not None
-        weights = last.weights.tolist()
-        cells: dict[tuple[int, int], tuple[list[float], dict[int, float]]] = {}
-        for score, group, domain, prompt in zip(scores.tolist(), groups, domains, prompts, strict=True):
-            rewards, of_prompt = cells.setdefault((domain, group), ([], {}))
-            of_prompt[prompt] = weights[prompt]
-            if score == score:
-                rewards.append(score)
+        assert self.fair.last is not None
+        of_prompts = dict(zip(prompts, cells, strict=True))
+        weights = self.fair.last.weights[list(of_prompts)].tolist()
         seen = self.fair.history.totals()[0].tolist()
         self.metrics = {}
-        for (domain, group), (rewards, of_prompt) in sorted(cells.items()):
-            name = self._groups.name(group)
-            if self._domains.given:
-                name = f"{self._domains.name(domain)}/{name}"
-            if rewards:
-                self.metrics[f"fair/reward/{name}"] = sum(rewards) / len(rewards)
-            self.metrics[f"fair/weight/{name}"] = sum(of_prompt.values()) / len(of_prompt)
-            if domain >= 0:
-                self.metrics[f"fair/prompts/{name}"] = seen[domain][group]  # -1, unknown, is the last
+        for what, values in (
+            ("reward", means_by_cell(cells, scores)),
+            ("weight", means_by_cell(of_prompts.values(), weights)),
+            # -1, unknown, is the last of the counts.
+            ("prompts", {(d, g): seen[d][g] for d, g in of_prompts.values() if d >= 0}),
+        ):
+            for (domain, group), value in values.items():
+                self.metrics[f"fair/{what}/{self._name(domain, self._groups.name(group))}"] = value
         if self._discovers:
             for row in self.fair.table():
                 if row.group.startswith("cluster"):
-                    place = f"{self._domains.name(row.domain)}/" if self._domains.given else ""
-                    self.metrics[f"fair/weight/{place}{row.group.replace(' ', '_')}"] = row.weight
+                    self.metrics[f"fair/weight/{self._name(row.domain, row.group.replace(' ', '_'))}"] = row.weight
 
     def save(self, folder: str | Path) -> Path:
         """Write the history and the labels to ``folder``; returns the file."""
-        from safetensors.torch import save_file
-
         path = Path(folder) / STATE_FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".draft")
-        save_file({k: v.cpu().contiguous() for k, v in self.fair.state_dict().items()}, draft, self._described())
-        os.replace(draft, path)
+        save_state(self.fair, path, self._described())
         return path
 
     def load(self, folder: str | Path) -> None:
@@ -286,10 +265,8 @@ class FairGRPOState:
             written = file.metadata() or {}
         for name, own in self._described().items():
             if written.get(name) != own:
-                raise ValueError(
-                    f"{path}: it was written with {name} {written.get(name)}, this run's are {own}; resume with the former, "
-                    f"in their order, or delete the file to start anew"
-                )
+                cure = "resume with what it was written with, in that order, or delete the file to start anew"
+                raise ValueError(expected(str(path), f"this run's {name} {own}", written.get(name), cure))
         self.fair.load_state_dict(load_file(path))
 
     def _described(self) -> dict[str, str]:
@@ -298,7 +275,7 @@ class FairGRPOState:
         return {**labels, "history": self.fair.history.mode, "discovery": discovery}
 
 
-def _scored(size: int, rows: Rows) -> tuple[list[int], list[int]]:
+def _scored_rows(size: int, rows: Rows) -> tuple[list[int], list[int]]:
     """The rows that are scored, and for each row the one whose advantage it gets; ``size`` where there is none."""
     real = [i for i in range(size) if rows.padding is None or not rows.padding[i]]
     source = [size] * size

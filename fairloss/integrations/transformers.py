@@ -12,9 +12,7 @@ weights included) of the whole update. A mean of unequal micro-batches' means wo
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +20,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fairloss.core.checks import expected
+from fairloss.core.tensor_checks import tensor
+from fairloss.integrations import _trainers
 from fairloss.integrations._group_metrics import argmax_for_metrics, group_metrics
-from fairloss.integrations._trainers import arguments_of, check_columns, check_methods
+from fairloss.integrations._trainers import listed
 from fairloss.language import shift_labels as shifted
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class FairTrainerMixin:
         group_column: column with each sample's group id, an integer; -1 = unknown.
         label_column: column with the labels.
         shift_labels: for logits of tokens, (N, T, V): True for a causal language model whose labels are its input ids, False
-            where position t is labelled by position t.
+            where position t is labeled by position t.
         **kwargs: the trainer's.
 
     Raises:
@@ -85,18 +86,18 @@ class FairTrainerMixin:
         **kwargs: Any,
     ) -> None:
         base: Any = super()
-        check_methods("FairTrainerMixin", base, _METHODS, trainer="Trainer", versions=_versions())
-        bound = arguments_of(base, args, kwargs)
+        versions = _trainers.versions("transformers", "FairTrainerMixin", "5.23")
+        _trainers.check_methods("FairTrainerMixin", base, _METHODS, "Trainer", versions)
+        bound = _trainers.arguments_of(base, args, kwargs)
         self._fair_columns = label_column, group_column
         _check_criterion(fair_loss)
         self._check_arguments(bound)
         base.__init__(*args, **kwargs)
         this: Any = self
         if this.args.world_size > 1 and fair_loss.state_dict() and getattr(fair_loss, "process_group", None) is None:
-            raise ValueError(
-                f"fair_loss: its memory would differ between the {this.args.world_size} processes; make the criterion with "
-                f"process_group=torch.distributed.group.WORLD"
-            )
+            wanted = f"a criterion whose memory is the same on all {this.args.world_size} processes"
+            cure = "make it with process_group=torch.distributed.group.WORLD"
+            raise ValueError(expected("fair_loss", wanted, "no process_group", cure))
         this.label_names = [label_column, group_column]
         this.model_accepts_loss_kwargs = False  # what versions without loss_is_scaled_for_ga go by
         self.fair_loss = fair_loss.to(this.accelerator.device)
@@ -109,24 +110,22 @@ class FairTrainerMixin:
         args = bound.get("args")
         named = getattr(args, "label_names", None)
         if named is not None and list(named) != [label, group]:
+            cure = f"leave it out, or set TrainingArguments(label_names=[{label!r}, {group!r}])"
+            raise ValueError(expected("args", f"label_names of {label!r} and {group!r}", named, cure))
+        smoothing = getattr(args, "label_smoothing_factor", 0)
+        if smoothing:
             raise ValueError(
-                f"args: label_names={named!r} keeps other columns than {label!r} and {group!r}; leave label_names out, or set "
-                f"TrainingArguments(label_names=[{label!r}, {group!r}])"
+                expected("args", "label_smoothing_factor=0", smoothing, "fair_loss has a label_smoothing of its own")
             )
-        if getattr(args, "label_smoothing_factor", 0):
-            raise ValueError("args: label_smoothing_factor is not for fair_loss; give it label_smoothing instead")
         if bound.get("compute_loss_func") is not None:
-            raise ValueError("compute_loss_func: fair_loss takes its place; give one of the two")
+            raise ValueError(expected("compute_loss_func", "None", "a function", "fair_loss takes its place"))
         if args is not None and not args.remove_unused_columns:
             return  # the collator may make the column; each batch is checked
+        cure = "name it with group_column; where the data collator makes it, set TrainingArguments(remove_unused_columns=False)"
         for name in ("train_dataset", "eval_dataset"):
             data = bound.get(name)
             if getattr(data, "format", {}).get("type") != "custom":  # a transform may make it, too
-                advice = (
-                    "Name it with group_column; where the data collator makes it, set "
-                    "TrainingArguments(remove_unused_columns=False)"
-                )
-                check_columns(name, data, [group], user="fair_loss", advice=advice)
+                _trainers.check_columns(name, data, [group], cure)
 
     def _take(self, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Labels, aligned with the logits, groups, and what is left for the model."""
@@ -134,18 +133,17 @@ class FairTrainerMixin:
         label, group = self._fair_columns
         for column in (group, label):
             if rest.get(column) is None:
-                raise ValueError(
-                    f"column {column!r}: the batch holds only {', '.join(map(repr, rest))}. It must be in the data set, pass "
-                    f"the data collator, and not be dropped: TrainingArguments(label_names=[{label!r}, {group!r}]), which "
-                    f"FairTrainerMixin sets, or remove_unused_columns=False"
+                cure = (
+                    f"it must be in the data set, pass the data collator, and not be dropped: "
+                    f"TrainingArguments(label_names=[{label!r}, {group!r}]), which FairTrainerMixin sets, or "
+                    f"remove_unused_columns=False"
                 )
+                raise ValueError(expected("inputs", f"a batch with a column {column!r}", listed(rest), cure))
         labels, groups = rest.pop(label), rest.pop(group)
         for column, given in ((label, labels), (group, groups)):
-            if not isinstance(given, Tensor):
-                raise TypeError(
-                    f"column {column!r}: a tensor is needed, the collator returned {type(given).__name__}; "
-                    "fairloss.encode_groups numbers group labels"
-                )
+            tensor(
+                f"column {column!r}", given, "a tensor from the collator (fairloss.encode_groups numbers group labels)"
+            )
         if self._fair_shift and labels.ndim == 2:
             labels = shifted(labels, ignore_index=getattr(self.fair_loss, "ignore_index", -100))
         return labels, groups, rest
@@ -180,9 +178,8 @@ class FairTrainerMixin:
         """(2,) factors of task and group term: the micro-batch's parts of its update, in units of the accumulation steps."""
         this: Any = self
         norms = self._norms(labels, groups).float()
-        everywhere = (
-            getattr(self.fair_loss, "process_group", None) is not None
-        )  # a global loss, the same on every process
+        # A global loss is the same on every process.
+        everywhere = getattr(self.fair_loss, "process_group", None) is not None
         if everywhere and this.args.world_size > 1:
             norms = this.accelerator.reduce(norms, "sum")
         assert self._fair_totals is not None
@@ -205,10 +202,11 @@ class FairTrainerMixin:
             outputs = {"logits": outputs[0]}
         logits = outputs["logits"]
         if logits.ndim == 3 and labels.ndim == 2 and self._fair_shift is None:
-            raise ValueError(
-                "shift_labels: for logits of tokens say FairTrainer(..., shift_labels=True) where the labels are the input ids "
-                "of a causal language model, or shift_labels=False where position t is labelled by position t"
+            cure = (
+                "say FairTrainer(..., shift_labels=True) where the labels are the input ids of a causal language model, or "
+                "shift_labels=False where position t is labeled by position t"
             )
+            raise ValueError(expected("shift_labels", "True or False for logits of tokens", None, cure))
         self.fair_loss.train(model.training)
         shares = None
         if model.training and self._fair_totals is not None:
@@ -239,52 +237,28 @@ class FairTrainerMixin:
         base: Any = super()
         this: Any = self
         base._save_optimizer_and_scheduler(output_dir)
-        state = self.fair_loss.state_dict()
-        if state and this.args.should_save:
-            from safetensors.torch import save_file
-
-            save_file({name: t.contiguous() for name, t in state.items()}, Path(output_dir) / STATE_FILE)
+        if self.fair_loss.state_dict() and this.args.should_save:
+            _trainers.save_state(self.fair_loss, Path(output_dir) / STATE_FILE)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         base: Any = super()
         base._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or not self.fair_loss.state_dict():
-            return
-        path = Path(checkpoint) / STATE_FILE
-        if path.exists():
-            from safetensors.torch import load_file
-
-            self.fair_loss.load_state_dict(load_file(path))
-        else:
-            warnings.warn(f"{path} is not there: the memory of fair_loss starts empty", stacklevel=2)
+        if checkpoint is not None and self.fair_loss.state_dict():
+            path = Path(checkpoint) / STATE_FILE
+            _trainers.load_state(self.fair_loss, path, "the memory of fair_loss starts empty")
 
 
 def _check_criterion(fair_loss: Any) -> None:
     if not isinstance(fair_loss, nn.Module):
-        raise TypeError(f"fair_loss: a module is needed, {type(fair_loss).__name__} was given")
+        raise TypeError(expected("fair_loss", "a module", type(fair_loss).__name__))
     if next(fair_loss.parameters(), None) is not None:
-        raise ValueError(
-            "fair_loss: it has parameters, which the trainer's optimizer would not see; make them the model's"
-        )
+        cure = "the trainer's optimizer would not see them; make them the model's"
+        raise ValueError(expected("fair_loss", "a module without parameters", type(fair_loss).__name__, cure))
     if getattr(fair_loss, "reduction", "mean") == "none":
-        raise ValueError("fair_loss: reduction='none' gives no scalar to train on; use 'mean'")
-
-
-def _versions() -> str:
-    import transformers
-
-    return f"transformers {transformers.__version__} is installed, FairTrainerMixin was made for 5.23"
+        raise ValueError(
+            expected("fair_loss", "reduction='mean' or 'sum'", "'none', which gives no scalar to train on")
+        )
 
 
 def __getattr__(name: str) -> Any:
-    if name != "FairTrainer":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        base: Any = importlib.import_module("transformers").Trainer
-    except ImportError as error:
-        raise ImportError("FairTrainer needs transformers: pip install 'fairloss[transformers]'") from error
-    trainer = type(
-        "FairTrainer", (FairTrainerMixin, base), {"__module__": __name__, "__doc__": FairTrainerMixin.__doc__}
-    )
-    globals()[name] = trainer
-    return trainer
+    return _trainers.trainer_class(globals(), name, "FairTrainer", FairTrainerMixin, "transformers", "Trainer")

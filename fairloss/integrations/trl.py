@@ -1,7 +1,7 @@
 """FairGRPO inside TRL: a mixin for ``GRPOTrainer`` that multiplies TRL's advantages by each prompt's fair weight.
 
 TRL offers no hook for advantages, and a reward function cannot do it: a factor on a prompt's rewards cancels when they are
-standardised, and a reward function sees its own process alone. The mixin therefore wraps two methods of the trainer and
+standardized, and a reward function sees its own process alone. The mixin therefore wraps two methods of the trainer and
 copies none of their code: ``_calculate_rewards``, for rewards, groups and domains of all processes, and
 ``_generate_and_score_completions``, whose ``"advantages"`` it reweighs. Whatever TRL computes before (``scale_rewards``,
 several reward functions and their weights, either aggregation) and after (every ``loss_type``, Liger's fused loss in the
@@ -10,8 +10,6 @@ versions that have it) stays TRL's. Tried with TRL 1.16; another version whose m
 
 from __future__ import annotations
 
-import importlib
-import warnings
 from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
@@ -20,7 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from fairloss.integrations._trainers import arguments_of, check_columns, check_methods
+from fairloss.core.checks import expected
+from fairloss.integrations import _trainers
+from fairloss.integrations._trainers import Cell, id_name, listed
 
 if TYPE_CHECKING:
     from fairloss.policy import FairGRPOAdvantage, GroupDROAdvantage
@@ -44,8 +44,8 @@ class _Scored(NamedTuple):
     """Rewards and ids of one generation batch, of all processes, one row a completion."""
 
     rewards: Tensor
-    groups: Tensor
-    domains: Tensor | None
+    ids: list[Tensor]
+    """Groups, and domains where there is a column of them."""
 
 
 class FairGRPOMixin:
@@ -89,27 +89,23 @@ class FairGRPOMixin:
         **kwargs: Any,
     ) -> None:
         base: Any = super()
-        check_methods("FairGRPOMixin", base, _METHODS, trainer="GRPOTrainer", versions=_versions())
+        _trainers.check_methods("FairGRPOMixin", base, _METHODS, "GRPOTrainer", _versions())
         if fair.process_group is not None:
-            raise ValueError("fair: give it no process_group; the trainer gathers rewards and groups itself")
+            cure = "the trainer gathers rewards and groups itself"
+            raise ValueError(expected("fair", "a module without process_group", fair.process_group, cure))
         self._fair_columns = tuple(c for c in (group_column, domain_column) if c is not None)
-        bound = arguments_of(base, args, kwargs)
-        advice = "Name the columns with group_column and domain_column"
+        bound = _trainers.arguments_of(base, args, kwargs)
+        cure = "name the columns with group_column and domain_column"
         for name in ("train_dataset", "eval_dataset"):
-            check_columns(name, bound.get(name), self._fair_columns, user="FairGRPO", advice=advice)
-        self._check_kept(bound.get("args"))
+            _trainers.check_columns(name, bound.get(name), self._fair_columns, cure)
+        if getattr(bound.get("args"), "remove_unused_columns", False):
+            dropped = f"True, which drops {listed(self._fair_columns)} before the trainer sees them"
+            raise ValueError(expected("args", "remove_unused_columns=False, the default of GRPOConfig", dropped))
         base.__init__(*args, **kwargs)
         this: Any = self
         self.fair = fair.to(this.accelerator.device)
         self._fair_names = group_names, domain_names
         self._fair_scored: _Scored | None = None
-
-    def _check_kept(self, config: Any) -> None:
-        if getattr(config, "remove_unused_columns", False):
-            raise ValueError(
-                f"args: remove_unused_columns=True drops the columns {', '.join(map(repr, self._fair_columns))} before the "
-                f"trainer sees them; set remove_unused_columns=False, the default of GRPOConfig"
-            )
 
     def _calculate_rewards(
         self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, completion_ids_list: Any
@@ -128,7 +124,7 @@ class FairGRPOMixin:
         weights = trainer.reward_weights.to(rewards.device)
         total = (rewards * weights).nansum(1)
         total[torch.isnan(rewards).all(1)] = torch.nan
-        self._fair_scored = _Scored(total, gathered[0], gathered[1] if len(gathered) > 1 else None)
+        self._fair_scored = _Scored(total, gathered)
         return rewards
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -141,47 +137,36 @@ class FairGRPOMixin:
             raise RuntimeError(f"FairGRPOMixin: this trainer scores completions in another way; {_versions()}")
         training = bool(trainer.model.training)
         size = trainer.num_generations if training else trainer.num_generations_eval
-        rewards, groups = scored.rewards.view(-1, size), scored.groups.view(-1, size)
-        domains = None if scored.domains is None else scored.domains.view(-1, size)
-        for ids in (groups, domains):
-            if ids is not None and not bool((ids == ids[:, :1]).all()):
-                raise RuntimeError(f"FairGRPOMixin: the completions of a prompt do not stand together; {_versions()}")
-        prompt_groups = groups[:, 0]
-        prompt_domains = None if domains is None else domains[:, 0]
+        rewards, ids = scored.rewards.view(-1, size), [i.view(-1, size) for i in scored.ids]
+        if not all(bool((i == i[:, :1]).all()) for i in ids):
+            raise RuntimeError(f"FairGRPOMixin: the completions of a prompt do not stand together; {_versions()}")
+        prompts = [i[:, 0] for i in ids]
         self.fair.train(training)
-        weights = self.fair.prompt_weights(rewards, prompt_groups, prompt_domains)
+        weights = self.fair.prompt_weights(rewards, *prompts)
         everyone = trainer.accelerator.gather(own)
         advantages = everyone * weights.to(everyone.dtype).repeat_interleave(size)
-        if _normalizes(self.fair):
+        if getattr(self.fair, "options", self.fair).batch_normalize:
             # Unscorable completions have advantage 0 and are no part of the batch.
             kept = advantages[~torch.isnan(scored.rewards)].double()
             std = kept.std() if len(kept) > 1 else kept.new_zeros(())
             advantages = advantages / (std + 1e-6).to(advantages.dtype)
         start = trainer.accelerator.process_index * len(own)
         output["advantages"] = advantages[start : start + len(own)].clone()
-        self._log_fair(rewards, weights, prompt_groups, prompt_domains, advantages, "train" if training else "eval")
+        places = [0] * len(rewards) if len(prompts) == 1 else prompts[1].tolist()
+        cells = list(zip(places, prompts[0].tolist(), strict=True))
+        self._log_fair("train" if training else "eval", cells, rewards.nanmean(1), weights, advantages)
         return output
 
-    def _log_fair(
-        self, rewards: Tensor, weights: Tensor, groups: Tensor, domains: Tensor | None, advantages: Tensor, mode: str
-    ) -> None:
+    def _log_fair(self, mode: str, cells: list[Cell], rewards: Tensor, weights: Tensor, advantages: Tensor) -> None:
         """Each group's mean reward and weight, and the advantages as they are used."""
         trainer: Any = self
-        places = torch.zeros_like(groups) if domains is None else domains
-        cells: dict[tuple[int, int], list[tuple[float, float]]] = {}
-        means = rewards.nanmean(1).tolist()
-        for domain, group, mean, weight in zip(places.tolist(), groups.tolist(), means, weights.tolist(), strict=True):
-            cells.setdefault((domain, group), []).append((mean, weight))
         group_names, domain_names = self._fair_names
-        for (domain, group), values in sorted(cells.items()):
-            name = _name(group, "group", group_names)
-            if domains is not None:
-                name = f"{_name(domain, 'domain', domain_names)}/{name}"
-            scored = [mean for mean, _ in values if mean == mean]
-            metrics = trainer._metrics[mode]
-            if scored:
-                metrics[f"fair/reward/{name}"].append(sum(scored) / len(scored))
-            metrics[f"fair/weight/{name}"].append(sum(weight for _, weight in values) / len(values))
+        for what, values in (("reward", rewards), ("weight", weights)):
+            for (domain, group), mean in _trainers.means_by_cell(cells, values.tolist()).items():
+                name = id_name("group", group, group_names)
+                if len(self._fair_columns) > 1:
+                    name = f"{id_name('domain', domain, domain_names)}/{name}"
+                trainer._metrics[mode][f"fair/{what}/{name}"].append(mean)
         logged = trainer._logs["advantages"]
         for _ in range(min(len(logged), len(advantages))):
             logged.pop()
@@ -192,39 +177,18 @@ class FairGRPOMixin:
         trainer: Any = self
         base._save_checkpoint(model, trial)
         if trainer.args.should_save:
-            from safetensors.torch import save_file
-
             folder = Path(trainer._get_output_dir(trial=trial)) / f"checkpoint-{trainer.state.global_step}"
-            save_file(self.fair.state_dict(), folder / STATE_FILE)
+            _trainers.save_state(self.fair, folder / STATE_FILE)
 
     def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
         base: Any = super()
         base._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        path = Path(checkpoint) / STATE_FILE
-        if path.exists():
-            from safetensors.torch import load_file
-
-            self.fair.load_state_dict(load_file(path))
-        else:
-            warnings.warn(f"{path} is not there: FairGRPO's history starts anew", stacklevel=2)
-
-
-def _normalizes(fair: Any) -> bool:
-    return bool(fair.options.batch_normalize if hasattr(fair, "options") else fair.batch_normalize)
-
-
-def _name(id_: int, what: str, names: Sequence[str] | None) -> str:
-    if id_ < 0:
-        return f"{what}_unknown"
-    return f"{what}_{id_}" if names is None else str(names[id_])
+        if checkpoint is not None:
+            _trainers.load_state(self.fair, Path(checkpoint) / STATE_FILE, "FairGRPO's history starts anew")
 
 
 def _versions() -> str:
-    import trl
-
-    return f"TRL {trl.__version__} is installed, FairGRPOMixin was made for 1.16"
+    return _trainers.versions("trl", "FairGRPOMixin", "1.16")
 
 
 def _ids(inputs: list[dict[str, Any]], column: str) -> list[int]:
@@ -232,28 +196,16 @@ def _ids(inputs: list[dict[str, Any]], column: str) -> list[int]:
     ids = []
     for row in inputs:
         if column not in row:
-            raise ValueError(
-                f"inputs: the rows have no column {column!r}, only {', '.join(map(repr, row))}; does the data set have it, "
-                f"and is remove_unused_columns False?"
-            )
+            cure = "does the data set have it, and is remove_unused_columns False?"
+            raise ValueError(expected("inputs", f"rows with a column {column!r}", listed(row), cure))
         value = row[column]
         value = value.item() if hasattr(value, "item") else value
         if value is not None and not isinstance(value, Integral):
-            raise TypeError(
-                f"column {column!r}: an integer id is needed, -1 or None for unknown, {value!r} was given; "
-                f"fairloss.encode_groups makes ids of names"
-            )
+            cure = "fairloss.encode_groups makes ids of names"
+            raise TypeError(expected(f"column {column!r}", "integer ids, -1 or None for unknown", repr(value), cure))
         ids.append(-1 if value is None else int(value))
     return ids
 
 
 def __getattr__(name: str) -> Any:
-    if name != "FairGRPOTrainer":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        base: Any = importlib.import_module("trl").GRPOTrainer
-    except ImportError as error:
-        raise ImportError("FairGRPOTrainer needs TRL: pip install 'fairloss[trl]'") from error
-    trainer = type("FairGRPOTrainer", (FairGRPOMixin, base), {"__module__": __name__, "__doc__": FairGRPOMixin.__doc__})
-    globals()[name] = trainer
-    return trainer
+    return _trainers.trainer_class(globals(), name, "FairGRPOTrainer", FairGRPOMixin, "trl", "GRPOTrainer")

@@ -20,18 +20,20 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from torch import Tensor
 
+from fairloss.core.checks import expected
+from fairloss.integrations import _trainers
 from fairloss.integrations._after_import import after_import
 from fairloss.integrations._verl_state import ROWS, STATE_FILE, FairGRPOState
 
 try:
-    import verl as _verl
+    import verl  # noqa: F401
 except ImportError as error:
     raise ImportError("fairloss.integrations.verl needs verl: pip install 'fairloss[verl]'") from error
 
@@ -49,7 +51,7 @@ def fair_grpo(
     """The estimator in verl's registry: advantages and returns, (B, L), of the rows that are being worked on.
 
     Args:
-        token_level_rewards: (B, L), summed to one reward a row.
+        token_level_rewards: (B, L), summed to one reward per row.
         response_mask: (B, L).
         index: (B,) ``uid`` of each row's prompt, in any order.
         config: ``config.algorithm``; its options were read when the trainer was made.
@@ -69,7 +71,8 @@ def fair_grpo(
             f"`with state.rows(batch.non_tensor_batch):`"
         )
     if index is None:
-        raise ValueError("fair_grpo: the batch has no uid; give rollouts of one prompt one uid, as verl's trainers do")
+        cure = "give rollouts of one prompt one uid, as verl's trainers do"
+        raise ValueError(expected("fair_grpo", "a batch with a column uid", None, cure))
     advantages = rows.state.advantages(token_level_rewards, response_mask, list(index))
     return advantages, advantages.clone()
 
@@ -90,96 +93,80 @@ def _is_fair(estimator: Any) -> bool:
 
 
 def _versions() -> str:
-    return f"verl {getattr(_verl, '__version__', 'of unknown version')} is installed, this was made for 0.9"
+    return _trainers.versions("verl", "this", "0.9")
 
 
-def _wrap(
-    owner: Any, name: str, first: tuple[str, ...], make: Callable[[Callable[..., Any]], Callable[..., Any]]
-) -> None:
-    """Replace ``owner.name`` by ``make(original)``, if its first parameters are these."""
+def _wrap(owner: Any, name: str, first: tuple[str, ...], around: Callable[..., Any]) -> None:
+    """Replace ``owner.name`` by ``around(original, ...)``, if its first parameters are these."""
     original = getattr(owner, name, None)
     if getattr(original, _MARK, False):
         return
-    where = f"{getattr(owner, '__qualname__', owner.__name__)}.{name}"
-    if original is None:
-        _UNFIT.append(f"{where} is missing")
+    why = _trainers.misfit(owner, name, first)
+    if original is None or why is not None:
+        _UNFIT.append(f"{getattr(owner, '__qualname__', owner.__name__)}.{why}")
         return
-    found = tuple(inspect.signature(original).parameters)
-    if found[: len(first)] != first:
-        _UNFIT.append(f"{where} takes {found}, {first} is needed")
-        return
-    wrapped = wraps(original)(make(original))
+    wrapped = wraps(original)(lambda *args, **kwargs: around(original, *args, **kwargs))
     setattr(wrapped, _MARK, True)
     setattr(owner, name, wrapped)
 
 
 def _wrap_trainer(cls: type) -> None:
     """What both trainers share: early errors, saving, resuming."""
+    _wrap(cls, "__init__", ("self", "config"), _init)
+    _wrap(cls, "_save_checkpoint", ("self",), _save_checkpoint)
+    _wrap(cls, "_load_checkpoint", ("self",), _load_checkpoint)
 
-    def make_init(original: Callable[..., Any]) -> Callable[..., Any]:
-        def __init__(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
-            if _is_fair(config.algorithm.get("adv_estimator", None)):
-                self._fair_grpo = FairGRPOState.from_config(config.algorithm)
-            original(self, config, *args, **kwargs)
 
-        return __init__
+def _init(original: Callable[..., Any], trainer: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+    if _is_fair(config.algorithm.get("adv_estimator", None)):
+        trainer._fair_grpo = FairGRPOState.from_config(config.algorithm)
+    original(trainer, config, *args, **kwargs)
 
-    def make_save(original: Callable[..., Any]) -> Callable[..., Any]:
-        def _save_checkpoint(self: Any, *args: Any, **kwargs: Any) -> Any:
-            # First, since the original ends with the mark of a complete checkpoint and its callback.
-            state = _state(self)
-            if state is not None:
-                state.save(Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}")
-            return original(self, *args, **kwargs)
 
-        return _save_checkpoint
+def _save_checkpoint(original: Callable[..., Any], trainer: Any, *args: Any, **kwargs: Any) -> Any:
+    # First, since the original ends with the mark of a complete checkpoint and its callback.
+    state = _state(trainer)
+    if state is not None:
+        state.save(Path(trainer.config.trainer.default_local_dir) / f"global_step_{trainer.global_steps}")
+    return original(trainer, *args, **kwargs)
 
-    def make_load(original: Callable[..., Any]) -> Callable[..., Any]:
-        def _load_checkpoint(self: Any, *args: Any, **kwargs: Any) -> Any:
-            result = original(self, *args, **kwargs)
-            state = _state(self)
-            step = getattr(self, "global_steps", 0)  # 0: nothing was resumed
-            if state is not None and step > 0:
-                options = self.config.trainer
-                folder = Path(options.default_local_dir) / f"global_step_{step}"
-                folder = Path(options.resume_from_path) if options.resume_mode == "resume_path" else folder
-                try:
-                    state.load(folder)
-                except FileNotFoundError as error:
-                    warnings.warn(f"{error}: FairGRPO's history starts anew", stacklevel=2)
-            return result
 
-        return _load_checkpoint
-
-    _wrap(cls, "__init__", ("self", "config"), make_init)
-    _wrap(cls, "_save_checkpoint", ("self",), make_save)
-    _wrap(cls, "_load_checkpoint", ("self",), make_load)
+def _load_checkpoint(original: Callable[..., Any], trainer: Any, *args: Any, **kwargs: Any) -> Any:
+    result = original(trainer, *args, **kwargs)
+    state = _state(trainer)
+    step = getattr(trainer, "global_steps", 0)  # 0: nothing was resumed
+    if state is not None and step > 0:
+        options = trainer.config.trainer
+        folder = Path(options.default_local_dir) / f"global_step_{step}"
+        try:
+            state.load(Path(options.resume_from_path) if options.resume_mode == "resume_path" else folder)
+        except FileNotFoundError as error:
+            warnings.warn(f"{error}: FairGRPO's history starts anew", stacklevel=3)
+    return result
 
 
 def _wrap_v1(module: ModuleType) -> None:
     """``verl.trainer.ppo.v1.trainer_base``."""
-
-    def make(original: Callable[..., Any]) -> Callable[..., Any]:
-        def _compute_advantage(self: Any, batch: Any, metrics: dict[str, Any]) -> Any:
-            state = _state(self)
-            if state is None:
-                return original(self, batch, metrics)
-            columns: Mapping[str, Any] = {}
-            if state.fields:
-                data = module.tq.kv_batch_get(
-                    keys=batch.keys, partition_id=batch.partition_id, select_fields=state.fields
-                )
-                columns = {name: _column(data[name], len(batch.keys)) for name in state.fields if name in data.keys()}  # noqa: SIM118
-            padding = [bool(tag.get("is_padding", False)) for tag in batch.tags]
-            with state.rows(columns, sessions=[_session(key) for key in batch.keys], padding=padding):
-                result = original(self, batch, metrics)
-            metrics.update(state.metrics)
-            return result
-
-        return _compute_advantage
-
-    _wrap(module.PPOTrainer, "_compute_advantage", ("self", "batch", "metrics"), make)
+    around = partial(_advantage_of_v1, module)
+    _wrap(module.PPOTrainer, "_compute_advantage", ("self", "batch", "metrics"), around)
     _wrap_trainer(module.PPOTrainer)
+
+
+def _advantage_of_v1(
+    module: ModuleType, original: Callable[..., Any], trainer: Any, batch: Any, metrics: dict[str, Any]
+) -> Any:
+    state = _state(trainer)
+    if state is None:
+        return original(trainer, batch, metrics)
+    columns: Mapping[str, Any] = {}
+    if state.fields:
+        data = module.tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=state.fields)
+        columns = {name: _column(data[name], len(batch.keys)) for name in state.fields if name in data.keys()}  # noqa: SIM118
+    padding = [bool(tag.get("is_padding", False)) for tag in batch.tags]
+    with state.rows(columns, sessions=[_session(key) for key in batch.keys], padding=padding):
+        result = original(trainer, batch, metrics)
+    metrics.update(state.metrics)
+    return result
 
 
 def _column(values: Any, size: int) -> list[Any]:
@@ -199,50 +186,40 @@ def _session(key: str) -> tuple[str, int]:
 
 def _wrap_legacy(module: ModuleType) -> None:
     """``verl.trainer.ppo.ray_trainer``."""
-
-    def make_advantage(original: Callable[..., Any]) -> Callable[..., Any]:
-        signature = inspect.signature(original)
-
-        def compute_advantage(*args: Any, **kwargs: Any) -> Any:
-            given = signature.bind(*args, **kwargs).arguments
-            trainer = _TRAINER.get()
-            if not _is_fair(given["adv_estimator"]) or trainer is None or ROWS.get() is not None:
-                return original(*args, **kwargs)
-            state = _state(trainer)
-            assert state is not None
-            with state.rows(given["data"].non_tensor_batch):
-                return original(*args, **kwargs)
-
-        return compute_advantage
-
-    def make_fit(original: Callable[..., Any]) -> Callable[..., Any]:
-        def fit(self: Any, *args: Any, **kwargs: Any) -> Any:
-            token = _TRAINER.set(self if _state(self) is not None else None)
-            try:
-                return original(self, *args, **kwargs)
-            finally:
-                _TRAINER.reset(token)
-
-        return fit
-
-    def make_metrics(original: Callable[..., Any]) -> Callable[..., Any]:
-        def compute_data_metrics(*args: Any, **kwargs: Any) -> Any:
-            trainer = _TRAINER.get()
-            state = None if trainer is None else _state(trainer)
-            return original(*args, **kwargs) | ({} if state is None else state.metrics)
-
-        return compute_data_metrics
-
     before = module.compute_advantage
-    _wrap(module, "compute_advantage", ("data", "adv_estimator"), make_advantage)
+    _wrap(module, "compute_advantage", ("data", "adv_estimator"), _advantage_of_legacy)
     # Copies that modules took by `from ... import` before this one was loaded.
     for other in list(sys.modules.values()):
         names: dict[str, Any] = getattr(other, "__dict__", {})
         if names.get("compute_advantage") is before:
             names["compute_advantage"] = module.compute_advantage
-    _wrap(module, "compute_data_metrics", ("batch",), make_metrics)
-    _wrap(module.RayPPOTrainer, "fit", ("self",), make_fit)
+    _wrap(module, "compute_data_metrics", ("batch",), _data_metrics)
+    _wrap(module.RayPPOTrainer, "fit", ("self",), _fit)
     _wrap_trainer(module.RayPPOTrainer)
+
+
+def _advantage_of_legacy(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    given = inspect.signature(original).bind(*args, **kwargs).arguments
+    trainer = _TRAINER.get()
+    state = None if trainer is None or not _is_fair(given["adv_estimator"]) else _state(trainer)
+    if state is None or ROWS.get() is not None:
+        return original(*args, **kwargs)
+    with state.rows(given["data"].non_tensor_batch):
+        return original(*args, **kwargs)
+
+
+def _fit(original: Callable[..., Any], trainer: Any, *args: Any, **kwargs: Any) -> Any:
+    token = _TRAINER.set(trainer if _state(trainer) is not None else None)
+    try:
+        return original(trainer, *args, **kwargs)
+    finally:
+        _TRAINER.reset(token)
+
+
+def _data_metrics(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    trainer = _TRAINER.get()
+    state = None if trainer is None else _state(trainer)
+    return original(*args, **kwargs) | ({} if state is None else state.metrics)
 
 
 def _register(module: ModuleType) -> None:

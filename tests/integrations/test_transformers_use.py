@@ -25,19 +25,15 @@ def test_missing_and_dropped_columns_name_column_and_setting(tmp_path):
     from transformers import default_data_collator
 
     lacking = dataset().remove_columns("groups")
-    with pytest.raises(
-        ValueError, match=r"train_dataset: no column 'groups'.*group_column.*remove_unused_columns=False"
-    ):
+    with pytest.raises(ValueError, match=r"train_dataset: .*'groups', got .*group_column.*remove_unused_columns=False"):
         trainer(tmp_path, data=lacking)
-    with pytest.raises(ValueError, match=r"eval_dataset\['dev'\]: no column 'groups'"):
+    with pytest.raises(ValueError, match=r"eval_dataset\['dev'\]: .*'groups'"):
         trainer(tmp_path, wanted={"eval_dataset": {"dev": lacking}})
-    with pytest.raises(ValueError, match=r"no column 'sex'"):
+    with pytest.raises(ValueError, match="train_dataset: .*'sex'"):
         trainer(tmp_path, wanted={"group_column": "sex"})
-    with pytest.raises(ValueError, match=r"args: label_names=\['labels'\].*label_names=\['labels', 'groups'\]"):
+    with pytest.raises(ValueError, match=r"args: .*got \['labels'\].*label_names=\['labels', 'groups'\]"):
         trainer(tmp_path, label_names=["labels"])
-    dropped = (
-        r"column 'groups': the batch holds only .*'labels'.*label_names=\['labels', 'groups'\].*remove_unused_columns"
-    )
+    dropped = r"inputs: .*'groups', got .*'labels'.*label_names=\['labels', 'groups'\].*remove_unused_columns"
     with pytest.raises(ValueError, match=dropped):
         trainer(tmp_path, data=lacking, remove_unused_columns=False).train()
 
@@ -82,17 +78,17 @@ def test_the_collator_may_make_the_column(tmp_path):
 def test_arguments_that_do_not_go_together(tmp_path):
     with pytest.raises(TypeError, match="fair_loss: .*module.*function"):
         trainer(tmp_path, lambda *a: 0)
-    with pytest.raises(ValueError, match="fair_loss: it has parameters"):
+    with pytest.raises(ValueError, match="fair_loss: .*parameters"):
         trainer(tmp_path, nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="fair_loss: reduction='none'"):
+    with pytest.raises(ValueError, match="fair_loss: .*reduction=.*'none'"):
         trainer(tmp_path, FairCrossEntropyLoss(3, reduction="none"))
     with pytest.raises(ValueError, match="label_smoothing_factor"):
         trainer(tmp_path, label_smoothing_factor=0.1)
-    with pytest.raises(ValueError, match="compute_loss_func: fair_loss takes its place"):
+    with pytest.raises(ValueError, match="compute_loss_func: .*fair_loss takes its place"):
         trainer(tmp_path, wanted={"compute_loss_func": lambda *a, **k: 0})
     instance = trainer(tmp_path, kind="tokens")
     instance._fair_shift = None
-    with pytest.raises(ValueError, match="shift_labels: for logits of tokens say"):
+    with pytest.raises(ValueError, match="shift_labels: .*shift_labels=True.*shift_labels=False"):
         instance.train()
     with pytest.raises(ValueError, match=r"group_names: .*\b1\b"):
         group_metrics(SimpleNamespace(predictions=None, label_ids=()), num_groups=2, group_names=["a"])
@@ -101,7 +97,9 @@ def test_arguments_that_do_not_go_together(tmp_path):
 def test_trainers_that_do_not_fit_are_refused(tmp_path, monkeypatch):
     from transformers import Trainer
 
-    with pytest.raises(ImportError, match=r"no get_batch_samples; put the mixin before Trainer.*made for 5\.23"):
+    with pytest.raises(
+        ImportError, match=r"get_batch_samples is missing; put the mixin before Trainer.*made for 5\.23"
+    ):
         type("Wrong", (integration.FairTrainerMixin, object), {})(fair_loss=FairCrossEntropyLoss(2))
 
     class Changed(Trainer):

@@ -275,15 +275,15 @@ def test_two_processes_share_statistics_and_history(tmp_path):
 
 
 def test_missing_and_dropped_columns_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"train_dataset: no column 'sex'.*'prompt', 'group', 'domain'"):
+    with pytest.raises(ValueError, match=r"train_dataset: .*'sex', got 'prompt', 'group', 'domain'.*group_column"):
         trainer(tmp_path, columns={"group_column": "sex"})
-    with pytest.raises(ValueError, match="remove_unused_columns=True drops the columns 'group', 'domain'"):
+    with pytest.raises(ValueError, match="args: .*remove_unused_columns=False.*drops 'group', 'domain'"):
         trainer(tmp_path, remove_unused_columns=True)
     from datasets import IterableDataset
 
     lacking = IterableDataset.from_generator(lambda: iter(dataset().remove_columns("group")))
     stream = trainer(tmp_path, data=lacking, columns={})  # which does not know its columns
-    with pytest.raises(ValueError, match="inputs: the rows have no column 'group'"):
+    with pytest.raises(ValueError, match="inputs: .*'group', got .*remove_unused_columns"):
         stream.train()
     with pytest.raises(TypeError, match="column 'group': .*integer.*encode_groups"):
         trainer(tmp_path, data=dataset(group=["young"] * 12), columns={}).train()
@@ -292,7 +292,9 @@ def test_missing_and_dropped_columns_are_named(tmp_path):
 def test_trainers_that_do_not_fit_are_refused(tmp_path):
     from trl import GRPOTrainer
 
-    with pytest.raises(ImportError, match=r"_calculate_rewards.*TRL .* is installed, FairGRPOMixin was made for"):
+    with pytest.raises(
+        ImportError, match=r"_calculate_rewards is missing.*trl .* is installed, FairGRPOMixin was made for"
+    ):
         type("Wrong", (FairGRPOMixin, object), {})(fair=FairGRPOAdvantage(2))
 
     class Changed(GRPOTrainer):
@@ -316,7 +318,7 @@ def test_trainers_that_do_not_fit_are_refused(tmp_path):
 def test_a_process_group_is_refused(tmp_path):
     fair = FairGRPOAdvantage(2)
     fair.process_group = object()
-    with pytest.raises(ValueError, match="fair: give it no process_group"):
+    with pytest.raises(ValueError, match="fair: .*without process_group"):
         trainer(tmp_path, fair)
 
 

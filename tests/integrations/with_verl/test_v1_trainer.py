@@ -141,11 +141,9 @@ def test_missing_columns_keys_and_labels_are_named():
     rewards, groups, domains = ragged(0)
     rows = flat_rows(rewards, groups, domains)
     v1 = V1()
-    with pytest.raises(ValueError, match=r"no column 'extra_info', only 'data_source'.*verl keeps extra_info"):
+    with pytest.raises(ValueError, match="group_key: .*'extra_info'.*only 'data_source'.*verl keeps extra_info"):
         v1.advantages(rows, extra_info=None)
-    with pytest.raises(
-        ValueError, match="no row of the batch has 'demo_group' in extra_info, which holds 'index', 'sex'"
-    ):
+    with pytest.raises(ValueError, match="group_key: .*'demo_group' in extra_info .*got 'index', 'sex'; .*another key"):
         v1.advantages(rows, extra_info=lambda row: {"index": 0, "sex": "f"})
     with pytest.raises(ValueError, match="'ancient'.*'young', 'middle', 'old'|'young', 'middle', 'old'.*'ancient'"):
         v1.advantages(rows, extra_info=lambda row: {"demo_group": "ancient"})
@@ -268,7 +266,7 @@ def test_a_checkpoint_resumes_the_history(tmp_path):
     rows = flat_rows(*batches[2])
     torch.testing.assert_close(resumed.advantages(rows)[0], through.advantages(rows)[0], rtol=0, atol=0)
     swapped = V1(*where, labels=[LABELS[0], "+algorithm.fair.groups=[old,middle,young]", LABELS[2]])
-    with pytest.raises(ValueError, match=r'written with groups \["young", "middle", "old"\], this run\'s are \["old"'):
+    with pytest.raises(ValueError, match=r'groups \["old".*, got \["young", "middle", "old"\]; .*start anew'):
         swapped.trainer._load_checkpoint()
     (tmp_path / "global_step_7" / "fair_grpo.safetensors").unlink()
     with pytest.warns(UserWarning, match="history starts anew"):
@@ -280,7 +278,7 @@ def test_a_checkpoint_resumes_the_history(tmp_path):
 
 def test_a_trainer_with_a_wrong_configuration_is_not_made():
     with pytest.raises(
-        ValueError, match=r"algorithm.fair: adv_estimator=fair_grpo needs it; add \+algorithm.fair.groups"
+        ValueError, match=r"algorithm.fair: .*adv_estimator=fair_grpo needs it; add \+algorithm.fair.groups"
     ):
         V1(labels=LABELS[:1])
     with pytest.raises(ValueError, match="'alpha'.*size_power|size_power.*'alpha'"):
