@@ -69,7 +69,9 @@ class LastTokenClassifier(nn.Module):
 
     def forward(self, attention_mask: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
         hidden = self.backbone(attention_mask=attention_mask, **inputs).last_hidden_state
-        return {"logits": self.score(pool_last_token(hidden, attention_mask).to(self.score.weight.dtype))}
+        return {
+            "logits": self.score(pool_last_token(hidden, attention_mask=attention_mask).to(self.score.weight.dtype))
+        }
 
 
 def with_lora(backbone: Any, seed: int) -> Any:

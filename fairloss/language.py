@@ -2,7 +2,7 @@
 
 A causal language model's logits at position t predict the token at t + 1. Slicing the logits to bring the two together
 costs another buffer of their size, and one more in the backward pass, which at a vocabulary of 152,064 is most of the
-step's memory. The labels are as easily shifted, and they are small.
+step's memory. Shifting the labels instead costs nearly nothing.
 
 Papers: Gu et al., *Fairness-Aware Fine-Tuning of Vision-Language Models for Medical Glaucoma Diagnosis*, section 4.1: a
 classification head reads the last token, the only one that has seen the image and the whole question. FairMed-VLM, *Toward
@@ -55,7 +55,7 @@ def shift_labels(labels: Tensor, *, ignore_index: int = -100) -> Tensor:
     return torch.nn.functional.pad(labels[:, 1:], (0, min(1, labels.shape[1])), value=ignore_index)
 
 
-def pool_last_token(hidden: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+def pool_last_token(hidden: Tensor, *, attention_mask: Tensor | None = None) -> Tensor:
     """Hidden state of each sequence's last token that is not padding, on whichever side the padding is.
 
     Args:
@@ -74,7 +74,7 @@ def pool_last_token(hidden: Tensor, attention_mask: Tensor | None = None) -> Ten
 
     Example:
         >>> hidden = torch.tensor([[[1.0], [2.0], [3.0]], [[4.0], [5.0], [6.0]]])
-        >>> pool_last_token(hidden, torch.tensor([[1, 1, 0], [0, 1, 1]])).flatten()
+        >>> pool_last_token(hidden, attention_mask=torch.tensor([[1, 1, 0], [0, 1, 1]])).flatten()
         tensor([2., 6.])
 
     Reference:

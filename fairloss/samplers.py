@@ -217,7 +217,7 @@ class GroupBatchSampler(_EpochSampler[list[int]]):
 
     An epoch has floor(N / batch_size) batches (over all ranks, cut to a multiple of them). Each takes ``min_per_group``
     samples of every stratum; the rest is drawn from what is left, samples of unknown group included, in the data's own
-    proportions. A stratum that is large enough gives each of its samples at most once an epoch; a smaller one is gone
+    proportions. A stratum that is large enough gives each of its samples at most once per epoch; a smaller one is gone
     through again and again, in a new order each time, and only then do samples of others wait for another epoch.
 
     Args:

@@ -17,6 +17,7 @@ from pathlib import Path
 import fairloss
 from fairloss import functional
 from fairloss.losses.catalogue import LOSSES, Loss, Paper
+from tools import interface
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -63,6 +64,15 @@ def origins() -> str:
             for loss in LOSSES
         ),
     )
+
+
+def papers() -> str:
+    """The page of papers: the losses of each."""
+    found: dict[Paper, list[str]] = {}
+    for loss in LOSSES:
+        for paper, _ in loss.sources:
+            found.setdefault(paper, []).append(f"[`{loss.name}`](methods/{page_of(loss)})")
+    return table(("paper", "losses"), ((source(paper, ""), ", ".join(names)) for paper, names in found.items()))
 
 
 def calls() -> str:
@@ -138,6 +148,7 @@ def imports(home: dict[str, str]) -> Callable[[], str]:
 
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"origins": origins},
+    "docs/papers.md": {"papers": papers},
     "docs/methods/index.md": {"calls": calls, "unknown groups": unknown, "variants": variants},
     "docs/methods/small-batches.md": {"memories": memories},
     "docs/groups-and-batches.md": {"takes": takes},
@@ -147,6 +158,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/api/embeddings.md": {"entries": entries("embeddings")},
     "docs/api/policy.md": {"entries": entries("rewards")},
     "docs/api/functional.md": {"entries": functions},
+    "docs/api/interface.md": {"signatures": interface.page},
     "mkdocs.yml": {"navigation": navigation},
     "fairloss/__init__.py": {"imports": imports(fairloss._HOME)},
     "fairloss/functional.py": {"imports": imports(functional._HOME)},

@@ -1,8 +1,12 @@
 """The documentation: its Python runs, page by page, prints what it says it prints, and every public name has its entry."""
 
 import contextlib
+import doctest
 import io
 import re
+import sys
+import types
+from inspect import signature
 from pathlib import Path
 
 import matplotlib as mpl
@@ -13,6 +17,7 @@ import fairloss
 import fairloss.functional
 import fairloss.metrics
 import fairloss.policy
+from tests.contract import test_compile, test_contract
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 FRAMEWORKS = {
@@ -30,17 +35,28 @@ PAGES = sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md") if blo
 
 
 def run_page(page):
-    """Run a page's blocks in order in one namespace; what `print(...)  # this` prints has to be this."""
+    """Run a page's blocks in order in one namespace; what `print(...)  # this` prints has to be this.
+
+    A block that begins with `# path/to/file.py` is that module, which later blocks import.
+    """
     mpl.use("Agg")
     torch.manual_seed(0)
     names = {"__name__": "__docs__"}
-    for number, block in enumerate(blocks_of(page), start=1):
-        told = re.findall(r"^(?:print\(.*)?\)  # (.*)$", block, flags=re.MULTILINE)
-        output = io.StringIO()
-        with contextlib.redirect_stdout(output):
-            exec(compile(block, f"{page.name}, block {number}", "exec"), names)
-        if told:
-            assert output.getvalue().splitlines() == told, f"{page.name}, block {number}"
+    with pytest.MonkeyPatch.context() as patch:
+        for number, block in enumerate(blocks_of(page), start=1):
+            scope = names
+            if file := re.match(r"# ([\w/]+)\.py\n", block):
+                module = types.ModuleType(file[1].replace("/", "."))
+                patch.setitem(sys.modules, module.__name__, module)
+                scope = vars(module)
+            told = re.findall(r"^(?:print\(.*)?\)  # (.*)$", block, flags=re.MULTILINE)
+            output = io.StringIO()
+            with contextlib.redirect_stdout(output):
+                exec(compile(block, f"{page.name}, block {number}", "exec"), scope)
+            if scope is not names:
+                assert doctest.testmod(module).failed == 0, module.__name__
+            if told:
+                assert output.getvalue().splitlines() == told, f"{page.name}, block {number}"
     return names
 
 
@@ -72,6 +88,18 @@ def test_quick_start_trains_evaluates_and_writes_the_report(tmp_path, monkeypatc
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "60 and over" in page
     assert not re.search(r"(src|href)=.https?:", page)
+
+
+def test_the_loss_of_the_guide_passes_the_contract():
+    (case,) = run_page(DOCS / "adding-a-loss.md")["CASES"]
+    checks = [
+        f for n, f in vars(test_contract).items() if n.startswith("test") and [*signature(f).parameters] == ["case"]
+    ]
+    assert len(checks) > 10
+    for check in checks:
+        with contextlib.suppress(pytest.skip.Exception):  # what the case says does not apply
+            check(case)
+    test_compile.check(case, "aot_eager")
 
 
 def test_framework_pages_have_a_test_of_their_own():

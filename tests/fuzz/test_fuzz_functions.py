@@ -359,9 +359,9 @@ def test_tokens(example, length, bad):
     assert same(labels, before)
     if length == 0:
         with pytest.raises(ValueError, match="hidden"):
-            fairloss.pool_last_token(hidden, mask)
+            fairloss.pool_last_token(hidden, attention_mask=mask)
     elif bad == "fine":
-        pooled = fairloss.pool_last_token(hidden, mask)
+        pooled = fairloss.pool_last_token(hidden, attention_mask=mask)
         for i, row in enumerate(mask.tolist()):
             last = max((t for t, m in enumerate(row) if m), default=0)
             assert torch.equal(pooled[i], hidden[i, last])
@@ -378,7 +378,7 @@ def test_tokens(example, length, bad):
             "meta": (hidden, mask.to("meta")),
         }[bad]
         with pytest.raises((ValueError, TypeError), match="hidden|attention_mask"):
-            fairloss.pool_last_token(*arguments)
+            fairloss.pool_last_token(arguments[0], attention_mask=(*arguments, None)[1])
 
 
 def sampler_oracle_counts(groups, max_ratio, downsample):

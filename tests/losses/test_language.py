@@ -104,7 +104,7 @@ def test_last_token_of_padded_sequences(side, generator):
         "both": [[0, 1, 1, 0, 0], [1, 1, 0, 1, 0], [0, 0, 0, 0, 0]],
         "none": None,
     }[side]
-    pooled = fairloss.pool_last_token(hidden, None if mask is None else torch.tensor(mask))
+    pooled = fairloss.pool_last_token(hidden, attention_mask=None if mask is None else torch.tensor(mask))
     rows = [4, 4, 4] if mask is None else [max([i for i, m in enumerate(row) if m], default=0) for row in mask]
     expected = torch.stack([hidden[i, row] for i, row in enumerate(rows)])
     assert torch.equal(pooled, expected)
@@ -115,7 +115,7 @@ def test_last_token_of_padded_sequences(side, generator):
 
 def test_helpers_compile_whole():
     def both(hidden, mask, labels):
-        return fairloss.pool_last_token(hidden, mask), fairloss.shift_labels(labels)
+        return fairloss.pool_last_token(hidden, attention_mask=mask), fairloss.shift_labels(labels)
 
     compiled = torch.compile(both, fullgraph=True, dynamic=True, backend="aot_eager")
     for n, t in ((2, 5), (3, 7)):
@@ -134,11 +134,11 @@ def test_helpers_compile_whole():
         (lambda: fairloss.pool_last_token(torch.zeros(2, 3)), ValueError, r"hidden: .*\(N, T, D\)"),
         (lambda: fairloss.pool_last_token(torch.zeros(2, 3, 4).long()), TypeError, "hidden: .*floating-point.*int64"),
         (
-            lambda: fairloss.pool_last_token(torch.zeros(2, 3, 4), torch.ones(2, 4)),
+            lambda: fairloss.pool_last_token(torch.zeros(2, 3, 4), attention_mask=torch.ones(2, 4)),
             ValueError,
             r"mask: .*\(2, 3\).*\(2, 4\)",
         ),
-        (lambda: fairloss.pool_last_token(torch.zeros(1, 2, 3), [[1, 1]]), TypeError, "attention_mask"),
+        (lambda: fairloss.pool_last_token(torch.zeros(1, 2, 3), attention_mask=[[1, 1]]), TypeError, "attention_mask"),
     ],
 )
 def test_wrong_input_is_named(call, error, message):
