@@ -149,28 +149,23 @@ def check_means(
     shift = fixed_shift(options) if lowest_shift is None else lowest_shift
     if _sound(result, batch, shift, process_group):
         return
-    counts, rollouts, num_groups = result.counts, result.totals[1].sum(1), result.totals.shape[2] - 1
-    means = torch.where(counts > 0, add_shift(result.means, shift), torch.inf)
+    _refuse_conflicts({name: bool(conflict) for name, conflict in batch.conflicts.items()})
+    if not bool(torch.isfinite(result.totals[2]).all()):
+        raise ValueError(expected("rewards", FINITE, "an infinite one"))
+    if options.reward_power == 0:
+        return
+    num_groups, rollouts = result.totals.shape[2] - 1, result.totals[1].sum(1)
+    means = torch.where(result.counts > 0, add_shift(result.means, shift), torch.inf)
     domain_means = add_shift(result.totals[2].sum(1) / rollouts, shift)
     domain_means = torch.where(rollouts > 0, domain_means, torch.inf)
-    infinite = ~torch.isfinite(result.totals[2]).all()
-    # A cluster's mean is its past's, which may have been 0 throughout; its domain is looked at.
-    zero = (means[:, :num_groups] == 0).any() | (domain_means == 0).any()
-    negative = (means < 0).any() | (domain_means < 0).any()
-    flags = torch.stack([infinite, zero, negative, *batch.conflicts.values()]).tolist()
-    _refuse_conflicts(dict(zip(batch.conflicts, flags[3:], strict=True)))
-    if flags[0]:
-        raise ValueError(expected("rewards", FINITE, "an infinite one"))
-    if options.reward_power == 0 or not any(flags[1:3]):
-        return
     bad, bad_domains = means < 0, domain_means < 0
-    if flags[1]:
+    # A cluster's mean is its past's, which may have been 0 throughout; its domain is looked at.
+    if bool((means[:, :num_groups] == 0).any() | (domain_means == 0).any()):
         below = _negative_rewards(batch, shift, len(means), num_groups, process_group) > 0
         bad[:, :num_groups] |= (means[:, :num_groups] == 0) & below[:, :num_groups]
         bad_domains |= (domain_means == 0) & below.any(1)
     if bool(bad.any()):
-        means = torch.where(bad, means, torch.inf)
-        domain, group = divmod(int(means.argmin()), means.shape[1])
+        domain, group = divmod(int(torch.where(bad, means, torch.inf).argmin()), means.shape[1])
         what = f"group {group} of domain {domain}" if group < num_groups else f"a cluster of domain {domain}"
         mean = float(means[domain, group])
     elif bool(bad_domains.any()):

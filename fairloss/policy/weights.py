@@ -243,21 +243,20 @@ def compute_advantages(
     """Advantages of one batch; the pure function under :class:`fairloss.FairGRPOAdvantage`.
 
     Args:
-        rewards: (Q, R) floating, NaN for a rollout that is missing or could not be scored (so a ragged batch is padded
-            with NaN); or (B,) with ``layout=Flat(prompt_ids)``.
+        rewards: (Q, R) floating, NaN for a rollout that is missing or could not be scored; or (B,) with a flat ``layout``.
         domains: (P,) int64, -1 = unknown; P = Q, or B slots of which the last may be empty.
         slots: (P,) int64: 0 .. G-1 the explicit groups, G = unknown, G + 1 + k the discovered cluster k.
         num_domains: D.
         num_groups: G.
         options: the method's choices.
         layout: None for rows.
-        past: (3, D, G + 1) float64, prompts, rollouts and sum of rewards before this batch; None for none.
+        past: (3, D, G + 1) float64, prompts, rollouts and sum of rewards before this batch.
         decay: factor on ``past`` before the batch is added.
         include_batch: whether the batch counts in the totals that its own weights rest on.
         clusters: share and mean reward of the K discovered clusters of each domain.
         lowest_shift: () float64, what ``reward_shift="min"`` adds to mean rewards; None for the options' number.
         process_group: sums run over all its ranks, each of which holds its own prompts.
-        mask: (B, L), B the number of rollouts in the order of ``rewards.flatten()``: also return ``tokens``.
+        mask: (B, L), a row per rollout: also return ``tokens``.
     """
     width = num_groups + 1 + (0 if clusters is None else clusters.share.shape[1])
     if use_triton("fair_grpo_advantages", rewards.device, obstacle(rewards, num_domains, width)):
