@@ -65,7 +65,6 @@ def simulate(truth: list[float], sizes: list[int], trials: int, seed: int = 0) -
             patient=patient_codes(None, len(groups)),
             num_replicates=400,
             rng=np.random.default_rng(trial),
-            options={},
         )
         values, drawn = r.values[0], r.drawn[:, 0]
         low, high = gap_interval(values, drawn, 0.95)

@@ -38,7 +38,7 @@ def main() -> None:
     report = simulated()
     (HERE.parent / "out").mkdir(exist_ok=True)
     report.to_html(HERE.parent / "out" / "report.html")
-    plot_gaps(report, "age").savefig(IMAGES / "report-gaps.png", dpi=100)
+    plot_gaps(report, attribute="age").savefig(IMAGES / "report-gaps.png", dpi=100)
     with (HERE.parent / "tests" / "data" / "tables" / "fairdi_table11.csv").open(newline="") as file:
         rows = [r for r in csv.DictReader(file) if r["table"] == "T11"]
     methods = [r["method"] for r in rows[:5]]

@@ -154,17 +154,9 @@ def _show_options(function: _Gap) -> _Gap:
     return function
 
 
-def _named_gap(
-    name: str,
-    rates: tuple[str, ...],
-    statistic: Statistic,
-    *,
-    formula: str,
-    returns: str,
-    example: str,
-    source: str,
-) -> NamedGap:
+def _named_gap(name: str, rates: tuple[str, ...], meaning: str, *, example: str, source: str) -> NamedGap:
     """The function ``name``: the largest difference, or the smallest ratio, over groups of the ``rates``."""
+    statistic: Statistic = "ratio" if name.endswith("_ratio") else "gap"
 
     def gap(y_true: Any, y_pred: Any, groups: Any, **options: Unpack[GapOptions]) -> float:
         found = _gaps(rates, statistic, y_true, y_pred, groups, options)
@@ -175,7 +167,7 @@ def _named_gap(
         labels += """; or None with (N,) predictions,
         since labels play no part (``task`` says what whole numbers other than 0 and 1 are)"""
     gap.__name__ = gap.__qualname__ = name
-    gap.__doc__ = f"""{formula}
+    gap.__doc__ = f"""{meaning}
 
 Args:
     y_true: {labels}.
@@ -185,7 +177,7 @@ Args:
     options: :class:`GapOptions`, by keyword.
 
 Returns:
-    {returns}
+    {_RANGES[statistic]}
 
 Raises:
     TypeError: an unknown option.
@@ -200,70 +192,60 @@ Example:
     return _show_options(gap)
 
 
-_FRACTION = "A fraction; NaN where fewer than two groups have a value."
+_RANGES = {
+    "gap": "A fraction; NaN where fewer than two groups have a value.",
+    "ratio": "A ratio in [0, 1]; NaN where fewer than two groups have a value, or all values are 0.",
+}
+_GU = "Gu et al., *Fairness-Aware Fine-Tuning of Vision-Language Models for Medical Glaucoma Diagnosis*, 2025, eq 1."
 _HARDT = "Hardt, Price and Srebro, *Equality of Opportunity in Supervised Learning*, 2016."
 _CHOULDECHOVA = "Chouldechova, *Fair Prediction with Disparate Impact*, 2017."
 
 max_accuracy_gap = _named_gap(
     "max_accuracy_gap",
     ("accuracy",),
-    "gap",
-    formula="max_g accuracy_g - min_g accuracy_g; 0 means equal accuracy.",
-    returns=_FRACTION,
+    "max_g accuracy_g - min_g accuracy_g; 0 means equal accuracy.",
     example='[1, 0, 1, 1], [1, 0, 0, 1], ["F", "F", "M", "M"]',
-    source="Gu et al., *Fairness-Aware Fine-Tuning of Vision-Language Models for Medical Glaucoma Diagnosis*, 2025, eq 1.",
+    source=_GU,
 )
 equal_opportunity_difference = _named_gap(
     "equal_opportunity_difference",
     ("tpr",),
-    "gap",
-    formula="max_g TPR_g - min_g TPR_g; 0 means that positives are found alike in all groups.",
-    returns=_FRACTION,
+    "max_g TPR_g - min_g TPR_g; 0 means that positives are found alike in all groups.",
     example='[1, 1, 1, 1], [1, 1, 0, 1], ["F", "F", "M", "M"]',
     source=_HARDT,
 )
 false_positive_rate_difference = _named_gap(
     "false_positive_rate_difference",
     ("fpr",),
-    "gap",
-    formula="max_g FPR_g - min_g FPR_g; 0 means that negatives raise false alarms alike in all groups.",
-    returns=_FRACTION,
+    "max_g FPR_g - min_g FPR_g; 0 means that negatives raise false alarms alike in all groups.",
     example='[0, 0, 0, 0], [1, 1, 0, 1], ["F", "F", "M", "M"]',
     source=_CHOULDECHOVA,
 )
 predictive_parity_difference = _named_gap(
     "predictive_parity_difference",
     ("fdr",),
-    "gap",
-    formula="max_g FDR_g - min_g FDR_g; 0 means that a positive decision is right equally often in all groups.",
-    returns=_FRACTION + " The gap of the precision, 1 - FDR, is the same.",
+    "max_g FDR_g - min_g FDR_g, the gap of the precision 1 - FDR; 0 means positive decisions equally often right.",
     example='[1, 1, 1, 0], [1, 1, 1, 1], ["F", "F", "M", "M"]',
     source=_CHOULDECHOVA,
 )
 demographic_parity_difference = _named_gap(
     "demographic_parity_difference",
     ("positive_rate",),
-    "gap",
-    formula="max_g P(decision = 1 | g) - min_g P(decision = 1 | g); 0 means equal positive rates.",
-    returns=_FRACTION,
+    "max_g P(decision = 1 | g) - min_g P(decision = 1 | g); 0 means equal positive rates.",
     example='None, [1, 1, 0, 1], ["F", "F", "M", "M"]',
     source="Dwork et al., *Fairness Through Awareness*, 2012.",
 )
 demographic_parity_ratio = _named_gap(
     "demographic_parity_ratio",
     ("positive_rate",),
-    "ratio",
-    formula="min_g P(decision = 1 | g) / max_g P(decision = 1 | g); 1 means equal positive rates.",
-    returns="A ratio in [0, 1]; NaN where fewer than two groups have a rate, or all rates are 0.",
+    "min_g P(decision = 1 | g) / max_g P(decision = 1 | g); 1 means equal positive rates.",
     example='None, [1, 1, 0, 1], ["F", "F", "M", "M"]',
     source="Feldman et al., *Certifying and Removing Disparate Impact*, 2015 (the four-fifths rule).",
 )
 equalized_odds_ratio = _named_gap(
     "equalized_odds_ratio",
     ("tpr", "fpr"),
-    "ratio",
-    formula="min over TPR and FPR of min_g rate_g / max_g rate_g; 1 means equal error rates.",
-    returns="A ratio in [0, 1]; NaN where one of the two ratios is undefined.",
+    "The smaller of the ratios min_g / max_g of TPR and of FPR, NaN where one is; 1 means equal error rates.",
     example='[1, 1, 1, 1, 0, 0], [1, 1, 0, 1, 1, 1], ["F", "F", "M", "M", "F", "M"]',
     source=_HARDT,
 )

@@ -60,11 +60,11 @@ def iou(
     """|A and B| / |A or B| of each sample's masks; 1 means equal masks, 0 disjoint ones.
 
     Args:
-        y_true: (N, *spatial) masks of 0 and 1, or with ``num_classes`` integer label maps.
-        y_pred: the same shape.
-        num_classes: number of classes of label maps.
-        include_background: whether class 0 of label maps is returned.
-        empty: the value where both masks are empty.
+        y_true: as in :func:`dice`.
+        y_pred: as there.
+        num_classes: as there.
+        include_background: as there.
+        empty: as there.
 
     Returns:
         (N,) for masks, (N, C) for label maps (without background (N, C - 1)).

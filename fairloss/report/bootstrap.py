@@ -20,19 +20,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fairloss.metrics.arrays import Floats, as_array
+from fairloss.core.checks import choice, expected
+from fairloss.groups.encode import number_labels
+from fairloss.metrics.arrays import Floats, Ints, as_array
 from fairloss.metrics.calibration import bin_edges, bin_index, sample_errors, top_label
 from fairloss.metrics.per_group import METRICS, class_values
 from fairloss.metrics.predictions import Predictions
 from fairloss.metrics.ranking import weighted_auc
-from fairloss.metrics.rates import RATES, confusion_columns, mean_over_classes, rates, ratio
+from fairloss.metrics.rates import RATES, Convention, confusion_columns, mean_over_classes, rates, ratio
 
-__all__ = [
-    "Replicates",
-    "bootstrap_groups",
-    "bootstrap_means",
-    "patient_codes",
-]
+__all__ = ["Replicates", "bootstrap_groups", "bootstrap_means", "patient_codes"]
 
 _BLOCK = 2_000_000  # resampling counts at a time: 16 MB, about a cache
 
@@ -58,7 +55,7 @@ class Replicates:
     bias: Floats
 
 
-def patient_codes(patients: Any, n: int) -> NDArray[np.int64]:
+def patient_codes(patients: Any, n: int) -> Ints:
     """(N,) patient 0 .. P - 1 of each sample; each sample its own where ``patients`` is None.
 
     Raises:
@@ -66,20 +63,19 @@ def patient_codes(patients: Any, n: int) -> NDArray[np.int64]:
     """
     if patients is None:
         return np.arange(n, dtype=np.int64)
-    from fairloss.groups.encode import number_labels
-
     array = as_array(patients, "patients")
     if array.shape != (n,):
-        raise ValueError(f"patients: shape {array.shape} was given, ({n},) is needed")
+        raise ValueError(expected("patients", f"one id per sample, ({n},)", f"shape {array.shape}"))
     if array.dtype.kind in "biuUS":
         return np.unique(array, return_inverse=True)[1].astype(np.int64).ravel()
     codes = number_labels(array).ids
     if (codes < 0).any():
-        raise ValueError(f"patients: no id was given at position {int(np.flatnonzero(codes < 0)[0])}")
+        position = int(np.flatnonzero(codes < 0)[0])
+        raise ValueError(expected("patients", "one id per sample", f"none at position {position}"))
     return codes
 
 
-def _strata(patient: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.int64]:
+def _strata(patient: Ints, ids: Ints) -> Ints:
     """(P,) stratum of each patient: the patient's group, or all the groups that patients join together."""
     num_groups = int(ids.max()) + 1
     known = ids >= 0
@@ -95,9 +91,7 @@ def _strata(patient: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.in
         stratum = joined
 
 
-def resampling_counts(
-    strata: NDArray[np.int64], num_replicates: int, rng: np.random.Generator
-) -> Iterator[NDArray[np.float64]]:
+def resampling_counts(strata: Ints, num_replicates: int, rng: np.random.Generator) -> Iterator[NDArray[np.float64]]:
     """Blocks (r, P) of how often each patient is drawn; every stratum keeps its number of patients."""
     members = [np.flatnonzero(strata == s) for s in range(int(strata.max()) + 1)]
     block = max(1, _BLOCK // len(strata))
@@ -112,37 +106,43 @@ def resampling_counts(
         yield counts
 
 
-class _Evaluator:
+class _Means:
+    """Means of (N, M) values, from sums of weighted columns; NaN values are left out."""
+
+    def __init__(self, values: Mapping[str, Floats], order: Ints) -> None:
+        self.metrics = tuple(values)
+        table = np.stack([np.asarray(v, dtype=np.float64) for v in values.values()], axis=1)[order]
+        defined = ~np.isnan(table)
+        self.columns = np.concatenate([np.where(defined, table, 0.0), defined], axis=1)
+
+    def from_sums(self, sums: Floats) -> Floats:
+        """(..., 2 M) sums of weighted columns to (..., M) means."""
+        m = len(self.metrics)
+        return ratio(sums[..., :m], sums[..., m:])
+
+
+class _Metrics:
     """Values of all metrics for blocks of sample weights; columns are laid out once."""
 
-    def __init__(self, pred: Predictions, metrics: Sequence[str], weight: Floats, options: dict[str, Any]) -> None:
-        self.pred, self.metrics, self.options = pred, tuple(metrics), options
-        self.convention = options.get("convention", "standard")
-        columns: list[Floats] = []
-        self.where: dict[str, slice] = {}
+    def __init__(self, pred: Predictions, metrics: Sequence[str], weight: Floats, convention: Convention) -> None:
+        self.pred, self.metrics, self.convention = pred, tuple(metrics), convention
+        blocks: dict[str, Floats] = {"n": np.ones((len(pred), 1))}
         scored = [m for m in self.metrics if m not in RATES and m != "auc"]
         p, o = top_label(pred) if scored else (weight, weight)
-
-        def add(name: str, block: Floats) -> None:
-            start = sum(c.shape[1] for c in columns)
-            columns.append(block)
-            self.where[name] = slice(start, start + block.shape[1])
-
-        add("n", np.ones((len(pred), 1)))
         if any(m in RATES for m in self.metrics):
-            add("counts", confusion_columns(pred))
+            blocks["counts"] = confusion_columns(pred)
         if "accuracy" in self.metrics:
-            add("correct", pred.correct()[:, None])
+            blocks["correct"] = pred.correct()[:, None]
         for name in scored:
             if name == "ece":
                 # Bins stay those of the data at hand: a replicate does not move them.
-                strategy = options.get("strategy", "uniform")
-                edges = bin_edges(p, weight, options.get("bins", 10), strategy)
-                inside = bin_index(p, edges)[:, None] == np.arange(len(edges) + 1)
-                add(name, inside * (p - o)[:, None])
+                edges = bin_edges(p, weight, 10, "uniform")
+                blocks[name] = (bin_index(p, edges)[:, None] == np.arange(len(edges) + 1)) * (p - o)[:, None]
             else:
-                add(name, sample_errors(name, p, o)[:, None])
-        self.columns = np.concatenate(columns, axis=1)
+                blocks[name] = sample_errors(name, p, o)[:, None]
+        ends = np.cumsum([b.shape[1] for b in blocks.values()]).tolist()
+        self.where = {name: slice(e - b.shape[1], e) for (name, b), e in zip(blocks.items(), ends, strict=True)}
+        self.columns = np.concatenate(list(blocks.values()), axis=1)
 
     def from_sums(self, sums: Floats) -> Floats:
         """(..., C) sums of weighted columns to (..., M) values; an AUC is left NaN."""
@@ -161,7 +161,7 @@ class _Evaluator:
                 found[..., i] = ratio(sums[..., self.where[name]][..., 0], n)
         return found
 
-    def ece_bias(self, at: slice, weight: Floats, patient: NDArray[np.int64]) -> float:
+    def ece_bias(self, at: slice, weight: Floats, patient: Ints) -> float:
         """Largest bias of the calibration error of the samples ``at``.
 
         A bin's |d| of a sum d with standard error s is too large by at most E|N(0, s^2)| = s sqrt(2 / pi), where the bin is
@@ -184,87 +184,89 @@ class _Evaluator:
         return mean_over_classes(np.stack(areas, axis=-1))
 
 
+def _by_group(ids: Ints, num_groups: int) -> tuple[Ints, list[slice]]:
+    """The samples in order of their groups, unknown ones last, and the slice of each group."""
+    rows = np.where(ids < 0, num_groups, ids)
+    order = np.argsort(rows, kind="stable")
+    starts = np.searchsorted(rows[order], np.arange(num_groups + 2))
+    return order, [slice(int(a), int(b)) for a, b in pairwise(starts)]
+
+
+def _replicates(
+    source: _Means | _Metrics,
+    slices: list[slice],
+    strata: Ints,
+    weight: Floats,
+    patient: Ints,
+    num_replicates: int,
+    rng: np.random.Generator,
+) -> tuple[Floats, Floats]:
+    """(R, M, G) and (R, M) replicates; all samples are in the order of the slices."""
+    shape = (num_replicates, len(source.metrics))
+    drawn, drawn_overall, start = np.empty((*shape, len(slices) - 1)), np.empty(shape), 0
+    for counts in resampling_counts(strata, num_replicates, rng):
+        w = counts[:, patient] * weight
+        rows = slice(start, start + len(w))
+        sums = np.stack([w[:, s] @ source.columns[s] for s in slices], axis=1)  # (r, G + 1, C)
+        drawn[rows] = np.swapaxes(source.from_sums(sums[:, :-1]), 1, 2)
+        drawn_overall[rows] = source.from_sums(sums.sum(axis=1))
+        if isinstance(source, _Metrics) and "auc" in source.metrics:
+            m = source.metrics.index("auc")
+            for g, s in enumerate(slices[:-1]):
+                drawn[rows, m, g] = source.auc(s, w[:, s])
+            drawn_overall[rows, m] = source.auc(slice(None), w)
+        start += len(w)
+    return drawn, drawn_overall
+
+
 def bootstrap_groups(
     pred: Predictions,
-    ids: NDArray[np.int64],
+    ids: Ints,
     num_groups: int,
     *,
     metrics: Sequence[str],
     weight: Floats,
-    patient: NDArray[np.int64],
+    patient: Ints,
     num_replicates: int,
     rng: np.random.Generator,
-    options: dict[str, Any],
+    convention: Convention = "standard",
 ) -> Replicates:
     """Point values and replicates of ``metrics`` in the groups ``ids``; see the module's text."""
-    unknown = [m for m in metrics if m not in METRICS]
-    if unknown:
-        raise ValueError(f"metrics: {unknown[0]!r} was given; accepted are {', '.join(METRICS)}")
-    zeros = np.zeros_like(ids)
-    point = [mean_over_classes(class_values(m, pred, ids, num_groups, weight, **options)) for m in metrics]
-    overall = [mean_over_classes(class_values(m, pred, zeros, 1, weight, **options))[0] for m in metrics]
-    # Samples in order of their groups, unknown ones last: a group is a slice.
-    order = np.argsort(np.where(ids < 0, num_groups, ids), kind="stable")
-    ordered = ids[order]
-    evaluator = _Evaluator(pred.take(order), metrics, weight[order], options)
-    starts = np.searchsorted(np.where(ordered < 0, num_groups, ordered), np.arange(num_groups + 2))
-    slices = [slice(int(a), int(b)) for a, b in pairwise(starts)]
-    patient = patient[order]
-    drawn = np.empty((num_replicates, len(metrics), num_groups))
-    drawn_overall = np.empty((num_replicates, len(metrics)))
-    at = 0
-    for counts in resampling_counts(_strata(patient, ordered), num_replicates, rng):
-        w = counts[:, patient] * weight[order]
-        rows = slice(at, at + len(w))
-        sums = np.stack([w[:, s] @ evaluator.columns[s] for s in slices], axis=1)  # (r, G + 1, C)
-        drawn[rows] = np.swapaxes(evaluator.from_sums(sums[:, :num_groups]), 1, 2)
-        drawn_overall[rows] = evaluator.from_sums(sums.sum(axis=1))
-        if "auc" in metrics:
-            m = list(metrics).index("auc")
-            for g, s in enumerate(slices[:num_groups]):
-                drawn[rows, m, g] = evaluator.auc(s, w[:, s])
-            drawn_overall[rows, m] = evaluator.auc(slice(0, len(order)), w)
-        at += len(w)
-    values, bias = np.array(point), np.zeros((len(metrics), num_groups))
+    for name in metrics:
+        choice("metrics", name, tuple(METRICS))
+
+    def values_of(ids: Ints, size: int) -> Floats:
+        of_classes = [class_values(m, pred, ids, size, weight, convention=convention) for m in metrics]
+        return np.array([mean_over_classes(values) for values in of_classes])
+
+    values, overall = values_of(ids, num_groups), values_of(np.zeros_like(ids), 1)[:, 0]
+    order, slices = _by_group(ids, num_groups)
+    strata = _strata(patient, ids)
+    weight, patient = weight[order], patient[order]
+    source = _Metrics(pred.take(order), metrics, weight, convention)
+    drawn, drawn_overall = _replicates(source, slices, strata, weight, patient, num_replicates, rng)
+    bias = np.zeros((len(metrics), num_groups))
     if "ece" in metrics:
-        m = list(metrics).index("ece")
-        for g, s in enumerate(slices[:num_groups]):
-            bias[m, g] = evaluator.ece_bias(s, weight[order][s], patient[s])
-    return Replicates(tuple(metrics), values, np.array(overall), drawn, drawn_overall, bias)
+        bias[source.metrics.index("ece")] = [source.ece_bias(s, weight[s], patient[s]) for s in slices[:-1]]
+    return Replicates(tuple(metrics), values, overall, drawn, drawn_overall, bias)
 
 
 def bootstrap_means(
     values: Mapping[str, Floats],
-    ids: NDArray[np.int64],
+    ids: Ints,
     num_groups: int,
     *,
     weight: Floats,
-    patient: NDArray[np.int64],
+    patient: Ints,
     num_replicates: int,
     rng: np.random.Generator,
 ) -> Replicates:
     """Point values and replicates of the means of (N,) values; NaN values are left out."""
-    table = np.stack([np.asarray(v, dtype=np.float64) for v in values.values()], axis=1)  # (N, M)
-    defined = ~np.isnan(table)
-    columns = np.concatenate([np.where(defined, table, 0.0), defined], axis=1)
-    m = table.shape[1]
-
-    def means(sums: Floats) -> Floats:
-        return ratio(sums[..., :m], sums[..., m:])
-
-    members = [ids == g for g in range(num_groups)]
-
-    def sums(w: Floats) -> Floats:  # (r, N) -> (r, G, 2 M)
-        return np.stack([w[:, at] @ columns[at] for at in members], axis=1)
-
-    drawn = np.empty((num_replicates, m, num_groups))
-    drawn_overall = np.empty((num_replicates, m))
-    start = 0
-    for counts in resampling_counts(_strata(patient, ids), num_replicates, rng):
-        w = counts[:, patient] * weight
-        rows = slice(start, start + len(w))
-        drawn[rows] = np.swapaxes(means(sums(w)), 1, 2)
-        drawn_overall[rows] = means(w @ columns)
-        start += len(w)
-    point = means(sums(weight[None]))[0].T
-    return Replicates(tuple(values), point, means(weight @ columns), drawn, drawn_overall, np.zeros_like(point))
+    order, slices = _by_group(ids, num_groups)
+    strata = _strata(patient, ids)
+    weight, patient = weight[order], patient[order]
+    source = _Means(values, order)
+    drawn, drawn_overall = _replicates(source, slices, strata, weight, patient, num_replicates, rng)
+    sums = np.stack([weight[s] @ source.columns[s] for s in slices])
+    point, overall = source.from_sums(sums[:-1]).T, source.from_sums(sums.sum(axis=0))
+    return Replicates(source.metrics, point, overall, drawn, drawn_overall, np.zeros_like(point))

@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fairloss.core.checks import choice, integer, number
 from fairloss.groups.encode import GroupEncoding
 from fairloss.metrics import disparity
-from fairloss.metrics.arrays import Floats, as_array, as_groups, cross_groups
-from fairloss.metrics.per_group import METRICS
+from fairloss.metrics.arrays import Floats, Ints
 from fairloss.metrics.predictions import Predictions
-from fairloss.metrics.rates import RATES
+from fairloss.report.arguments import KINDS, Kind, Resampling
 from fairloss.report.bootstrap import Replicates
-from fairloss.report.intervals import centred_interval, corrected_gap, gap_interval, percentile_interval, unseen
-from fairloss.report.results import AttributeReport, Estimate, Gap, Group, counted
-from fairloss.report.results import label as name_of
+from fairloss.report.intervals import centered_interval, corrected_gap, gap_interval, percentile_interval, unseen
+from fairloss.report.results import AttributeReport, Estimate, Gap, Group, count_of, metric_title
 
-__all__ = [
-    "KINDS",
-    "TITLES",
-    "Kind",
-    "attribute_report",
-    "check_resampling",
-    "metric_names",
-    "note_scale",
-    "overall_estimates",
-    "read_attributes",
-    "read_metrics",
-    "read_values",
-    "value_kinds",
-]
+__all__ = ["attribute_report", "overall_estimates"]
 
-TITLES = {
+_TITLES = {
     "accuracy": "accuracy gap",
     "auc": "AUC gap",
     "tpr": "equal opportunity difference (TPR)",
@@ -46,135 +28,12 @@ TITLES = {
     "positive_rate": "demographic parity difference",
     "ece": "calibration gap (ECE)",
 }
-_DEFAULT = ("accuracy", "auc", "tpr", "fpr", "fdr", "f1", "positive_rate", "ece")
-
-
-def read_attributes(groups: Any, n: int, intersections: bool) -> dict[str, GroupEncoding]:
-    """Ids and names of every attribute, and of all crossed where there are several."""
-    if hasattr(groups, "columns") and hasattr(groups, "items"):
-        groups = dict(groups.items())
-    elif not isinstance(groups, Mapping):
-        groups = {"group": groups}
-    if not groups:
-        raise ValueError("groups: no attribute was given")
-    found = {str(name): as_groups(value, n) for name, value in groups.items()}
-    if len(found) < len(groups):
-        raise ValueError(f"groups: two of the attributes {list(groups)} have one name")
-    for name, encoding in found.items():
-        if not encoding.num_groups:
-            raise ValueError(f"groups: every sample of {name!r} is unknown")
-    if intersections and len(found) > 1:
-        names = list(found)
-        sizes = range(2, len(names) + 1) if len(names) == 2 else (2, len(names))
-        for size in sizes:
-            for several in combinations(names, size):
-                if " & ".join(several) in found:
-                    raise ValueError(
-                        f"groups: an attribute or intersection is called {' & '.join(several)!r} like that of "
-                        f"{', '.join(map(repr, several))}; rename it, or leave intersections out"
-                    )
-                crossed = cross_groups({k: found[k] for k in several})
-                if crossed.num_groups:
-                    found[" & ".join(several)] = crossed
-    return found
-
-
-def read_metrics(pred: Predictions, metrics: Sequence[str] | None, notes: list[str]) -> tuple[str, ...]:
-    """Names of the metrics asked for, else those that the task has."""
-    if metrics is not None:
-        return metric_names(metrics)
-    names = list(_DEFAULT)
-    if pred.task == "multiclass":
-        names.remove("positive_rate")  # its mean over classes is one over their number in every group
-    score = pred.score
-    if score is None or (pred.task == "binary" and bool(np.isin(score, (0, 1)).all())):
-        notes.append("Decisions were given, not scores: AUC and calibration are left out.")
-        return tuple(m for m in names if m not in ("auc", "ece"))
-    if pred.task == "multilabel":
-        names.remove("ece")
-    elif score.min() < 0 or score.max() > 1:
-        names.remove("ece")
-        notes.append("The scores are no probabilities in [0, 1]: calibration is left out.")
-    return tuple(names)
-
-
-def metric_names(metrics: Any) -> tuple[str, ...]:
-    """The names, each once."""
-    if isinstance(metrics, str) or not isinstance(metrics, Iterable):
-        raise TypeError(f"metrics: a sequence of names is needed, {metrics!r} was given")
-    names = tuple(metrics)
-    if not names:
-        raise ValueError(f"metrics: none was given; accepted are {', '.join(METRICS)}")
-    for name in names:
-        choice("metrics", name, tuple(METRICS))
-    return tuple(dict.fromkeys(names))
-
-
-def check_resampling(num_replicates: int, level: float, min_group_size: int, seed: int) -> None:
-    """Refuse too few replicates, a level outside (0, 1), and sizes and seeds that are none."""
-    integer("num_replicates", num_replicates, minimum=100)
-    if not 0 < number("level", level) < 1:
-        raise ValueError(f"level: {level} was given; a level between 0 and 1 is needed")
-    integer("min_group_size", min_group_size, minimum=0)
-    integer("seed", seed, minimum=0)
-
-
-def note_scale(pred: Predictions, metrics: Sequence[str], threshold: float, notes: list[str]) -> None:
-    """Append a warning where the default threshold decided on scores that are no probabilities."""
-    if pred.score is None or pred.task == "multiclass" or threshold != 0.5 or not any(m in RATES for m in metrics):
-        return
-    low, high = float(pred.score.min()), float(pred.score.max())
-    if low < 0:
-        notes.append(f"Scores lie between {low:g} and {high:g}: are they logits? Decisions were made at 0.5.")
-    elif high > 1:
-        notes.append(f"Scores reach {high:g}: are they percentages? Decisions were made at 0.5.")
-
-
-def read_values(values: Any, name: str) -> Floats:
-    """(N,) numbers, NaN where there is none."""
-    array = as_array(values, name)
-    if array.ndim != 1 or array.dtype.kind not in "biuf" or not len(array):
-        raise ValueError(f"{name}: shape {array.shape} of {array.dtype} was given; one number a sample is needed")
-    array = array.astype(np.float64)
-    if np.isinf(array).any() or np.isnan(array).all():
-        raise ValueError(f"{name}: infinite values, or no value but NaN, were given; finite numbers are needed")
-    return array
-
-
-class Kind(NamedTuple):
-    """Direction of a metric and the ends of its range."""
-
-    higher_is_better: bool
-    low: float = 0.0
-    high: float = 1.0
-
-
-KINDS: dict[str, Kind] = {m: Kind(higher, 0.0, float("inf") if m == "bce" else 1.0) for m, higher in METRICS.items()}
-
-
-def value_kinds(values: Mapping[str, Floats], higher_is_better: bool | Mapping[str, bool]) -> dict[str, Kind]:
-    """Kinds of per-sample values: in [0, 1], where they all are, else between the smallest and the largest."""
-    if isinstance(higher_is_better, Mapping):
-        directions = {str(name): better for name, better in higher_is_better.items()}  # as the values' names
-        for name in directions:
-            choice("higher_is_better", name, tuple(values))
-    else:
-        directions = dict.fromkeys(values, higher_is_better)
-    kinds = {}
-    for name, v in values.items():
-        better = directions.get(name, True)
-        if not isinstance(better, (bool, np.bool_)):
-            raise TypeError(f"higher_is_better: True or False is needed (of {name}), {better!r} was given")
-        better = bool(better)
-        low, high = float(np.nanmin(v)), float(np.nanmax(v))
-        kinds[name] = Kind(better) if low >= 0 and high <= 1 else Kind(better, low, high)
-    return kinds
 
 
 def overall_estimates(
     whole: Replicates,
     pred: Predictions | None,
-    patient: NDArray[np.int64],
+    patient: Ints,
     level: float,
     kinds: Mapping[str, Kind] = KINDS,
 ) -> dict[str, Estimate]:
@@ -191,7 +50,7 @@ def _estimates(found: Replicates, trials: Floats, level: float, kinds: Mapping[s
         kind, values, drawn = kinds[metric], found.values[i], found.drawn[:, i]
         low, high = percentile_interval(drawn, level)
         if (over := found.bias[i]).any():
-            low, high = centred_interval(values, drawn, level, over)
+            low, high = centered_interval(values, drawn, level, over)
             low, high = np.maximum(kind.low, low), np.minimum(kind.high, high)
         slack = unseen(values, drawn, trials[i], _scale(kind))
         low = np.maximum(np.minimum(kind.low, low), low - slack)
@@ -206,15 +65,14 @@ def attribute_report(
     encoding: GroupEncoding,
     found: Replicates,
     pred: Predictions | None,
-    patient: NDArray[np.int64],
-    level: float,
-    min_group_size: int,
+    patient: Ints,
+    how: Resampling,
     notes: list[str],
     kinds: Mapping[str, Kind] = KINDS,
 ) -> AttributeReport:
     """Groups and comparisons of one attribute; appends what the reader should be warned of to ``notes``."""
     trials = np.array([_trials(m, encoding.ids, encoding.num_groups, pred, patient) for m in found.metrics])
-    estimates = _estimates(found, trials, level, kinds)
+    estimates = _estimates(found, trials, how.level, kinds)
     groups = []
     if encoding.num_groups == 1:
         notes.append(f"{name}: only {encoding.labels[0]} occurs, so there is nothing to compare.")
@@ -222,27 +80,24 @@ def attribute_report(
         at = encoding.ids == g
         n, people = int(at.sum()), len(np.unique(patient[at]))
         positives = int(pred.target[at, 0].sum()) if pred is not None and pred.task == "binary" else None
-        reason = _too_small(n, people, positives, min_group_size)
+        reason = _too_small(n, people, positives, how.min_group_size)
         if reason:
             notes.append(f"{name}: {label} has {reason}, too few to judge.")
         values = {m: of_groups[g] for m, of_groups in estimates.items()}
         undefined = [m for m, e in values.items() if np.isnan(e.value)]
         if undefined:
             notes.append(f"{name}: {_names(undefined)} undefined in {label}, left out of the comparison.")
-        lost = [
-            m
-            for i, m in enumerate(found.metrics)
-            if m not in undefined and np.isnan(found.drawn[:, i, g]).mean() > 0.05
-        ]
+        often = np.isnan(found.drawn[:, :, g]).mean(axis=0) > 0.05
+        lost = [m for m, is_lost in zip(found.metrics, often, strict=True) if is_lost and m not in undefined]
         if lost:
             notes.append(
                 f"{name}: {_names(lost)} undefined in over 5% of the bootstrap replicates of {label}, whose intervals "
                 "there are rough."
             )
         groups.append(Group(label, n, people, positives, values, bool(reason)))
-    gaps = [_gap(m, i, found, encoding.labels, level, trials[i], kinds[m]) for i, m in enumerate(found.metrics)]
+    gaps = [_gap(m, i, found, encoding.labels, how.level, trials[i], kinds[m]) for i, m in enumerate(found.metrics)]
     if pred is not None:
-        combined = _combined(found, level, trials)
+        combined = _combined(found, how.level, trials)
         if any(g.name == "auc" and np.isnan(g.estimate.value) for g in gaps):
             # With fewer than two areas the scaled one would be the plain one: nothing was compared.
             nothing = Estimate(float("nan"), float("nan"), float("nan"))
@@ -252,14 +107,14 @@ def attribute_report(
 
 
 def _names(metrics: Sequence[str]) -> str:
-    return ", ".join(map(name_of, metrics))
+    return ", ".join(map(metric_title, metrics))
 
 
 def _too_small(samples: int, people: int, positives: int | None, least: int) -> str:
     if people < least:
-        return counted(people, "patient") if people != samples else counted(samples, "sample")
+        return count_of(people, "patient") if people != samples else count_of(samples, "sample")
     if positives is not None and min(positives, samples - positives) < 10:
-        return f"{counted(positives, 'positive')} and {counted(samples - positives, 'negative')}"
+        return f"{count_of(positives, 'positive')} and {count_of(samples - positives, 'negative')}"
     return ""
 
 
@@ -277,16 +132,14 @@ def _gap(
     if disparity.gap(values) > 1e-12 * max(1.0, float(np.nanmax(np.abs(values), initial=0.0))):
         top, bottom = labels[int(np.nanargmax(values))], labels[int(np.nanargmin(values))]
         best, worst = (top, bottom) if kind.higher_is_better else (bottom, top)
-    title = TITLES.get(metric, f"{name_of(metric)} gap")
+    title = _TITLES.get(metric, f"{metric_title(metric)} gap")
     high = min(kind.high - kind.low, high) if high == high else high
     # Extrapolation goes too far where one tiny group makes most of the noise: not below what the data exclude.
     corrected = float(np.minimum(np.maximum(corrected_gap(values, drawn), low), high))
     return Gap(metric, title, Estimate(disparity.gap(values), low, high), corrected, best, worst)
 
 
-def _trials(
-    metric: str, ids: NDArray[np.int64], num_groups: int, pred: Predictions | None, patient: NDArray[np.int64]
-) -> Floats:
+def _trials(metric: str, ids: Ints, num_groups: int, pred: Predictions | None, patient: Ints) -> Floats:
     """(G,) independent trials behind a metric's value in each group: patients with a sample in its denominator."""
     if pred is None:
         counted = [np.ones(len(patient), dtype=bool)]
@@ -332,7 +185,7 @@ def _combined(found: Replicates, level: float, trials: Floats) -> list[Gap]:
         apart = apart[:, (~np.isnan(apart)).any(axis=0)]
         noise = float(np.sqrt(2 / np.pi) * np.nanstd(apart, axis=0).mean()) if apart.size else 0.0
         penalty = max(0.0, overall / value - 1 - noise) if value > 0 else 0.0
-        low, high = centred_interval(np.array(value), values, level)
+        low, high = centered_interval(np.array(value), values, level)
         high = np.minimum(1.0, high + overall / (1 + penalty) - value)
         if unseen(of_groups, found.drawn[:, i], trials[i]).any():
             low = high = np.array(np.nan)  # a group whose replicates do not vary is not thereby known

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fairloss.core.extras import require
 from fairloss.report.prediction_files import InputError, check_same_samples, match_rows, read_predictions, unknown_lines
 
 if TYPE_CHECKING:
@@ -121,12 +122,15 @@ def _number(text: str) -> float:
     return value
 
 
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = ("threshold", "level", "min_group_size", "seed")
+    return {"num_replicates": arguments.replicates, **{name: getattr(arguments, name) for name in names}}
+
+
 def _report(arguments: argparse.Namespace) -> None:
     _can_write(arguments.html, arguments.json)
     table = read_predictions(arguments.file, arguments)
     if arguments.html is not None:
-        from fairloss.core.extras import require
-
         require("matplotlib")  # before any work
     from fairloss.report.report import FairnessReport
     from fairloss.report.terminal import print_report
@@ -137,13 +141,9 @@ def _report(arguments: argparse.Namespace) -> None:
             table["score"],
             table["groups"],
             patients=table["patient"],
-            threshold=arguments.threshold,
             intersections=not arguments.no_intersections,
-            num_replicates=arguments.replicates,
-            level=arguments.level,
-            min_group_size=arguments.min_group_size,
-            seed=arguments.seed,
             title=arguments.title,
+            **_settings(arguments),
         )
     except ValueError as error:
         raise InputError(str(error)) from None
@@ -176,8 +176,6 @@ def _compare(arguments: argparse.Namespace) -> None:
             match_rows(table, first, path, arguments)
         check_same_samples(table, first, path, arguments)
     if plot is not None:
-        from fairloss.core.extras import require
-
         require("matplotlib")
     from fairloss.metrics.per_group import UndefinedGroupWarning
     from fairloss.report.compare import compare_models, pareto_front
@@ -194,11 +192,7 @@ def _compare(arguments: argparse.Namespace) -> None:
                     {attribute: labels},
                     metrics=metrics,
                     patients=first["patient"],
-                    threshold=arguments.threshold,
-                    num_replicates=arguments.replicates,
-                    level=arguments.level,
-                    min_group_size=arguments.min_group_size,
-                    seed=arguments.seed,
+                    **_settings(arguments),
                 )
                 for attribute, labels in first["groups"].items()
             }
@@ -275,14 +269,9 @@ def _can_write(*paths: Path | None) -> None:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {k: plain(v) for k, v in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(v) for v in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
+    from fairloss.report.tables import plain_data
 
-    path.write_text(json.dumps(plain(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(plain_data(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     print(f"wrote {path}")
 
 

@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fairloss.core.checks import expected
 from fairloss.groups.encode import GroupEncoding
-from fairloss.metrics.arrays import as_floats, as_groups, as_weights
+from fairloss.metrics.arrays import as_groups, as_values, as_weights
 from fairloss.metrics.disparity import gap
 from fairloss.metrics.per_group import Metric, UndefinedGroupWarning
 from fairloss.metrics.predictions import as_predictions
+from fairloss.report.arguments import Resampling, metric_names, note_scale
 from fairloss.report.bootstrap import Replicates, bootstrap_groups, patient_codes
-from fairloss.report.build import attribute_report, check_resampling, metric_names, note_scale
+from fairloss.report.build import attribute_report
 from fairloss.report.intervals import gap_difference
-from fairloss.report.results import AttributeReport, GapDifference, ModelComparison, label
+from fairloss.report.results import AttributeReport, GapDifference, ModelComparison, metric_title
 
 __all__ = ["compare_models", "gap_difference_test", "pareto_front"]
 
@@ -128,7 +130,7 @@ def compare_models(
         seed: of the resampling, the same for every model.
 
     Returns:
-        One entry a model, in the order given.
+        One entry per model, in the order given.
 
     Raises:
         TypeError: ``scores`` is no mapping.
@@ -144,12 +146,12 @@ def compare_models(
         >>> first.gaps["accuracy"][0], second.gaps["accuracy"][0], second.against_first["accuracy"].difference
         (1.0, 0.0, -1.0)
     """
-    check_resampling(num_replicates, level, min_group_size, seed)
+    how = Resampling(num_replicates, level, min_group_size, seed).checked()
     names = metric_names(metrics)
     if not isinstance(scores, Mapping):
-        raise TypeError(f"scores: a mapping of model names to predictions is needed, {type(scores).__name__} was given")
+        raise TypeError(expected("scores", "a mapping of model names to predictions", type(scores).__name__))
     if not scores:
-        raise ValueError("scores: no model was given")
+        raise ValueError(expected("scores", "at least one model", "none"))
     attribute = " & ".join(map(str, groups)) if isinstance(groups, Mapping) else "group"
     found: list[ModelComparison] = []
     reports: dict[str, AttributeReport] = {}
@@ -167,13 +169,12 @@ def compare_models(
             patient=patient,
             num_replicates=num_replicates,
             rng=np.random.default_rng(seed),  # the same draws for every model
-            options={},
         )
         notes: list[str] = []
         note_scale(pred, names, threshold, notes)
-        report = attribute_report(attribute, encoding, replicates, pred, patient, level, min_group_size, notes)
+        report = attribute_report(attribute, encoding, replicates, pred, patient, how, notes)
         gaps = {m: report.gap(m) for m in names}
-        lost = [label(m) for m in names if np.isnan(gaps[m].estimate.value)]
+        lost = [metric_title(m) for m in names if np.isnan(gaps[m].estimate.value)]
         if lost and encoding.num_groups != 1:  # of one group the report's notes say so themselves
             notes.append(f"{attribute}: {', '.join(lost)} defined in fewer than two groups, so there is no gap.")
         against = {}
@@ -205,7 +206,7 @@ def _present(encoding: GroupEncoding) -> GroupEncoding:
 
 
 def _warn_of_undefined(reports: Mapping[str, AttributeReport], metrics: Sequence[str]) -> None:
-    """One warning a metric; models are named where not all of them are concerned."""
+    """One warning per metric; models are named where not all of them are concerned."""
     for metric in dict.fromkeys(metrics):
         models: dict[str, list[str]] = {}
         for name, report in reports.items():
@@ -241,12 +242,9 @@ def pareto_front(performance: Any, disparity: Any) -> NDArray[np.bool_]:
         >>> pareto_front([0.90, 0.85, 0.80], [0.10, 0.02, 0.05]).tolist()
         [True, True, False]
     """
-    p, d = as_floats(performance, "performance"), as_floats(disparity, "disparity")
-    for name, values in (("performance", p), ("disparity", d)):
-        if np.isinf(values).any():
-            raise ValueError(f"{name}: an infinite value was given; finite numbers are needed, NaN where undefined")
-    if p.ndim != 1 or p.shape != d.shape:
-        raise ValueError(f"performance and disparity: {p.shape} and {d.shape} were given; two equal (k,) are needed")
+    p, d = as_values(performance, "performance", "model"), as_values(disparity, "disparity", "model")
+    if p.shape != d.shape:
+        raise ValueError(expected("performance and disparity", "one length", f"lengths {len(p)} and {len(d)}"))
     weakly = (p[None, :] >= p[:, None]) & (d[None, :] <= d[:, None])
     strictly = (p[None, :] > p[:, None]) | (d[None, :] < d[:, None])
     return np.asarray(~(weakly & strictly).any(axis=1) & ~np.isnan(p) & ~np.isnan(d))

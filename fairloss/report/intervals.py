@@ -32,7 +32,7 @@ from fairloss.metrics.arrays import Floats
 
 _MOST_PAIRS = 105  # of fifteen groups
 
-__all__ = ["centred_interval", "corrected_gap", "gap_difference", "gap_interval", "percentile_interval", "unseen"]
+__all__ = ["centered_interval", "corrected_gap", "gap_difference", "gap_interval", "percentile_interval", "unseen"]
 
 
 def percentile_interval(drawn: Floats, level: float) -> tuple[Floats, Floats]:
@@ -193,7 +193,7 @@ def gap_difference(
     return low, high, (len(ordered) - first + 1) / (len(ordered) + 1)
 
 
-def centred_interval(value: Floats, drawn: Floats, level: float, bias: Floats | float = 0.0) -> tuple[Floats, Floats]:
+def centered_interval(value: Floats, drawn: Floats, level: float, bias: Floats | float = 0.0) -> tuple[Floats, Floats]:
     """Interval of values that are too large by 0 to ``bias``: the scatter of (R, ...) replicates about their own mean."""
     low, high = percentile_interval(drawn - _mean(drawn), level)
     return np.asarray(value - bias + low), np.asarray(value + high)

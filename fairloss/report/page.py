@@ -53,13 +53,13 @@ def as_html(report: ReportData) -> str:
             f"<h2>{html.escape(name)}</h2>",
             _table(header, rows, ["small" if s else "" for s in small]),
             _plot(
-                plot_groups(report, attribute.name),
+                plot_groups(report, attribute=attribute.name),
                 "Values and intervals of the groups; dashed: over all samples; open: too few to judge.",
             ),
             "<h3>Comparisons</h3>",
             _table(gap_header, gap_rows, ["clear" if c else "" for c in clear]),
             _plot(
-                plot_gaps(report, attribute.name),
+                plot_gaps(report, attribute=attribute.name),
                 "Clear (a marked row, an orange band): the interval excludes equality.",
             ),
         ]

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from fairloss.core.checks import expected
 from fairloss.core.extras import require
 from fairloss.metrics.significance import FriedmanNemenyi
 from fairloss.report.compare import pareto_front
-from fairloss.report.results import ReportData, label
+from fairloss.report.results import ReportData, metric_title
 
 __all__ = ["plot_critical_difference", "plot_gaps", "plot_groups", "plot_pareto"]
 
-_BLUE, _GREY, _ORANGE = "#1f5fa8", "#8a8f98", "#c8640f"
+_BLUE, _GRAY, _ORANGE = "#1f5fa8", "#8a8f98", "#c8640f"
 
 
 def _figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Any, Any]:
@@ -32,8 +33,8 @@ def _literal(text: object) -> str:
     return str(text).replace("$", r"\$")
 
 
-def plot_groups(report: ReportData, attribute: str | None = None, metrics: Sequence[str] | None = None) -> Any:
-    """Each group's value and interval, one panel a metric; the dashed line is the value over all samples.
+def plot_groups(report: ReportData, *, attribute: str | None = None, metrics: Sequence[str] | None = None) -> Any:
+    """Each group's value and interval, one panel per metric; the dashed line is the value over all samples.
 
     Args:
         report: the report.
@@ -54,16 +55,16 @@ def plot_groups(report: ReportData, attribute: str | None = None, metrics: Seque
     longest = max(len(str(g.label)) for g in found.groups)
     figure, axes = _figure(2.6 * columns + 0.075 * longest, rows * (0.95 + 0.3 * count), columns, rows)
     for axis, name in zip(axes.ravel(), names, strict=False):
-        axis.axvline(report.overall[name].value, color=_GREY, linestyle="--", linewidth=1)
+        axis.axvline(report.overall[name].value, color=_GRAY, linestyle="--", linewidth=1)
         for row, group in enumerate(found.groups):
             e = group.metrics[name]
             if e.value != e.value:
-                axis.text(0.5, row, "undefined", color=_GREY, ha="center", va="center", transform=_rows(axis))
+                axis.text(0.5, row, "undefined", color=_GRAY, ha="center", va="center", transform=_rows(axis))
                 continue
-            color = _GREY if group.small else _BLUE
+            color = _GRAY if group.small else _BLUE
             axis.plot([e.low, e.high], [row, row], color=color, linewidth=2, alpha=0.6, solid_capstyle="butt")
             axis.plot(e.value, row, "o", color=color, markersize=6, markerfacecolor="white" if group.small else color)
-        axis.set_title(_literal(label(name)), fontsize=10)
+        axis.set_title(_literal(metric_title(name)), fontsize=10)
         axis.set_ylim(count - 0.4, -0.6)
         first = axis in axes[:, 0]
         axis.set_yticks(range(count), [_literal(g.label) for g in found.groups] if first else [""] * count)
@@ -79,7 +80,7 @@ def _rows(axis: Any) -> Any:
     return require("matplotlib.transforms").blended_transform_factory(axis.transAxes, axis.transData)
 
 
-def plot_gaps(report: ReportData, attribute: str | None = None) -> Any:
+def plot_gaps(report: ReportData, *, attribute: str | None = None) -> Any:
     """Every gap with its interval (filled) and its bias-corrected value (bar); ratios and scaled values are left out.
 
     Args:
@@ -99,9 +100,9 @@ def plot_gaps(report: ReportData, attribute: str | None = None) -> Any:
     for row, gap in enumerate(gaps):
         e = gap.estimate
         if e.value != e.value:
-            axis.text(0.02, row, "undefined", color=_GREY, va="center", transform=_rows(axis))
+            axis.text(0.02, row, "undefined", color=_GRAY, va="center", transform=_rows(axis))
             continue
-        color = _ORANGE if gap.clear else _GREY
+        color = _ORANGE if gap.clear else _GRAY
         axis.plot([e.low, e.high], [row, row], color=color, linewidth=5, alpha=0.35, solid_capstyle="butt")
         axis.plot(e.value, row, "o", color=color, markersize=6)
         axis.plot([gap.corrected] * 2, [row - 0.28, row + 0.28], color="black", linewidth=1.5)
@@ -149,7 +150,7 @@ def plot_critical_difference(result: FriedmanNemenyi, *, title: str = "") -> Any
         for line, i in enumerate(members):
             mean = float(result.mean_ranks[i])
             y = depth + 0.55 * line
-            axis.plot([mean, mean, side], [0, y, y], color=_GREY, linewidth=0.8)
+            axis.plot([mean, mean, side], [0, y, y], color=_GRAY, linewidth=0.8)
             axis.text(side, y, f" {_literal(result.names[i])} ({mean:.2f}) ", ha="right" if side < 1 else "left", va="center",
                       fontsize=9)  # fmt: skip
     for position, clique in enumerate(cliques):
@@ -185,7 +186,7 @@ def plot_pareto(
         ValueError: different lengths.
     """
     if len(names) != len(performance):
-        raise ValueError(f"names: {len(names)} names were given for {len(performance)} models")
+        raise ValueError(expected("names", f"{len(performance)} names, one per model", len(names)))
     front = pareto_front(performance, disparity)
     p, d = np.asarray(performance, dtype=np.float64), np.asarray(disparity, dtype=np.float64)
     figure, axes = _figure(5.2, 3.8)
@@ -194,7 +195,7 @@ def plot_pareto(
     axis.step(d[order], p[order], where="post", color=_BLUE, linewidth=1, alpha=0.7)
     axis.plot(d[front], p[front], "o", color=_BLUE, label="not dominated")
     if (~front).any():
-        axis.plot(d[~front], p[~front], "o", color=_GREY, markerfacecolor="white", label="dominated")
+        axis.plot(d[~front], p[~front], "o", color=_GRAY, markerfacecolor="white", label="dominated")
     for name, x, y in zip(names, d, p, strict=True):
         axis.annotate(_literal(name), (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8)
     axis.margins(0.2)

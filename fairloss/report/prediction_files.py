@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,21 +58,17 @@ def read_predictions(path: Path, arguments: argparse.Namespace) -> dict[str, Any
         raise InputError(f'{path}, line {start}: a row that is no CSV ({error}); is a quote (") left open?') from None
     if not lines:
         raise InputError(f"{path}: no row after the header")
-    groups = {name: _labels(columns[name], name, path, lines, arguments.unknown) for name in arguments.group}
+
+    def cells(name: str | None, read: Callable[..., Any]) -> list[Any] | None:
+        at = None if name is None else zip(columns[name], lines, strict=True)
+        return None if at is None else [read(text, path, line, name) for text, line in at]
+
     return {
-        "target": [
-            _label(v, path, line, arguments.target) for v, line in zip(columns[arguments.target], lines, strict=True)
-        ],
-        "score": [
-            _score(v, path, line, arguments.score) for v, line in zip(columns[arguments.score], lines, strict=True)
-        ],
-        "groups": groups,
-        "patient": None
-        if arguments.patient is None
-        else _filled(columns[arguments.patient], path, lines, arguments.patient),
-        "id": None
-        if getattr(arguments, "id", None) is None
-        else _filled(columns[arguments.id], path, lines, arguments.id),
+        "target": cells(arguments.target, _label),
+        "score": cells(arguments.score, _score),
+        "groups": {name: _labels(columns[name], name, path, lines, arguments.unknown) for name in arguments.group},
+        "patient": cells(arguments.patient, _filled),
+        "id": cells(getattr(arguments, "id", None), _filled),
     }
 
 
@@ -113,10 +110,10 @@ def unknown_lines(groups: dict[str, list[str | None]]) -> list[str]:
     return lines
 
 
-def _filled(values: list[str], path: Path, lines: list[int], column: str) -> list[str]:
-    if "" in values:
-        raise InputError(f"{path}, line {lines[values.index('')]}: {column!r} is empty")
-    return values
+def _filled(text: str, path: Path, line: int, column: str) -> str:
+    if not text:
+        raise InputError(f"{path}, line {line}: {column!r} is empty")
+    return text
 
 
 def match_rows(table: dict[str, Any], first: dict[str, Any], path: Path, arguments: argparse.Namespace) -> None:

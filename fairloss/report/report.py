@@ -8,28 +8,31 @@ gaps of these means.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fairloss.metrics.arrays import as_weights
+from fairloss.core.checks import expected
+from fairloss.groups.encode import GroupEncoding
+from fairloss.metrics.arrays import Ints, as_weights
 from fairloss.metrics.per_group import Metric
-from fairloss.metrics.predictions import Task, as_predictions
+from fairloss.metrics.predictions import Predictions, Task, as_predictions
 from fairloss.metrics.rates import Convention
-from fairloss.report.bootstrap import Replicates, bootstrap_groups, bootstrap_means, patient_codes
-from fairloss.report.build import (
-    attribute_report,
-    check_resampling,
+from fairloss.report.arguments import (
+    KINDS,
+    Kind,
+    Resampling,
     note_scale,
-    overall_estimates,
     read_attributes,
     read_metrics,
     read_values,
     value_kinds,
 )
+from fairloss.report.bootstrap import Replicates, bootstrap_groups, bootstrap_means, patient_codes
+from fairloss.report.build import attribute_report, overall_estimates
 from fairloss.report.results import ReportData
 from fairloss.report.tables import as_dict, as_frame, as_markdown
 
@@ -109,35 +112,22 @@ class FairnessReport(ReportData):
             >>> gap.worst, round(gap.estimate.value, 2), gap.estimate.low > 0
             ('M', 0.23, True)
         """
-        check_resampling(num_replicates, level, min_group_size, seed)
+        how = Resampling(num_replicates, level, min_group_size, seed).checked()
         pred = as_predictions(y_true, y_score, task=task, threshold=threshold, strict=strict, labels=labels)
-        weight = as_weights(sample_weight, len(pred))
         encodings = read_attributes(groups, len(pred), intersections)
         patient = patient_codes(patients, len(pred))
         notes: list[str] = []
         names = read_metrics(pred, metrics, notes)
         note_scale(pred, names, threshold, notes)
-        options = {"convention": convention}
-
-        def replicates(ids: NDArray[np.int64], size: int) -> Replicates:
-            rng = np.random.default_rng(seed)
-            return bootstrap_groups(
-                pred,
-                ids,
-                size,
-                metrics=names,
-                weight=weight,
-                patient=patient,
-                num_replicates=num_replicates,
-                rng=rng,
-                options=options,
-            )
-
-        overall = overall_estimates(replicates(np.zeros(len(pred), dtype=np.int64), 1), pred, patient, level)
-        reports = []
-        for name, encoding in encodings.items():
-            found = replicates(encoding.ids, encoding.num_groups)
-            reports.append(attribute_report(name, encoding, found, pred, patient, level, min_group_size, notes))
+        replicates = partial(
+            bootstrap_groups,
+            pred,
+            metrics=names,
+            weight=as_weights(sample_weight, len(pred)),
+            patient=patient,
+            num_replicates=num_replicates,
+            convention=convention,
+        )
         settings = {
             "title": title,
             "task": pred.task,
@@ -146,15 +136,11 @@ class FairnessReport(ReportData):
             "threshold": threshold,
             "decision": "score > threshold" if strict else "score >= threshold",
             "convention": convention,
-            "replicates": num_replicates,
-            "level": level,
-            "min_group_size": min_group_size,
-            "seed": seed,
         }
-        return cls(overall, tuple(reports), tuple(notes), settings)
+        return cls._of(replicates, encodings, pred, patient, KINDS, how, settings, notes)
 
     @classmethod
-    def from_values(
+    def from_values(  # noqa: D417
         cls,
         values: Mapping[str, Any],
         groups: Any,
@@ -173,16 +159,9 @@ class FairnessReport(ReportData):
 
         Args:
             values: name to (N,) numbers; NaN (a Dice of two empty masks) is left out.
-            groups: as in :meth:`from_predictions`, and so are all further arguments.
+            groups: as in :meth:`from_predictions`.
             higher_is_better: the direction of all values, or of each by name.
-            patients: see there.
-            intersections: see there.
-            sample_weight: see there.
-            num_replicates: see there.
-            level: see there.
-            min_group_size: see there.
-            seed: see there.
-            title: see there.
+            patients, intersections, sample_weight, num_replicates, level, min_group_size, seed, title: as there.
 
         Returns:
             The report: group means and gaps of means.
@@ -198,43 +177,49 @@ class FairnessReport(ReportData):
             >>> round(gap.estimate.value, 3), gap.worst, gap.clear
             (0.2, 'M', True)
         """
-        check_resampling(num_replicates, level, min_group_size, seed)
+        how = Resampling(num_replicates, level, min_group_size, seed).checked()
         if not isinstance(values, Mapping):
-            raise TypeError(f"values: a mapping of names to values is needed, {type(values).__name__} was given")
-        if not values:
-            raise ValueError("values: none were given")
+            raise TypeError(expected("values", "a mapping of names to values", type(values).__name__))
         arrays = {str(name): read_values(v, str(name)) for name, v in values.items()}
-        n = len(next(iter(arrays.values())))
-        if any(len(v) != n for v in arrays.values()):
-            raise ValueError(f"values: lengths {sorted({len(v) for v in arrays.values()})} were given; one is needed")
-        weight = as_weights(sample_weight, n)
+        lengths = {len(v) for v in arrays.values()}
+        if len(lengths) != 1:
+            raise ValueError(expected("values", "values of one length", f"lengths {sorted(lengths)}"))
+        n = lengths.pop()
         encodings, patient = read_attributes(groups, n, intersections), patient_codes(patients, n)
-        kinds, notes = value_kinds(arrays, higher_is_better), list[str]()
+        kinds, weight = value_kinds(arrays, higher_is_better), as_weights(sample_weight, n)
+        replicates = partial(bootstrap_means, arrays, weight=weight, patient=patient, num_replicates=num_replicates)
+        settings = {"title": title, "task": "values", "samples": n, "patients": int(patient.max()) + 1}
+        return cls._of(replicates, encodings, None, patient, kinds, how, settings, [])
 
-        def replicates(ids: NDArray[np.int64], size: int) -> Replicates:
-            rng = np.random.default_rng(seed)
-            return bootstrap_means(
-                arrays, ids, size, weight=weight, patient=patient, num_replicates=num_replicates, rng=rng
-            )
+    @classmethod
+    def _of(
+        cls,
+        replicates: Callable[..., Replicates],
+        encodings: Mapping[str, GroupEncoding],
+        pred: Predictions | None,
+        patient: Ints,
+        kinds: Mapping[str, Kind],
+        how: Resampling,
+        settings: dict[str, Any],
+        notes: list[str],
+    ) -> FairnessReport:
+        """The report of ``replicates(ids, num_groups)``, with the same draws for every attribute."""
 
-        overall = overall_estimates(replicates(np.zeros(n, dtype=np.int64), 1), None, patient, level, kinds)
-        reports = [
-            attribute_report(
-                name, e, replicates(e.ids, e.num_groups), None, patient, level, min_group_size, notes, kinds
-            )
+        def drawn(ids: Ints, num_groups: int) -> Replicates:
+            return replicates(ids, num_groups, rng=np.random.default_rng(how.seed))
+
+        overall = overall_estimates(drawn(np.zeros(len(patient), dtype=np.int64), 1), pred, patient, how.level, kinds)
+        reports = tuple(
+            attribute_report(name, e, drawn(e.ids, e.num_groups), pred, patient, how, notes, kinds)
             for name, e in encodings.items()
-        ]
-        settings = {
-            "title": title,
-            "task": "values",
-            "samples": n,
-            "patients": int(patient.max()) + 1,
-            "replicates": num_replicates,
-            "level": level,
-            "min_group_size": min_group_size,
-            "seed": seed,
+        )
+        settings |= {
+            "replicates": how.num_replicates,
+            "level": how.level,
+            "min_group_size": how.min_group_size,
+            "seed": how.seed,
         }
-        return cls(overall, tuple(reports), tuple(notes), settings)
+        return cls(overall, reports, tuple(notes), settings)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries and lists that JSON can hold; None stands for an undefined value."""
@@ -257,8 +242,8 @@ class FairnessReport(ReportData):
             Path(path).write_text(page, encoding="utf-8")
         return page
 
-    def plot(self, attribute: str | None = None, metrics: Sequence[str] | None = None) -> Any:
+    def plot(self, attribute: str | None = None, *, metrics: Sequence[str] | None = None) -> Any:
         """A figure (matplotlib) of the groups' values and intervals; of the first attribute by default."""
         from fairloss.report.plots import plot_groups
 
-        return plot_groups(self, attribute, metrics)
+        return plot_groups(self, attribute=attribute, metrics=metrics)

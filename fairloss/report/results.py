@@ -13,19 +13,19 @@ __all__ = [
     "Group",
     "ModelComparison",
     "ReportData",
-    "counted",
-    "label",
+    "count_of",
+    "metric_title",
 ]
 
 _UPPER = ("auc", "tpr", "tnr", "fpr", "fnr", "fdr", "f1", "ece", "bce")
 
 
-def label(metric: str) -> str:
+def metric_title(metric: str) -> str:
     """A metric's name for people."""
     return metric.upper() if metric in _UPPER else metric.replace("_", " ")
 
 
-def counted(n: int, noun: str) -> str:
+def count_of(n: int, noun: str) -> str:
     """``1 sample``, ``2 samples``."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
@@ -109,7 +109,7 @@ class ReportData:
 
     Attributes:
         overall: metric to estimate over all samples.
-        attributes: one report an attribute, then the intersections.
+        attributes: one report per attribute, then the intersections.
         warnings: in words: small groups, undefined values.
         settings: what the numbers rest on (samples, threshold, replicates, level, seed, ...).
     """

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import asdict
 from typing import Any
 
-from fairloss.report.results import AttributeReport, Estimate, ReportData, counted, label
+from fairloss.core.extras import require
+from fairloss.report.results import AttributeReport, Estimate, ReportData, count_of, metric_title
 
-__all__ = ["as_dict", "as_frame", "as_markdown", "legend", "marked", "number", "settings_line", "show", "tables"]
+__all__ = [
+    "as_dict",
+    "as_frame",
+    "as_markdown",
+    "format_estimate",
+    "format_value",
+    "group_title",
+    "legend",
+    "plain_data",
+    "settings_line",
+    "tables",
+]
 
 Table = tuple[str, list[str], list[list[str]]]
 
@@ -27,70 +41,46 @@ _MEANINGS = {
 }
 
 
-def number(value: float) -> str:
+def format_value(value: float) -> str:
     """Three decimals, or "n/a"."""
     return "n/a" if value != value else f"{value:.3f}"
 
 
-def show(estimate: Estimate) -> str:
+def format_estimate(estimate: Estimate) -> str:
     """``0.812 [0.790, 0.834]``, or "n/a"."""
     if estimate.value != estimate.value:
         return "n/a"
     if estimate.low != estimate.low:
-        return number(estimate.value)
+        return format_value(estimate.value)
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
-def _plain(value: Any) -> Any:
+def plain_data(value: Any) -> Any:
+    """``value`` as what JSON can hold: None stands for NaN and infinity, text for what JSON does not know."""
+    if isinstance(value, dict):
+        return {k: plain_data(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_data(v) for v in value]
     if isinstance(value, float):
-        return None if value != value or value in (float("inf"), float("-inf")) else value
+        return value if math.isfinite(value) else None
     return value if isinstance(value, (str, int, bool)) or value is None else str(value)
-
-
-def _interval(estimate: Estimate) -> dict[str, Any]:
-    return {"value": _plain(estimate.value), "low": _plain(estimate.low), "high": _plain(estimate.high)}
 
 
 def as_dict(report: ReportData) -> dict[str, Any]:
     """Plain data for JSON."""
-    return {
-        "settings": {k: _plain(v) for k, v in report.settings.items()},
-        "overall": {m: _interval(e) for m, e in report.overall.items()},
-        "attributes": {
-            a.name: {
-                "unknown": a.unknown,
-                "groups": [
-                    {
-                        "label": _plain(g.label),
-                        "samples": g.samples,
-                        "patients": g.patients,
-                        "positives": g.positives,
-                        "small": g.small,
-                        "metrics": {m: _interval(e) for m, e in g.metrics.items()},
-                    }
-                    for g in a.groups
-                ],
-                "gaps": {
-                    gap.name: {
-                        "title": gap.title,
-                        **_interval(gap.estimate),
-                        "corrected": _plain(gap.corrected),
-                        "best": _plain(gap.best),
-                        "worst": _plain(gap.worst),
-                    }
-                    for gap in a.gaps
-                },
-            }
-            for a in report.attributes
-        },
-        "warnings": list(report.warnings),
-    }
+    attributes = {}
+    for a in report.attributes:
+        gaps = {}
+        for gap in map(asdict, a.gaps):
+            gaps[gap.pop("name")] = {"title": gap.pop("title"), **gap.pop("estimate"), **gap}
+        attributes[a.name] = {"unknown": a.unknown, "groups": [asdict(g) for g in a.groups], "gaps": gaps}
+    overall = {m: asdict(e) for m, e in report.overall.items()}
+    found = {"settings": report.settings, "overall": overall, "attributes": attributes, "warnings": report.warnings}
+    return {name: plain_data(value) for name, value in found.items()}
 
 
 def as_frame(report: ReportData) -> Any:
-    """One row a value (pandas)."""
-    from fairloss.core.extras import require
-
+    """One row per value (pandas)."""
     pandas = require("pandas")
     columns = ["attribute", "kind", "group", "metric", "value", "low", "high", "corrected", "samples", "patients"]
     rows: list[tuple[Any, ...]] = []
@@ -110,7 +100,7 @@ def as_frame(report: ReportData) -> Any:
     return frame
 
 
-def marked(attribute: AttributeReport, name: Any) -> str:
+def group_title(attribute: AttributeReport, name: Any) -> str:
     """The label of a group as it is shown, with a mark where the group is too small to judge; "" for None."""
     if name is None:
         return ""
@@ -122,28 +112,28 @@ def tables(report: ReportData) -> list[Table]:
     """(title, header, rows) of every table, as text."""
     metrics = list(report.overall)
     counts = ["samples"] if _one_each(report) else ["samples", "patients"]
-    found: list[Table] = [("Overall", [*counts, *map(label, metrics)], [])]
+    found: list[Table] = [("Overall", [*counts, *map(metric_title, metrics)], [])]
     sizes = [str(report.settings[c]) for c in counts]
-    found[0][2].append([*sizes, *[show(report.overall[m]) for m in metrics]])
+    found[0][2].append([*sizes, *[format_estimate(report.overall[m]) for m in metrics]])
     for a in report.attributes:
         positives = ["positives"] if any(g.positives is not None for g in a.groups) else []
         rows = [
             [
-                marked(a, g.label),
+                group_title(a, g.label),
                 *[str(getattr(g, c)) for c in [*counts, *positives]],
-                *[show(g.metrics[m]) for m in metrics],
+                *[format_estimate(g.metrics[m]) for m in metrics],
             ]
             for g in a.groups
         ]
-        title = a.name if not a.unknown else f"{a.name} ({counted(a.unknown, 'sample')} of unknown group left out)"
-        found.append((title, ["group", *counts, *positives, *map(label, metrics)], rows))
+        title = a.name if not a.unknown else f"{a.name} ({count_of(a.unknown, 'sample')} of unknown group left out)"
+        found.append((title, ["group", *counts, *positives, *map(metric_title, metrics)], rows))
         gap_rows = [
             [
                 gap.title,
-                show(gap.estimate),
-                "" if gap.corrected != gap.corrected else number(gap.corrected),
-                marked(a, gap.worst),
-                marked(a, gap.best),
+                format_estimate(gap.estimate),
+                "" if gap.corrected != gap.corrected else format_value(gap.corrected),
+                group_title(a, gap.worst),
+                group_title(a, gap.best),
             ]
             for gap in a.gaps
         ]
@@ -180,7 +170,7 @@ def legend(report: ReportData) -> list[str]:
     """What the metrics and comparisons of the report mean, a sentence each."""
     values = report.settings["task"] == "values"
     names = {gap.name for a in report.attributes for gap in a.gaps}
-    lines = [] if values else [f"{label(m)}: {_MEANINGS[m]}." for m in report.overall if m in _MEANINGS]
+    lines = [] if values else [f"{metric_title(m)}: {_MEANINGS[m]}." for m in report.overall if m in _MEANINGS]
     lines.append(
         "A gap or difference is the largest minus the smallest group value; 0 means that the groups are alike. Those of "
         "small groups are too large on average: the bias-corrected value allows for that."

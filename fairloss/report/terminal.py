@@ -6,8 +6,8 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fairloss.report.results import Estimate, GapDifference, ModelComparison, ReportData, counted, label
-from fairloss.report.tables import as_markdown, legend, marked, number, settings_line, show
+from fairloss.report.results import Estimate, GapDifference, ModelComparison, ReportData, count_of, metric_title
+from fairloss.report.tables import as_markdown, format_estimate, format_value, group_title, legend, settings_line
 
 __all__ = ["print_comparison", "print_report"]
 
@@ -32,19 +32,21 @@ def print_report(report: ReportData) -> None:
     one_each = report.settings["samples"] == report.settings["patients"]
     # Metrics down and groups across, as many groups a table as the terminal holds.
     for attribute in report.attributes:
-        note = f"; {counted(attribute.unknown, 'sample')} of unknown group left out" if attribute.unknown else ""
+        note = f"; {count_of(attribute.unknown, 'sample')} of unknown group left out" if attribute.unknown else ""
         columns = [("all", report.settings["samples"], report.settings["patients"], report.overall)]
-        columns += [(marked(attribute, g.label), g.samples, g.patients, g.metrics) for g in attribute.groups]
+        columns += [(group_title(attribute, g.label), g.samples, g.patients, g.metrics) for g in attribute.groups]
         widths = [max(len(name), 15) + 3 for name, *_ in columns]
         for part in _parts(widths, console.width - 18):
             table = _table(attribute.name + note)
             table.add_column("", no_wrap=True)
             for i in part:
                 name, samples, people, _ = columns[i]
-                size = f"n = {samples}" if one_each else f"n = {samples}\n{counted(people, 'patient')}"
+                size = f"n = {samples}" if one_each else f"n = {samples}\n{count_of(people, 'patient')}"
                 table.add_column(_text(f"{name}\n{size}"), justify="right", no_wrap=True)
             for m in metrics:
-                table.add_row(label(m), *[_text(show(columns[i][3][m]).replace(" [", "\n[")) for i in part])
+                table.add_row(
+                    metric_title(m), *[_text(format_estimate(columns[i][3][m]).replace(" [", "\n[")) for i in part]
+                )
             console.print(table)
         table = _table(f"{attribute.name}: comparisons")
         for name, justify in [
@@ -55,8 +57,8 @@ def print_report(report: ReportData) -> None:
         ]:
             table.add_column(name, justify=justify, no_wrap=name == "value")
         for gap in attribute.gaps:
-            corrected = "" if gap.corrected != gap.corrected else number(gap.corrected)
-            cells = [gap.title, show(gap.estimate), corrected, marked(attribute, gap.worst)]
+            corrected = "" if gap.corrected != gap.corrected else format_value(gap.corrected)
+            cells = [gap.title, format_estimate(gap.estimate), corrected, group_title(attribute, gap.worst)]
             table.add_row(*map(_text, cells), style="bold" if gap.clear else None)
         console.print(table)
     for warning in report.warnings:
@@ -75,10 +77,10 @@ def print_comparison(found: Mapping[str, Sequence[ModelComparison]], metrics: Se
                 rows.append(
                     [
                         (model.name + (" *" if best else "")) if i == 0 else "",
-                        label(m),
-                        number(model.overall[m]),
-                        show(Estimate(*model.gaps[m])),
-                        number(model.corrected[m]),
+                        metric_title(m),
+                        format_value(model.overall[m]),
+                        format_estimate(Estimate(*model.gaps[m])),
+                        format_value(model.corrected[m]),
                         *_against(model.against_first.get(m)),
                     ]
                 )
@@ -92,9 +94,8 @@ def print_comparison(found: Mapping[str, Sequence[ModelComparison]], metrics: Se
         for row in rows:
             table.add_row(*map(_text, row))
         console.print(table)
-    print(
-        f"* on the front of {label(metrics[0])} against its gap: no other model is at least as good in both and better in one."
-    )
+    best = "no other model is at least as good in both and better in one"
+    print(f"* on the front of {metric_title(metrics[0])} against its gap: {best}.")
 
 
 def _against(test: GapDifference | None) -> tuple[str, str]:

@@ -426,7 +426,7 @@ def test_labels_that_the_terminal_cannot_write(command, tmp_path, monkeypatch):
 def test_a_column_named_like_an_intersection(tmp_path, capsys):
     path = write(tmp_path / "a.csv", [{**r, "sex & age": "x"} for r in predictions()])
     options = ["report", path, *COLUMNS, "--group", "age", "--group", "sex & age", "--replicates", "100"]
-    assert "groups: an attribute or intersection is called 'sex & age'" in fails(capsys, *options)
+    assert "got 'sex & age', which is also that of" in fails(capsys, *options)
     assert main([*options, "--no-intersections"]) == 0
 
 

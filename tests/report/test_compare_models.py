@@ -24,7 +24,7 @@ def test_comparing_models():
     assert [m.name for m in three] == ["a", "b", "c"]
     assert three[0].against_first == {}
     assert three[2].gaps == three[0].gaps  # the same draws for every model
-    with pytest.raises(ValueError, match="no model"):
+    with pytest.raises(ValueError, match="scores: .*model"):
         fr.compare_models(y, {}, g)
     assert fr.pareto_front([0.9, 0.9, 0.8], [0.1, 0.1, 0.1]).tolist() == [True, True, False]
 
@@ -116,7 +116,7 @@ def test_undefined_models_are_not_on_the_front():
     assert fr.pareto_front([0.9, nan, 0.8, 0.99], [0.1, 0.0, 0.2, nan]).tolist() == [True, False, False, False]
     assert fr.pareto_front([nan], [0.1]).tolist() == [False]
     for performance, disparity, name in (([np.inf], [0.1], "performance"), ([0.5], [-np.inf], "disparity")):
-        with pytest.raises(ValueError, match=f"{name}: an infinite value"):
+        with pytest.raises(ValueError, match=f"{name}: .*an infinite value"):
             fr.pareto_front(performance, disparity)
 
 

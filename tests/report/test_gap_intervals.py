@@ -24,7 +24,6 @@ def draw(y, s, g, groups, *, patients=None, replicates=40, seed=3, metrics=METRI
         patient=bootstrap.patient_codes(patients, len(y)),
         num_replicates=replicates,
         rng=np.random.default_rng(seed),
-        options={},
     )
 
 

@@ -1,0 +1,158 @@
+"""What a report is asked for: attributes, metrics, values with their kinds, and how the intervals are made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fairloss.core.checks import choice, expected, integer, number
+from fairloss.groups.encode import GroupEncoding
+from fairloss.metrics.arrays import Floats, as_array, as_groups, cross_groups
+from fairloss.metrics.per_group import METRICS
+from fairloss.metrics.predictions import Predictions
+from fairloss.metrics.rates import RATES
+
+__all__ = [
+    "KINDS",
+    "Kind",
+    "Resampling",
+    "metric_names",
+    "note_scale",
+    "read_attributes",
+    "read_metrics",
+    "read_values",
+    "value_kinds",
+]
+
+_DEFAULT = ("accuracy", "auc", "tpr", "fpr", "fdr", "f1", "positive_rate", "ece")
+
+
+def read_attributes(groups: Any, n: int, intersections: bool) -> dict[str, GroupEncoding]:
+    """Ids and names of every attribute, and of all crossed where there are several."""
+    if hasattr(groups, "columns") and hasattr(groups, "items"):
+        groups = dict(groups.items())
+    elif not isinstance(groups, Mapping):
+        groups = {"group": groups}
+    if not groups:
+        raise ValueError(expected("groups", "at least one attribute", "none"))
+    found = {str(name): as_groups(value, n) for name, value in groups.items()}
+    if len(found) < len(groups):
+        raise ValueError(expected("groups", "attributes of different names", list(groups)))
+    for name, encoding in found.items():
+        if not encoding.num_groups:
+            raise ValueError(expected("groups", "at least one known label", f"every sample of {name!r} is unknown"))
+    names = list(found)
+    sizes = {2, len(names)} if intersections and len(names) > 1 else ()
+    for several in (s for size in sorted(sizes) for s in combinations(names, size)):
+        title = " & ".join(several)
+        if title in found:
+            given = f"{title!r}, which is also that of {', '.join(map(repr, several))}"
+            wanted, cure = "another name for each attribute and intersection", "rename it, or pass intersections=False"
+            raise ValueError(expected("groups", wanted, given, cure))
+        crossed = cross_groups({k: found[k] for k in several})
+        if crossed.num_groups:
+            found[title] = crossed
+    return found
+
+
+def read_metrics(pred: Predictions, metrics: Sequence[str] | None, notes: list[str]) -> tuple[str, ...]:
+    """Names of the metrics asked for, else those that the task has."""
+    if metrics is not None:
+        return metric_names(metrics)
+    names = list(_DEFAULT)
+    if pred.task == "multiclass":
+        names.remove("positive_rate")  # its mean over classes is one over their number in every group
+    score = pred.score
+    if score is None or (pred.task == "binary" and bool(np.isin(score, (0, 1)).all())):
+        notes.append("Decisions were given, not scores: AUC and calibration are left out.")
+        return tuple(m for m in names if m not in ("auc", "ece"))
+    if pred.task == "multilabel":
+        names.remove("ece")
+    elif score.min() < 0 or score.max() > 1:
+        names.remove("ece")
+        notes.append("The scores are no probabilities in [0, 1]: calibration is left out.")
+    return tuple(names)
+
+
+def metric_names(metrics: Any) -> tuple[str, ...]:
+    """The names, each once."""
+    if isinstance(metrics, str) or not isinstance(metrics, Iterable):
+        raise TypeError(expected("metrics", "a sequence of names", repr(metrics)))
+    names = tuple(metrics)
+    if not names:
+        raise ValueError(expected("metrics", f"names among {', '.join(METRICS)}", "none"))
+    for name in names:
+        choice("metrics", name, tuple(METRICS))
+    return tuple(dict.fromkeys(names))
+
+
+class Resampling(NamedTuple):
+    """How the intervals are made, and which groups are too small to judge."""
+
+    num_replicates: int
+    level: float
+    min_group_size: int
+    seed: int
+
+    def checked(self) -> Resampling:
+        """The same; too few replicates, a level outside (0, 1), and sizes and seeds that are none are refused."""
+        integer("num_replicates", self.num_replicates, minimum=100)
+        number("level", self.level, above=0, below=1)
+        integer("min_group_size", self.min_group_size, minimum=0)
+        integer("seed", self.seed, minimum=0)
+        return self
+
+
+def note_scale(pred: Predictions, metrics: Sequence[str], threshold: float, notes: list[str]) -> None:
+    """Append a warning where the default threshold decided on scores that are no probabilities."""
+    if pred.score is None or pred.task == "multiclass" or threshold != 0.5 or not any(m in RATES for m in metrics):
+        return
+    low, high = float(pred.score.min()), float(pred.score.max())
+    if low < 0:
+        notes.append(f"Scores lie between {low:g} and {high:g}: are they logits? Decisions were made at 0.5.")
+    elif high > 1:
+        notes.append(f"Scores reach {high:g}: are they percentages? Decisions were made at 0.5.")
+
+
+def read_values(values: Any, name: str) -> Floats:
+    """(N,) numbers, NaN where there is none."""
+    array = as_array(values, name)
+    if array.ndim != 1 or array.dtype.kind not in "biuf" or not len(array):
+        raise ValueError(expected(name, "one number per sample, (N,)", f"shape {array.shape} of {array.dtype}"))
+    array = array.astype(np.float64)
+    if np.isinf(array).any() or np.isnan(array).all():
+        raise ValueError(expected(name, "finite numbers", "infinite values, or no value but NaN"))
+    return array
+
+
+class Kind(NamedTuple):
+    """Direction of a metric and the ends of its range."""
+
+    higher_is_better: bool
+    low: float = 0.0
+    high: float = 1.0
+
+
+KINDS: dict[str, Kind] = {m: Kind(higher, 0.0, float("inf") if m == "bce" else 1.0) for m, higher in METRICS.items()}
+
+
+def value_kinds(values: Mapping[str, Floats], higher_is_better: bool | Mapping[str, bool]) -> dict[str, Kind]:
+    """Kinds of per-sample values: in [0, 1], where they all are, else between the smallest and the largest."""
+    if isinstance(higher_is_better, Mapping):
+        directions = {str(name): better for name, better in higher_is_better.items()}  # as the values' names
+        for name in directions:
+            choice("higher_is_better", name, tuple(values))
+    else:
+        directions = dict.fromkeys(values, higher_is_better)
+    kinds = {}
+    for name, v in values.items():
+        better = directions.get(name, True)
+        if not isinstance(better, (bool, np.bool_)):
+            raise TypeError(expected("higher_is_better", f"True or False for {name}", repr(better)))
+        better = bool(better)
+        low, high = float(np.nanmin(v)), float(np.nanmax(v))
+        kinds[name] = Kind(better) if low >= 0 and high <= 1 else Kind(better, low, high)
+    return kinds
