@@ -72,7 +72,8 @@ def as_dict(report: ReportData) -> dict[str, Any]:
     for a in report.attributes:
         gaps = {}
         for gap in map(asdict, a.gaps):
-            gaps[gap.pop("name")] = {"title": gap.pop("title"), **gap.pop("estimate"), **gap}
+            name, title, estimate = gap.pop("name"), gap.pop("title"), gap.pop("estimate")
+            gaps[name] = {"title": title, **estimate, **gap}
         attributes[a.name] = {"unknown": a.unknown, "groups": [asdict(g) for g in a.groups], "gaps": gaps}
     overall = {m: asdict(e) for m, e in report.overall.items()}
     found = {"settings": report.settings, "overall": overall, "attributes": attributes, "warnings": report.warnings}
