@@ -1,7 +1,11 @@
 """FairGRPO advantages of rows of rewards as three ops, each one Triton launch; the eager code is in fairloss.policy.weights.
 
-The ops divide the work as the eager code does: what several processes have to add up lies between the first and the second.
-They exist for the kernels alone; where those do not run, the eager code is plain tensor code, which torch.compile fuses.
+1. *score_prompts*: every program standardizes its prompts and keeps six sums per cell, float64, in its own row of a table;
+2. *cell_weights*: one program adds the rows in a fixed order and turns the sums into weights and the batch's deviation;
+3. *scale_scores*: scores times weights, and, on request, the masked (B, L) broadcast beside it.
+
+No atomics: the same rewards give the same bits. What several processes have to add up lies between the first and the second.
+The ops exist for the kernels alone; where those do not run, the eager code is plain tensor code, which torch.compile fuses.
 Each takes its setting as the two lists of :meth:`fairloss.ops.fair_grpo_setting.Setting.flat`.
 """
 
@@ -12,7 +16,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fairloss.ops.fair_grpo_setting import Setting, programs, setting_of
+from fairloss.ops.dispatch import LAUNCH_OPTIONS
+from fairloss.ops.fair_grpo_setting import (
+    SCALE_BLOCKS,
+    Setting,
+    fixed_shift,
+    programs,
+    score_blocks,
+    setting_of,
+    weight_blocks,
+)
 
 __all__ = ["cell_weights", "scale_scores", "score_prompts"]
 
@@ -30,10 +43,16 @@ def score_prompts(
     """GRPO's scores (Q, R) and partial sums by cell, (programs, 6, D + 1, W) float64, to be added over the first axis."""
     from fairloss.ops import advantages_triton
 
-    setting = setting_of(whole, real)
-    scores, sums = _empty_scores(rewards, setting)
-    ids = domains.contiguous(), slots.contiguous()
-    advantages_triton.score_prompts(rewards.contiguous(), *ids, scores, sums, setting)
+    s = setting_of(whole, real)
+    scores, sums = _empty_scores(rewards, s)
+    q, r = rewards.shape
+    blocks = score_blocks(r, s.num_domains, s.width)
+    steps = -(-q // (len(sums) * blocks["BLOCK_Q"]))
+    with torch.cuda.device_of(rewards):
+        advantages_triton.score_prompts_kernel[(len(sums),)](
+            rewards.contiguous(), domains.contiguous(), slots.contiguous(), scores, sums, q, steps, r,
+            DOMAINS=s.num_domains, GROUPS=s.num_groups, WIDTH=s.width, EPS=s.options.eps, **blocks, **LAUNCH_OPTIONS,
+        )  # fmt: skip
     return scores, sums
 
 
@@ -62,10 +81,19 @@ def cell_weights(
     """Table (D + 1, W), counts and means (D, W), totals and batch (3, D, G + 1), factor (1,): float64."""
     from fairloss.ops import advantages_triton
 
-    setting = setting_of(whole, real)
-    outputs = _empty_weights(sums, setting)
-    inputs = [None if x is None else x.contiguous() for x in (past, share, mean, shift)]
-    advantages_triton.cell_weights(sums.contiguous(), inputs, outputs, setting)
+    s = setting_of(whole, real)
+    o, outputs, sums = s.options, _empty_weights(sums, s), sums.contiguous()
+    # A power that is no whole number has no sign for negative means.
+    negative = 0 if o.reward_power != int(o.reward_power) else 1 if int(o.reward_power) % 2 == 0 else -1
+    with torch.cuda.device_of(sums):
+        advantages_triton.cell_weights_kernel[(1,)](
+            sums, *(sums if x is None else x.contiguous() for x in (past, share, mean, shift)), *outputs,
+            DOMAINS=s.num_domains, GROUPS=s.num_groups, WIDTH=s.width, PROGRAMS=len(sums), HAS_PAST=past is not None,
+            HAS_SHIFT=shift is not None, SHIFT=fixed_shift(o), DECAY=s.decay, INCLUDE=s.include_batch,
+            VARIANT=o.variant, NORMALIZE=o.batch_normalize, MAX_RATIO=o.max_ratio or 0.0, SIZE_POWER=o.size_power,
+            REWARD_POWER=o.reward_power, NEGATIVE_REWARD=negative, EPS=o.eps,
+            **weight_blocks(s.num_domains, s.width, len(sums)), **LAUNCH_OPTIONS,
+        )  # fmt: skip
     return outputs
 
 
@@ -97,9 +125,15 @@ def scale_scores(
         # Read as it is where that is one launch; other dtypes are narrowed first.
         mask = (mask if mask.dtype in (torch.bool, torch.int64) else mask != 0).contiguous()
         mask = mask.view(torch.uint8) if mask.dtype == torch.bool else mask
-    outputs = _empty_advantages(scores, mask)
-    ids = domains.contiguous(), slots.contiguous()
-    advantages_triton.scale_scores(scores, *ids, table, factor, mask, outputs, setting_of(whole, real))
+    s, outputs = setting_of(whole, real), _empty_advantages(scores, mask)
+    rows, length, blocks = scores.numel(), outputs[2].shape[1], SCALE_BLOCKS[mask is not None]
+    grid = (-(-rows // blocks["BLOCK_B"]), max(1, -(-length // blocks["BLOCK_L"])))
+    with torch.cuda.device_of(scores):
+        advantages_triton.scale_scores_kernel[grid](
+            scores, domains.contiguous(), slots.contiguous(), table, factor, scores if mask is None else mask, *outputs,
+            rows, scores.shape[1], length, DOMAINS=s.num_domains, GROUPS=s.num_groups, WIDTH=s.width,
+            HAS_MASK=mask is not None, **blocks, **LAUNCH_OPTIONS,
+        )  # fmt: skip
     return outputs
 
 

@@ -1,102 +1,268 @@
-"""FairGRPO advantages in three launches: the Triton side of :mod:`fairloss.ops.advantages`.
+"""Device code of the FairGRPO advantages: the kernels that :mod:`fairloss.ops.advantages` launches, in order.
 
-1. *score_prompts*: every program standardizes its prompts and keeps six sums per cell, float64, in its own row of a table;
-2. *cell_weights*: one program adds the rows in a fixed order and turns the sums into weights and the batch's deviation;
-3. *scale_scores*: scores times weights, and, on request, the masked (B, L) broadcast beside it.
-
-No atomics: the same rewards give the same bits. The device code is :mod:`fairloss.ops.advantages_device_triton`.
+Numbers that a run keeps fixed (sizes, powers, eps) are compiled in; as run-time arguments Triton would round them to float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import torch
 import triton
-from torch import Tensor
+import triton.language as tl
 
-from fairloss.ops.advantages_device_triton import cell_weights_kernel, scale_scores_kernel, score_prompts_kernel
-from fairloss.ops.dispatch import LAUNCH_OPTIONS
-from fairloss.ops.fair_grpo_setting import MAX_CELLS, MAX_ROLLOUTS, Setting, fixed_shift, table_blocks
+from fairloss.ops.fair_grpo_setting import MEAN_FLOOR, ROUNDING, WEIGHT_CEILING
 
-__all__ = ["cell_weights", "scale_scores", "score_prompts"]
+__all__ = ["cell_weights_kernel", "scale_scores_kernel", "score_prompts_kernel"]
 
-
-def score_blocks(rollouts: int, num_domains: int, width: int) -> dict[str, int]:
-    """Tile of the first launch; few sizes, so that few kernels are compiled."""
-    block_r = next(size for size in (8, 64, MAX_ROLLOUTS) if rollouts <= size)
-    block_c = 32 if (num_domains + 1) * width <= 32 else 128 if (num_domains + 1) * width <= 128 else MAX_CELLS
-    return {"BLOCK_Q": max(1, min(32, 2048 // max(block_r, block_c))), "BLOCK_R": block_r, "CELLS": block_c}
+_FLOOR, _CEILING, _ROUNDING = tl.constexpr(MEAN_FLOOR), tl.constexpr(WEIGHT_CEILING), tl.constexpr(ROUNDING)
 
 
-def weight_blocks(num_domains: int, width: int, parts: int) -> dict[str, int]:
-    """Tile of the second launch."""
-    bd, bw = table_blocks(num_domains, width)
-    cells = bd * bw
-    return {
-        "BD": bd,
-        "BW": bw,
-        "CHUNK": min(parts, max(1, 4096 // cells)),
-        "BITS": 8 if cells <= 16 else 4,
-        "num_warps": 4 if cells <= 128 else 8,
-    }
+@triton.jit(do_not_specialize=["prompts", "steps"])
+def score_prompts_kernel(rewards, domains, slots, scores, partials, prompts, steps, rollouts,
+                         DOMAINS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr, EPS: tl.constexpr,
+                         BLOCK_Q: tl.constexpr, BLOCK_R: tl.constexpr, CELLS: tl.constexpr):  # fmt: skip
+    """Scores (Q, R), and (programs, 6, (D + 1) W) sums: prompts, rollouts, rewards, informative, scores, their squares."""
+    program = tl.program_id(0)
+    cell_ids = tl.arange(0, CELLS)
+    a0 = tl.zeros((CELLS,), tl.float64)
+    a1 = tl.zeros((CELLS,), tl.float64)
+    a2 = tl.zeros((CELLS,), tl.float64)
+    a3 = tl.zeros((CELLS,), tl.float64)
+    a4 = tl.zeros((CELLS,), tl.float64)
+    a5 = tl.zeros((CELLS,), tl.float64)
+    for step in range(steps):
+        q = tl.cast(program, tl.int64) * steps * BLOCK_Q + step * BLOCK_Q + tl.arange(0, BLOCK_Q)
+        r = tl.arange(0, BLOCK_R)
+        inside = (q[:, None] < prompts) & (r[None, :] < rollouts)
+        at = q[:, None] * rollouts + r[None, :]
+        reward = tl.load(rewards + at, mask=inside, other=float("nan"))
+        scorable = reward == reward
+        value = tl.where(scorable, reward, 0.0)
+        count = tl.sum(tl.where(scorable, 1.0, 0.0).to(value.dtype), 1)
+        mean = tl.sum(value, 1) / tl.maximum(count, 1.0)
+        deviation = tl.where(scorable, value - mean[:, None], 0.0)
+        std = tl.sqrt(tl.sum(deviation * deviation, 1) / tl.maximum(count - 1.0, 1.0))
+        highest = tl.max(tl.where(scorable, reward, float("-inf")), 1)
+        informative = highest > tl.min(tl.where(scorable, reward, float("inf")), 1)
+        score = tl.where(informative[:, None], deviation / (std[:, None] + EPS), 0.0)
+        tl.store(scores + at, score, mask=inside)
+        domain = tl.load(domains + q, mask=q < prompts, other=0)
+        slot = tl.load(slots + q, mask=q < prompts, other=0)
+        cell = tl.where(domain < 0, DOMAINS * WIDTH + GROUPS, tl.maximum(domain, 0) * WIDTH + slot)
+        mine = (cell[:, None] == cell_ids[None, :]) & (q[:, None] < prompts)
+        wide = score.to(tl.float64)
+        a0 += tl.sum(tl.where(mine, tl.where(count > 0, 1.0, 0.0).to(tl.float64)[:, None], 0.0), 0)
+        a1 += tl.sum(tl.where(mine, count.to(tl.float64)[:, None], 0.0), 0)
+        a2 += tl.sum(tl.where(mine, tl.sum(value.to(tl.float64), 1)[:, None], 0.0), 0)
+        a3 += tl.sum(tl.where(mine, tl.where(informative, 1.0, 0.0).to(tl.float64)[:, None], 0.0), 0)
+        a4 += tl.sum(tl.where(mine, tl.sum(wide, 1)[:, None], 0.0), 0)
+        a5 += tl.sum(tl.where(mine, tl.sum(wide * wide, 1)[:, None], 0.0), 0)
+    TOTAL: tl.constexpr = (DOMAINS + 1) * WIDTH
+    out = partials + program * 6 * TOTAL + cell_ids
+    tl.store(out, a0, mask=cell_ids < TOTAL)
+    tl.store(out + TOTAL, a1, mask=cell_ids < TOTAL)
+    tl.store(out + 2 * TOTAL, a2, mask=cell_ids < TOTAL)
+    tl.store(out + 3 * TOTAL, a3, mask=cell_ids < TOTAL)
+    tl.store(out + 4 * TOTAL, a4, mask=cell_ids < TOTAL)
+    tl.store(out + 5 * TOTAL, a5, mask=cell_ids < TOTAL)
 
 
-SCALE_BLOCKS = {False: {"BLOCK_B": 256, "BLOCK_L": 1}, True: {"BLOCK_B": 4, "BLOCK_L": 1024}}
-"""Tile of the third launch, without and with a mask."""
+@triton.jit
+def _total(partials, statistic: tl.constexpr, PROGRAMS: tl.constexpr, DOMAINS: tl.constexpr, WIDTH: tl.constexpr,
+           BD: tl.constexpr, BW: tl.constexpr, CHUNK: tl.constexpr):  # fmt: skip
+    """(BD, BW) sums of one statistic over the programs, 0 outside the table."""
+    TOTAL: tl.constexpr = (DOMAINS + 1) * WIDTH
+    cell = tl.arange(0, BD * BW)
+    inside = (cell // BW <= DOMAINS) & (cell % BW < WIDTH)
+    at = partials + statistic * TOTAL + (cell // BW) * WIDTH + cell % BW
+    total = tl.zeros((BD * BW,), tl.float64)
+    for start in tl.static_range(0, PROGRAMS, CHUNK):
+        program = start + tl.arange(0, CHUNK)
+        parts = tl.load(at[None, :] + program[:, None] * (6 * TOTAL), mask=inside[None, :], other=0.0)
+        total += tl.sum(parts, 0)
+    return tl.reshape(total, (BD, BW))
 
 
-def score_prompts(
-    rewards: Tensor, domains: Tensor, slots: Tensor, scores: Tensor, sums: Tensor, setting: Setting
-) -> None:
-    """Launch 1: fills scores (Q, R) and sums (programs, 6, D + 1, W)."""
-    q, r = rewards.shape
-    blocks = score_blocks(r, setting.num_domains, setting.width)
-    steps = triton.cdiv(q, len(sums) * blocks["BLOCK_Q"])
-    with torch.cuda.device_of(rewards):
-        score_prompts_kernel[(len(sums),)](
-            rewards, domains, slots, scores, sums, q, steps, r,
-            DOMAINS=setting.num_domains, GROUPS=setting.num_groups, WIDTH=setting.width, EPS=setting.options.eps,
-            **blocks, **LAUNCH_OPTIONS,
-        )  # fmt: skip
+@triton.jit
+def _join_unknown(x, d, w, DOMAINS: tl.constexpr, GROUPS: tl.constexpr):
+    """Cells of known domains with clusters and the rest of the unknown joined in the column ``GROUPS``."""
+    rest = tl.sum(tl.where(w >= GROUPS, x, 0.0), 1)
+    return tl.where(d < DOMAINS, tl.where(w < GROUPS, x, tl.where(w == GROUPS, rest[:, None], 0.0)), 0.0)
 
 
-def cell_weights(sums: Tensor, inputs: Sequence[Tensor | None], outputs: Sequence[Tensor], setting: Setting) -> None:
-    """Launch 2: fills table, counts, means, totals, batch and the factor of the weighted scores, all float64.
+@triton.jit
+def _ratio(a, b):
+    return tl.where(b > 0, a / tl.where(b > 0, b, 1.0), 0.0)
 
-    ``inputs`` are past totals, share and mean of the clusters, and the shift, each or None.
+
+@triton.jit
+def _wide(x: tl.constexpr):
+    """A constant in float64: a bare number is float32 in some versions of Triton."""
+    return tl.full((1, 1), x, tl.float64)
+
+
+@triton.jit
+def _add_shift(mean, shift):
+    """``mean + shift``, 0 where nothing but rounding is left of the sum."""
+    shifted = mean + shift
+    # The constant on the right: on the left Triton 3.8's interpreter does not know the product for a tensor.
+    return tl.where(tl.abs(shifted) <= tl.abs(shift) * _ROUNDING, 0.0, shifted)
+
+
+@triton.jit
+def _power(x, P: tl.constexpr, NEGATIVE: tl.constexpr):
+    """Power x ** P; ``NEGATIVE`` is (-1) ** P, 0 where that is no real number."""
+    size = tl.exp(P * tl.log(tl.where(x == 0, 1.0, tl.abs(x))))
+    at_zero: tl.constexpr = 1.0 if P == 0 else 0.0
+    below = NEGATIVE * size if NEGATIVE != 0 else size * float("nan")
+    return tl.where(x == 0, at_zero, tl.where(x > 0, size, below))
+
+
+@triton.jit
+def _next_digit(bits, counts, found, half, SHIFT: tl.constexpr, BITS: tl.constexpr):
+    """``found`` with the next ``BITS`` bits of the median set."""
+    digit = tl.arange(0, 1 << BITS).to(tl.uint64)
+    candidate = found + (digit << SHIFT) + ((1 << SHIFT) - 1)
+    below = tl.sum(tl.where(bits[:, None] <= candidate[None, :], counts[:, None], 0.0), 0)
+    place = tl.sum(tl.where(below < half, 1, 0), 0)
+    return found + (place.to(tl.uint64) << SHIFT)
+
+
+@triton.jit
+def _median(values, counts, BITS: tl.constexpr):
+    """Lower median of positive values, each counted ``counts`` times: the bits of positive floats are ordered as they are.
+
+    The answer's bits are found from the top, ``BITS`` at a time, each time by the counts at or below every candidate.
     """
-    o = setting.options
-    negative = 0 if o.reward_power != int(o.reward_power) else 1 if int(o.reward_power) % 2 == 0 else -1
-    with torch.cuda.device_of(sums):
-        cell_weights_kernel[(1,)](
-            sums, *(sums if x is None else x for x in inputs), *outputs,
-            DOMAINS=setting.num_domains, GROUPS=setting.num_groups, WIDTH=setting.width, PROGRAMS=len(sums),
-            HAS_PAST=inputs[0] is not None, HAS_SHIFT=inputs[3] is not None, SHIFT=fixed_shift(o),
-            DECAY=setting.decay, INCLUDE=setting.include_batch, VARIANT=o.variant, NORMALIZE=o.batch_normalize,
-            MAX_RATIO=o.max_ratio or 0.0, SIZE_POWER=o.size_power, REWARD_POWER=o.reward_power,
-            NEGATIVE_REWARD=negative, EPS=o.eps,
-            **weight_blocks(setting.num_domains, setting.width, len(sums)), **LAUNCH_OPTIONS,
-        )  # fmt: skip
+    half = tl.sum(counts, 0) / 2
+    bits = values.to(tl.uint64, bitcast=True)
+    found = tl.sum(tl.where(counts >= 0, 0, 1), 0).to(tl.uint64)  # 0
+    for level in tl.static_range(64 // BITS):
+        found = _next_digit(bits, counts, found, half, 64 - BITS * (level + 1), BITS)
+    return found.to(tl.float64, bitcast=True)
 
 
-def scale_scores(
-    scores: Tensor,
-    domains: Tensor,
-    slots: Tensor,
-    table: Tensor,
-    factor: Tensor,
-    mask: Tensor | None,
-    outputs: Sequence[Tensor],
-    setting: Setting,
-) -> None:
-    """Launch 3: fills advantages (Q, R), weights (Q,), and tokens (Q R, L), empty without a mask."""
-    rows, length = scores.numel(), outputs[2].shape[1]
-    blocks = SCALE_BLOCKS[mask is not None]
-    grid = (triton.cdiv(rows, blocks["BLOCK_B"]), max(1, triton.cdiv(length, blocks["BLOCK_L"])))
-    with torch.cuda.device_of(scores):
-        scale_scores_kernel[grid](
-            scores, domains, slots, table, factor, scores if mask is None else mask, *outputs, rows, scores.shape[1],
-            length, DOMAINS=setting.num_domains, GROUPS=setting.num_groups, WIDTH=setting.width,
-            HAS_MASK=mask is not None, **blocks, **LAUNCH_OPTIONS,
-        )  # fmt: skip
+@triton.jit
+def cell_weights_kernel(partials, past, share, cluster_mean, shift_at,
+                        table, counts_out, means_out, totals_out, batch_out, factor,
+                        DOMAINS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr, PROGRAMS: tl.constexpr,
+                        HAS_PAST: tl.constexpr, HAS_SHIFT: tl.constexpr, SHIFT: tl.constexpr, DECAY: tl.constexpr,
+                        INCLUDE: tl.constexpr, VARIANT: tl.constexpr, NORMALIZE: tl.constexpr, MAX_RATIO: tl.constexpr,
+                        SIZE_POWER: tl.constexpr, REWARD_POWER: tl.constexpr, NEGATIVE_REWARD: tl.constexpr, EPS: tl.constexpr,
+                        BD: tl.constexpr, BW: tl.constexpr, CHUNK: tl.constexpr, BITS: tl.constexpr):  # fmt: skip
+    """Weights of all cells, the totals they rest on, and what the weighted scores are multiplied by."""
+    d = tl.arange(0, BD)[:, None]
+    w = tl.arange(0, BW)[None, :]
+    cells = (d < DOMAINS) & (w < WIDTH)
+    columns = (d < DOMAINS) & (w <= GROUPS)
+    prompts_all = _total(partials, 0, PROGRAMS, DOMAINS, WIDTH, BD, BW, CHUNK)
+    prompts = _join_unknown(prompts_all, d, w, DOMAINS, GROUPS)
+    rollouts_all = _total(partials, 1, PROGRAMS, DOMAINS, WIDTH, BD, BW, CHUNK)
+    rollouts = _join_unknown(rollouts_all, d, w, DOMAINS, GROUPS)
+    rewards = _join_unknown(_total(partials, 2, PROGRAMS, DOMAINS, WIDTH, BD, BW, CHUNK), d, w, DOMAINS, GROUPS)
+    PLANE: tl.constexpr = DOMAINS * (GROUPS + 1)
+    at = d * (GROUPS + 1) + w
+    tl.store(batch_out + at, prompts, mask=columns)
+    tl.store(batch_out + PLANE + at, rollouts, mask=columns)
+    tl.store(batch_out + 2 * PLANE + at, rewards, mask=columns)
+    if HAS_PAST:
+        p0 = tl.load(past + at, mask=columns, other=0.0)
+        p1 = tl.load(past + PLANE + at, mask=columns, other=0.0)
+        p2 = tl.load(past + 2 * PLANE + at, mask=columns, other=0.0)
+        if INCLUDE:
+            prompts += p0 * DECAY
+            rollouts += p1 * DECAY
+            rewards += p2 * DECAY
+        else:
+            prompts, rollouts, rewards = p0, p1, p2
+    tl.store(totals_out + at, prompts, mask=columns)
+    tl.store(totals_out + PLANE + at, rollouts, mask=columns)
+    tl.store(totals_out + 2 * PLANE + at, rewards, mask=columns)
+
+    counts = tl.where(w < GROUPS, prompts, 0.0)
+    means = _ratio(rewards, rollouts)
+    if WIDTH > GROUPS + 1:
+        pool = tl.sum(tl.where(w == GROUPS, prompts, 0.0), 1)
+        found = (d < DOMAINS) & (w > GROUPS) & (w < WIDTH)
+        of_cluster = d * (WIDTH - GROUPS - 1) + w - GROUPS - 1
+        counts = tl.where(found, tl.load(share + of_cluster, mask=found, other=0.0) * pool[:, None], counts)
+        means = tl.where(found, tl.load(cluster_mean + of_cluster, mask=found, other=0.0), means)
+    tl.store(counts_out + d * WIDTH + w, counts, mask=cells)
+    tl.store(means_out + d * WIDTH + w, means, mask=cells)
+    if HAS_SHIFT:
+        shift = tl.load(shift_at)
+    else:
+        shift = _wide(SHIFT)
+    means = _add_shift(means, shift)
+    domain_count = tl.sum(prompts, 1)[:, None]
+    domain_mean = _add_shift(_ratio(tl.sum(rewards, 1), tl.sum(rollouts, 1))[:, None], shift)
+    known = (counts > 0) & cells
+    filled = tl.where(known, counts, 1.0)
+    informative = tl.where(known, _total(partials, 3, PROGRAMS, DOMAINS, WIDTH, BD, BW, CHUNK), 0.0)
+    # Without an informative prompt all scores are 0; the weights still compare groups, over the prompts that are there.
+    informative = tl.where(tl.sum(tl.sum(informative, 1), 0) > 0, informative, tl.where(known, prompts_all, 0.0))
+    some = tl.sum(tl.sum(informative, 1), 0)
+    if VARIANT == "default":
+        t_domain = SIZE_POWER * tl.log(tl.maximum(domain_count, 1e-300)) + REWARD_POWER * tl.log(
+            tl.maximum(domain_mean, _wide(_FLOOR))
+        )
+        t_group = SIZE_POWER * tl.log(filled) + REWARD_POWER * tl.log(tl.maximum(means, _wide(_FLOOR)))
+        weights = tl.exp(-(t_domain + t_group))
+        if MAX_RATIO > 0:
+            smallest = tl.min(tl.min(tl.where(cells, weights, float("inf")), 1), 0)
+            middle = _median(tl.reshape(weights, (BD * BW,)), tl.reshape(informative, (BD * BW,)), BITS)
+            weights = tl.minimum(weights, MAX_RATIO * tl.where(some > 0, middle, smallest))
+        average = _ratio(tl.sum(tl.sum(tl.where(informative > 0, weights * informative, 0.0), 1), 0), some)
+        weights = tl.minimum(weights / tl.where(average > 0, average, 1.0), _wide(_CEILING))
+        neutral = some * 0.0 + 1.0
+    else:
+        t_domain = _power(domain_count, SIZE_POWER, 1) * _power(domain_mean, REWARD_POWER, NEGATIVE_REWARD)
+        t_group = _power(filled, SIZE_POWER, 1) * _power(means, REWARD_POWER, NEGATIVE_REWARD)
+        if VARIANT == "released":
+            # A comparison that NaN fails: a NaN stays one, and the score is left as it is.
+            temperature = tl.where(t_domain < EPS, _wide(EPS), t_domain) * t_group
+            usable = tl.abs(temperature) > 0
+            weights = tl.where(usable, 1.0 / tl.where(usable, temperature, 1.0), 1.0)
+        else:
+            temperature = t_domain * t_group
+            weights = 1.0 / tl.maximum(tl.where(temperature == temperature, temperature, 0.0), _wide(EPS))
+        neutral = _ratio(tl.sum(tl.sum(tl.where(informative > 0, weights * informative, 0.0), 1), 0), some)
+        neutral = tl.where(neutral > 0, neutral, 1.0)
+    weights = tl.where(known, weights, neutral)
+    tl.store(table + d * WIDTH + w, weights, mask=(d <= DOMAINS) & (w < WIDTH))
+    if NORMALIZE:
+        n = tl.sum(tl.sum(rollouts_all, 1), 0)
+        # Padding holds zeros, and so do cells without a score, whatever their weight.
+        sums = _total(partials, 4, PROGRAMS, DOMAINS, WIDTH, BD, BW, CHUNK)
+        squares = _total(partials, 5, PROGRAMS, DOMAINS, WIDTH, BD, BW, CHUNK)
+        mean = tl.sum(tl.sum(weights * sums, 1), 0) / tl.maximum(n, 1.0)
+        square = tl.sum(tl.sum(weights * weights * squares, 1), 0)
+        std = tl.sqrt(tl.maximum(square - n * mean * mean, 0.0) / tl.maximum(n - 1.0, 1.0))
+        if VARIANT == "paper":
+            tl.store(factor, tl.where(std > 0, 1.0 / tl.where(std > 0, std, 1.0), 0.0))
+        else:
+            tl.store(factor, 1.0 / (std + EPS))
+    else:
+        tl.store(factor, some * 0.0 + 1.0)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def scale_scores_kernel(scores, domains, slots, table, factor, mask, advantages, weights, tokens, rows, rollouts, length,
+                        DOMAINS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr, HAS_MASK: tl.constexpr,
+                        BLOCK_B: tl.constexpr, BLOCK_L: tl.constexpr):  # fmt: skip
+    """Advantages (B,), weights (Q,), and with a mask (B, L) tokens: the rollout's advantage where the mask is not 0."""
+    b = tl.program_id(0).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
+    q = b // rollouts
+    domain = tl.load(domains + q, mask=b < rows, other=0)
+    slot = tl.load(slots + q, mask=b < rows, other=0)
+    cell = tl.where(domain < 0, DOMAINS * WIDTH + GROUPS, tl.maximum(domain, 0) * WIDTH + slot)
+    weight = tl.load(table + cell, mask=b < rows, other=0.0)
+    score = tl.load(scores + b, mask=b < rows, other=0.0)
+    value = (score.to(tl.float64) * weight * tl.load(factor)).to(score.dtype)
+    if tl.program_id(1) == 0:
+        tl.store(advantages + b, value, mask=b < rows)
+        tl.store(weights + q, weight.to(score.dtype), mask=(b < rows) & (b % rollouts == 0))
+    if HAS_MASK:
+        column = tl.program_id(1) * BLOCK_L + tl.arange(0, BLOCK_L)
+        inside = (b[:, None] < rows) & (column[None, :] < length)
+        at = b[:, None] * length + column[None, :]
+        counts = tl.load(mask + at, mask=inside, other=0) != 0
+        tl.store(tokens + at, tl.where(counts, value[:, None], 0.0), mask=inside)

@@ -11,6 +11,7 @@ from torch import Tensor
 __all__ = [
     "MAX_CELLS",
     "MAX_ROLLOUTS",
+    "SCALE_BLOCKS",
     "VARIANTS",
     "Options",
     "Setting",
@@ -18,8 +19,10 @@ __all__ = [
     "fixed_shift",
     "obstacle",
     "programs",
+    "score_blocks",
     "setting_of",
     "table_blocks",
+    "weight_blocks",
 ]
 
 Variant = Literal["default", "paper", "released"]
@@ -97,6 +100,25 @@ def programs(num_domains: int, width: int) -> int:
     """Programs of the first launch, whatever the batch: the order of the sums depends on nothing but the table's size."""
     rows, columns = table_blocks(num_domains, width)
     return 64 if rows * columns <= 128 else 16
+
+
+def score_blocks(rollouts: int, num_domains: int, width: int) -> dict[str, int]:
+    """Tile of the first launch; few sizes, so that few kernels are compiled."""
+    block_r = next(size for size in (8, 64, MAX_ROLLOUTS) if rollouts <= size)
+    block_c = 32 if (num_domains + 1) * width <= 32 else 128 if (num_domains + 1) * width <= 128 else MAX_CELLS
+    return {"BLOCK_Q": max(1, min(32, 2048 // max(block_r, block_c))), "BLOCK_R": block_r, "CELLS": block_c}
+
+
+def weight_blocks(num_domains: int, width: int, parts: int) -> dict[str, int]:
+    """Tile of the second launch."""
+    rows, columns = table_blocks(num_domains, width)
+    cells = rows * columns
+    chunk, bits, warps = min(parts, max(1, 4096 // cells)), 8 if cells <= 16 else 4, 4 if cells <= 128 else 8
+    return {"BD": rows, "BW": columns, "CHUNK": chunk, "BITS": bits, "num_warps": warps}
+
+
+SCALE_BLOCKS = {False: {"BLOCK_B": 256, "BLOCK_L": 1}, True: {"BLOCK_B": 4, "BLOCK_L": 1024}}
+"""Tile of the third launch, without and with a mask."""
 
 
 def obstacle(rewards: Tensor, num_domains: int, width: int) -> str | None:

@@ -16,7 +16,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 
 from fairloss.ops import advantages_triton, contrastive, contrastive_triton, segments_triton
-from fairloss.ops.fair_grpo_setting import MAX_ROLLOUTS, programs
+from fairloss.ops.fair_grpo_setting import MAX_ROLLOUTS, SCALE_BLOCKS, programs, score_blocks, weight_blocks
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -124,19 +124,19 @@ def _advantages() -> Iterator[Build]:
             for width in (8, 32, 128):
                 yield Build(
                     f"score-{NAMES[dtype]}-r{rollouts}-w{width}", advantages_triton.score_prompts_kernel, {**types, **rewards},
-                    {**sizes, "WIDTH": width, "EPS": 1e-6, **advantages_triton.score_blocks(rollouts, 3, width)},
+                    {**sizes, "WIDTH": width, "EPS": 1e-6, **score_blocks(rollouts, 3, width)},
                 )  # fmt: skip
         for masked, mask in ((False, NAMES[dtype]), (True, "u8"), (True, "i64")):
             yield Build(
                 f"scale-{NAMES[dtype]}-{mask if masked else 'plain'}", advantages_triton.scale_scores_kernel,
                 {**types, **rewards, "mask": f"*{mask}"},
-                {**sizes, "WIDTH": 5, "HAS_MASK": masked, **advantages_triton.SCALE_BLOCKS[masked]},
+                {**sizes, "WIDTH": 5, "HAS_MASK": masked, **SCALE_BLOCKS[masked]},
                 aligned=("length",),
             )  # fmt: skip
     for variant in ("default", "paper", "released"):
         for domains, width in ((1, 8), (1, 64), (1, 256), (7, 8), (7, 64), (63, 8)):
             parts = programs(domains, width)
-            blocks = advantages_triton.weight_blocks(domains, width, parts)
+            blocks = weight_blocks(domains, width, parts)
             options = {"num_warps": blocks.pop("num_warps")}
             constants = {
                 "DOMAINS": domains, "GROUPS": width - 1, "WIDTH": width, "PROGRAMS": parts, "HAS_PAST": True,
@@ -151,7 +151,7 @@ def _advantages() -> Iterator[Build]:
                 options,
             )
     # Clusters, a shift on the device, an all-reduced table, rewards that weigh without their own batch.
-    blocks = advantages_triton.weight_blocks(3, 8, 1)
+    blocks = weight_blocks(3, 8, 1)
     options = {"num_warps": blocks.pop("num_warps")}
     constants |= {"HAS_SHIFT": True, "INCLUDE": False, "NORMALIZE": False, "MAX_RATIO": 0.0, "REWARD_POWER": 0.3}
     constants |= {
