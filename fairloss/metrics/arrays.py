@@ -188,5 +188,6 @@ def cross_groups(attributes: Mapping[str, Any], *, separator: str = " & ") -> Gr
     ]
     if len(set(names)) < len(names):
         twice = next(name for name, times in Counter(names).items() if times > 1)
-        raise ValueError(f"attributes: two combinations of {', '.join(map(str, attributes))} would be called {twice}")
+        wanted = f"labels of {', '.join(map(str, attributes))} whose combinations can be told apart"
+        raise ValueError(expected("attributes", wanted, f"two called {twice}", "rename a label, or pass separator="))
     return GroupEncoding(ids, tuple(names))

@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Every metric in every group, and every gap, with bootstrap intervals.",
         epilog="example: fairloss report predictions.csv --target y --score p --group sex --group age --html out.html",
     )
-    report.add_argument("file", type=Path, help="CSV file with a header, one row a sample")
+    report.add_argument("file", type=Path, help="CSV file with a header, one row per sample")
     _shared(report)
     report.add_argument("--title", default="Fairness report", help="title of the report")
     report.add_argument("--no-intersections", action="store_true", help="leave out combinations of attributes")
@@ -77,7 +77,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Gaps of several models on the same samples, and whether they differ from the first model's.",
         epilog="example: fairloss compare base.csv fair.csv --target y --score p --group sex",
     )
-    compare.add_argument("file", type=Path, nargs="+", help="CSV files, one a model, rows in the same order (or --id)")
+    compare.add_argument(
+        "file", type=Path, nargs="+", help="CSV files, one per model, rows in the same order (or --id)"
+    )
     _shared(compare)
     compare.add_argument("--id", metavar="COLUMN", help="match rows by this column instead of their order")
     compare.add_argument(
@@ -116,9 +118,9 @@ def _number(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} was given; a number is needed") from None
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
     if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} was given; a finite number is needed")
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
     return value
 
 

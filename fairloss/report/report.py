@@ -168,7 +168,7 @@ class FairnessReport(ReportData):
 
         Raises:
             TypeError: ``values`` is no mapping, a direction is neither True nor False.
-            ValueError: no values, not one number a sample, a direction of a name that is not among the values.
+            ValueError: no values, not one number per sample, a direction of a name that is not among the values.
 
         Example:
             >>> dice = [0.9, 0.8, 0.7, 0.6] * 30

@@ -83,7 +83,7 @@ def test_combinations_keep_labels_of_their_own():
     numbers = fm.cross_groups({"a": [1, "1", 2], "b": ["x"] * 3})
     assert [numbers.labels[i] for i in numbers.ids] == ["1 & 'x'", "'1' & 'x'", "2 & x"]
     taken = {"a": ["A & B", "A", "'A & B'"], "b": ["C", "B & C", "'C'"]}
-    with pytest.raises(ValueError, match="attributes: two combinations of a, b would be called 'A & B' & 'C'"):
+    with pytest.raises(ValueError, match="attributes: .* a, b .*two called 'A & B' & 'C'"):
         fm.cross_groups(taken)
 
 
