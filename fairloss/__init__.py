@@ -5,10 +5,10 @@ Public names are resolved on first use (PEP 562): ``import fairloss`` and ``fair
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fairloss._version import __version__
+from fairloss.core.lazy import lazy_names
 from fairloss.losses.catalogue import LOSSES
 
 if TYPE_CHECKING:
@@ -64,21 +64,7 @@ _HOME = {loss.name: loss.module for loss in LOSSES} | {
     "read_answers": "fairloss.language",
     "shift_labels": "fairloss.language",
 }
-_SUBMODULES = ("functional", "integrations", "metrics", "policy", "report")
 
 __all__ = ["__version__", *_HOME]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        value = getattr(importlib.import_module(_HOME[name]), name)
-    elif name in _SUBMODULES:
-        value = importlib.import_module(f"fairloss.{name}")
-    else:
-        raise AttributeError(f"module 'fairloss' has no attribute {name!r}")
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME, *_SUBMODULES])
+__getattr__, __dir__ = lazy_names(__name__, _HOME, ("functional", "integrations", "metrics", "policy", "report"))

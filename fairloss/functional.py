@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from fairloss.core.lazy import lazy_names
 from fairloss.losses.catalogue import LOSSES
 
 if TYPE_CHECKING:
@@ -59,13 +59,4 @@ _HOME = {name: loss.module for loss in LOSSES for name in loss.functions} | {
 
 __all__ = sorted(_HOME)
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'fairloss.functional' has no attribute {name!r}")
-    globals()[name] = value = getattr(importlib.import_module(_HOME[name]), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+__getattr__, __dir__ = lazy_names(__name__, _HOME)
