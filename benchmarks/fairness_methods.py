@@ -203,18 +203,18 @@ def fis(fold: Fold, c: float) -> Loss:
 
 
 def contrastive(fold: Fold) -> Loss:
-    term = fl.CrossGroupContrastiveLoss(queue=fl.EmbeddingQueue(MEMORY, WIDTH))
+    term = fl.CrossGroupContrastiveLoss(memory=fl.EmbeddingQueue(MEMORY, dim=WIDTH))
     return lambda z, logits, y, g: term(z, y, g)
 
 
 def moments(fold: Fold) -> Loss:
-    term = fl.MomentAlignmentLoss(2, fold.num_groups, normalize=True)
+    term = fl.MomentAlignmentLoss(fold.num_groups, num_classes=2, normalize=True)
     return lambda z, logits, y, g: term(z, y, g)
 
 
 def adversarial(fold: Fold, scale: float) -> tuple[Loss, Sequence[nn.Parameter]]:
-    term = fl.AdversarialGroupLoss(WIDTH, fold.num_groups, scale=scale, num_classes=2)
-    return lambda z, logits, y, g: F.cross_entropy(logits, y) + term(z, g, y), list(term.parameters())
+    term = fl.AdversarialGroupLoss(fold.num_groups, embedding_dim=WIDTH, scale=scale, num_classes=2)
+    return lambda z, logits, y, g: F.cross_entropy(logits, y) + term(z, g, target=y), list(term.parameters())
 
 
 # Two stages, and samplers.
@@ -225,7 +225,7 @@ def fair_distillation(fold: Fold, weight: float, seed: int, sizes: Sizes) -> Fit
     torch.manual_seed(seed)
     network = train(fold, seed, sizes.steps, sizes.batch, loss=fis(fold, 0.5))
     z, y, g = embed(network, fold.train), fold.train.y, fold.train.g
-    heads = fl.GroupHeads(WIDTH, 2, fold.num_groups)
+    heads = fl.GroupHeads(fold.num_groups, in_features=WIDTH, num_classes=2)
     individual = fl.FISLoss(fold.num_groups, c=0.0)
     draw = torch.Generator().manual_seed(seed)
 
@@ -245,8 +245,8 @@ def fair_distillation(fold: Fold, weight: float, seed: int, sizes: Sizes) -> Fit
     with torch.no_grad():
         teachers = heads(z)
     student = nn.Linear(WIDTH, 2)
-    criterion = fl.FairDistillationLoss(fold.num_groups, weight)
-    steps(student, lambda rows: criterion(student(z[rows]), teachers[:, rows], y[rows], g[rows]))
+    criterion = fl.FairDistillationLoss(fold.num_groups, distill_weight=weight)
+    steps(student, lambda rows: criterion(student(z[rows]), y[rows], g[rows], teacher_logits=teachers[:, rows]))
     network.head = student
     return fitted(network)
 

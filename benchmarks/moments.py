@@ -27,7 +27,7 @@ def explicit(z: Tensor, y: Tensor, groups: Tensor) -> Tensor:
 def build(N: int, D: int) -> Case:
     z = torch.randn(N, D).requires_grad_()
     y, groups = torch.arange(N) % LABELS, torch.arange(N) // LABELS % GROUPS
-    loss = MomentAlignmentLoss(LABELS, GROUPS)
+    loss = MomentAlignmentLoss(GROUPS, num_classes=LABELS)
 
     def step(function) -> None:
         z.grad = None

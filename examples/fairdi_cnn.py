@@ -178,7 +178,7 @@ def frozen(backbone: nn.Module, images: Tensor, args: argparse.Namespace) -> Ten
 def teachers(backbone: Backbone, trainer: Trainer) -> GroupHeads:
     """Step 1: every group's head on the frozen network, weighted by individual loss alone (eq 2, c = 0)."""
     args, groups = trainer.args, trainer.num_groups
-    heads = GroupHeads(backbone.features, 2, groups).to(trainer.device)
+    heads = GroupHeads(groups, in_features=backbone.features, num_classes=2).to(trainer.device)
     individual = FISLoss(groups, c=0.0)
 
     def loss(images: Tensor, target: Tensor, group: Tensor) -> Tensor:
@@ -200,11 +200,13 @@ def student(backbone: Backbone, heads: GroupHeads, trainer: Trainer) -> nn.Linea
     """Step 2: one head for all groups, distilled from each photograph's own teacher (eq 3)."""
     args = trainer.args
     head = nn.Linear(backbone.features, 2).to(trainer.device)
-    criterion = FairDistillationLoss(trainer.num_groups, args.distill_weight, args.temperature)
+    criterion = FairDistillationLoss(
+        trainer.num_groups, distill_weight=args.distill_weight, temperature=args.temperature
+    )
 
     def loss(images: Tensor, target: Tensor, group: Tensor) -> Tensor:
         x = frozen(backbone, images, args)
-        return criterion(head(x), heads(x), target, group)
+        return criterion(head(x), target, group, teacher_logits=heads(x))
 
     inputs = features_of(backbone, trainer.valid, args)
     optimizer = torch.optim.SGD(head.parameters(), lr=args.head_lr, momentum=0.9)

@@ -95,17 +95,17 @@ class Objective(nn.Module):
             raise ValueError(f"weights: {sorted(unknown)[0]!r} is not one of {', '.join(TERMS)}")
         self.weights = {name: float(weights.get(name, 0.0)) for name in TERMS}
         self.concept_ids, self.embedding = concept_ids, embedding
-        self.concept = ConceptAlignmentLoss(temperature)
+        self.concept = ConceptAlignmentLoss(temperature=temperature)
         self.contrastive = CrossGroupContrastiveLoss(
-            temperature, margin, num_groups=cohort.sizes, variant="paper" if sums else "default"
+            cohort.sizes, temperature=temperature, margin=margin, variant="paper" if sums else "default"
         )
         self.moments = MomentAlignmentLoss(
-            2, cohort.sizes, cov_weight, normalize=True, reduction="sum" if sums else "mean"
+            cohort.sizes, num_classes=2, cov_weight=cov_weight, normalize=True, variant="paper" if sums else "default"
         )
         # Its own draw of weights, so that a run without an adversary draws the same ones for all else.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self.adversary = AdversarialGroupLoss(width, cohort.sizes)
+            self.adversary = AdversarialGroupLoss(cohort.sizes, embedding_dim=width)
         counts = np.bincount(cohort.strata[cohort.strata >= 0], minlength=int(np.prod(cohort.sizes)))
         self.reweight = InverseFrequencyWeighting(counts.tolist()) if reweight else None
 
@@ -115,7 +115,9 @@ class Objective(nn.Module):
         if on <= {"concept"}:  # the alignment epoch runs no language model
             z = model.project(batch.features)
             return (
-                {"concept": self.concept(z, model.concept_embeddings(self.concept_ids), batch.concepts)} if on else {}
+                {"concept": self.concept(z, batch.concepts, concepts=model.concept_embeddings(self.concept_ids))}
+                if on
+                else {}
             )
         seen = model(batch)
         z = seen.projected if self.embedding == "projected" else seen.pooled
@@ -129,7 +131,7 @@ class Objective(nn.Module):
             values["scoring"] = self._mean((each * asked).sum(1), batch)
         if "concept" in on:
             concepts = model.concept_embeddings(self.concept_ids)
-            values["concept"] = self.concept(seen.projected, concepts, batch.concepts)
+            values["concept"] = self.concept(seen.projected, batch.concepts, concepts=concepts)
         if "contrastive" in on:
             values["contrastive"] = self.contrastive(z, label, batch.attributes)
         if "moments" in on:

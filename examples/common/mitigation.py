@@ -29,7 +29,7 @@ def make_head(method: str, dim: int, num_groups: int, prototypes: Tensor | None 
     """
     bias = prototypes is None
     if method == "InD":
-        head: nn.Module = GroupHeads(dim, 2, num_groups, bias=bias)
+        head: nn.Module = GroupHeads(num_groups, in_features=dim, num_classes=2, bias=bias)
     else:
         head = nn.Linear(dim, 2, bias=bias)
     for parameter in head.parameters():
@@ -72,7 +72,9 @@ class Objective(nn.Module):
             else None
         )
         self.adversary = (
-            AdversarialGroupLoss(dim or 2, groups, scale=adversary, num_classes=2) if method == "Adversarial" else None
+            AdversarialGroupLoss(groups, embedding_dim=dim or 2, scale=adversary, num_classes=2)
+            if method == "Adversarial"
+            else None
         )
 
     def forward(self, logits: Tensor, embeddings: Tensor, label: Tensor, group: Tensor) -> Tensor:
@@ -81,7 +83,7 @@ class Objective(nn.Module):
             # GroupDRO knows known groups alone; the others keep their part of the mean.
             return self.dro(losses, group) + (losses * (group < 0)).sum() / len(losses)
         if self.adversary is not None:
-            return losses.mean() + self.adversary(embeddings if self.reads_embeddings else logits, group, label)
+            return losses.mean() + self.adversary(embeddings if self.reads_embeddings else logits, group, target=label)
         return losses.mean()
 
 

@@ -35,7 +35,7 @@ class GroupUNet(nn.Module):
     def __init__(self, width: int, num_groups: int) -> None:
         super().__init__()
         self.trunk = unet(width, outputs=width)
-        self.heads = GroupHeads(width, CLASSES, num_groups)
+        self.heads = GroupHeads(num_groups, in_features=width, num_classes=CLASSES)
         with torch.no_grad():  # all layers start alike: a rare group's is not left where chance put it
             for parameter in self.heads.parameters():
                 parameter.copy_(parameter[:1].expand_as(parameter))

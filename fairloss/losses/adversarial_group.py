@@ -3,7 +3,7 @@
 Zhang, Lemoine and Mitchell, *Mitigating Unwanted Biases with Adversarial Learning*, 2018, and LAFTR: Madras et al., *Learning
 Adversarially Fair and Transferable Representations*, 2018, the baselines of FairMed-VLM and FairMedFM. One backward pass
 trains both sides by gradient reversal (Ganin et al., *Domain-Adversarial Training of Neural Networks*, 2016); the authors
-alternate two optimisers. LAFTR's objectives, for two groups in the paper, average over any number here.
+alternate two optimizers. LAFTR's objectives, for two groups in the paper, average over any number here.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fairloss.core import checks
+from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, check_process_group
 from fairloss.core.dtypes import statistics_dtype
+from fairloss.core.tensor_checks import floating
 from fairloss.groups.ids import (
     ATTRIBUTE_REDUCTIONS,
     AttributeReduction,
@@ -32,7 +34,6 @@ from fairloss.losses.embeddings import check_classes, check_embeddings
 __all__ = ["AdversarialGroupLoss", "GradientReversal", "gradient_reversal"]
 
 Criterion = Literal["cross_entropy", "laftr"]
-CRITERIA = ("cross_entropy", "laftr")
 
 
 def gradient_reversal(x: Tensor, *, scale: float = 1.0) -> Tensor:
@@ -47,16 +48,14 @@ def gradient_reversal(x: Tensor, *, scale: float = 1.0) -> Tensor:
         >>> x.grad
         tensor([-0.5000, -0.5000])
     """
-    if not isinstance(x, Tensor) or not x.dtype.is_floating_point:
-        given = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"x: a floating-point tensor is needed, {given} was given")
+    floating("x", x)
     scale = checks.number("scale", scale)
     # x - x.detach() is exactly 0 where x is finite: the value is x to the last bit, in one graph and with second derivatives.
     return x.detach() - scale * (x - x.detach())
 
 
 class GradientReversal(nn.Module):
-    """Identity forward, gradient times ``-scale`` backward: what follows is minimised, what precedes maximises it.
+    """Identity forward, gradient times ``-scale`` backward: what follows is minimized, what precedes maximises it.
 
     Args:
         scale: >= 0, strength against the encoder. It may be set anew at each step (a ramp from 0 keeps the first steps
@@ -90,20 +89,20 @@ class AdversarialGroupLoss(nn.Module):
         "cross_entropy"   loss = mean over groups present of  mean_{i in g} -log p_i        (Zhang et al.)
         "laftr"           loss = mean over groups present of  mean_{i in g} (1 - p_i)       (LAFTR)
 
-    Minimising it trains the adversary; through :class:`GradientReversal` the same step moves the encoder to make it larger.
+    Minimizing it trains the adversary; through :class:`GradientReversal` the same step moves the encoder to make it larger.
     An adversary that knows nothing has log G (1 - 1/G with "laftr"), one that knows every group 0: as training goes on the
     loss should *rise* to the former.
 
     Args:
+        num_groups: number of groups; a tuple for several attributes (one head with an output per group).
         embedding_dim: D of the embeddings.
-        num_groups: number of groups; a tuple for several attributes (one head with an output a group).
         scale: >= 0, strength of the reversed gradient; the attribute ``reversal.scale`` may be changed during training.
         criterion: ``"cross_entropy"`` or ``"laftr"``, whose bounded gradient reflects a gap in rates.
         num_classes: with it the adversary also sees the label and averages over (label, group) cells: groups are to be
             indistinguishable *within* each label (equalized odds). Without it, overall (demographic parity), which also
             removes what the label tells of the group.
         hidden_dims: widths of the adversary's hidden layers; () is a linear adversary.
-        reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.
+        attribute_reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.
         process_group: makes the loss that of all its ranks' samples.
 
     Shape:
@@ -116,7 +115,7 @@ class AdversarialGroupLoss(nn.Module):
         TypeError, ValueError: naming the argument, before any work.
 
     Note:
-        The parameters belong to the adversary: give them to the optimiser, with a learning rate that lets the adversary keep
+        The parameters belong to the adversary: give them to the optimizer, with a learning rate that lets the adversary keep
         up with the encoder (a weak adversary lets group information stay), and leave them out of weight decay on the model.
         Absent groups take no part; unknown samples do nothing; without a known sample the loss is 0. A batch with one group
         still trains the adversary. The two sides may circle each other without settling, the more so the more group
@@ -127,7 +126,7 @@ class AdversarialGroupLoss(nn.Module):
     Example:
         >>> torch.manual_seed(0)
         <torch...>
-        >>> loss = AdversarialGroupLoss(embedding_dim=4, num_groups=2)
+        >>> loss = AdversarialGroupLoss(num_groups=2, embedding_dim=4)
         >>> z = torch.randn(6, 4, requires_grad=True)
         >>> loss(z, torch.tensor([0, 0, 0, 1, 1, -1])).item() > 0
         True
@@ -139,27 +138,27 @@ class AdversarialGroupLoss(nn.Module):
 
     def __init__(
         self,
-        embedding_dim: int,
         num_groups: int | Sequence[int],
         *,
+        embedding_dim: int,
         scale: float = 1.0,
         criterion: Criterion = "cross_entropy",
         num_classes: int | None = None,
         hidden_dims: Sequence[int] = (64,),
-        reduction: AttributeReduction = "mean",
+        attribute_reduction: AttributeReduction = "mean",
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        self.embedding_dim = checks.integer("embedding_dim", embedding_dim, minimum=1)
         self.num_groups = check_num_groups(num_groups)
-        self.criterion = checks.choice("criterion", criterion, CRITERIA)
+        self.embedding_dim = checks.integer("embedding_dim", embedding_dim, minimum=1)
+        checks.choice("criterion", criterion, ("cross_entropy", "laftr"))
         self.num_classes = None if num_classes is None else checks.integer("num_classes", num_classes, minimum=1)
-        self.reduction = checks.choice("reduction", reduction, ATTRIBUTE_REDUCTIONS)
+        checks.choice("attribute_reduction", attribute_reduction, ATTRIBUTE_REDUCTIONS)
         if not isinstance(hidden_dims, (tuple, list)):
-            raise TypeError(f"hidden_dims: a tuple or list of widths is needed, {hidden_dims!r} was given")
+            raise TypeError(expected("hidden_dims", "a tuple or list of widths", repr(hidden_dims)))
         widths = [checks.integer(f"hidden_dims[{i}]", width, minimum=1) for i, width in enumerate(hidden_dims)]
         check_process_group(process_group)
-        self.process_group = process_group
+        self.criterion, self.attribute_reduction, self.process_group = criterion, attribute_reduction, process_group
         self.reversal = GradientReversal(scale)
         widths = [self.embedding_dim + (self.num_classes or 0), *widths, sum(self.num_groups)]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
@@ -171,17 +170,15 @@ class AdversarialGroupLoss(nn.Module):
             x = F.linear(x if i == 0 else F.relu(x), layer.weight.to(x.dtype), layer.bias.to(x.dtype))
         return x
 
-    def forward(self, embeddings: Tensor, groups: Tensor, target: Tensor | None = None) -> Tensor:
+    def forward(self, embeddings: Tensor, groups: Tensor, *, target: Tensor | None = None) -> Tensor:
         """Loss of a batch; see the class."""
-        check_embeddings(embeddings)
+        check_embeddings(embeddings, dim=self.embedding_dim)
         n = embeddings.shape[0]
-        if embeddings.shape[1] != self.embedding_dim:
-            raise ValueError(
-                f"embeddings: {embeddings.shape[1]} columns were given, embedding_dim is {self.embedding_dim}"
-            )
         if (target is None) != (self.num_classes is None):
-            given = "not given" if target is None else "given"
-            raise ValueError(f"target: it was {given}, num_classes is {self.num_classes}; both or neither are needed")
+            wanted = "labels" if target is None else "None"
+            cure = "num_classes and target go together"
+            got = None if target is None else "labels"
+            raise ValueError(expected("target", f"{wanted} with num_classes={self.num_classes}", got, cure))
         ids = check_groups(groups, self.num_groups, n, like=embeddings).ids
         classes = self.num_classes or 1
         labels = ids.new_zeros(n) if target is None else check_classes(target, embeddings, classes, -100)
@@ -198,7 +195,7 @@ class AdversarialGroupLoss(nn.Module):
             cell = torch.where((ids[:, k] >= 0) & (labels >= 0), labels * size + ids[:, k], -1).unsqueeze(1)
             sums, counts = GroupIds(cell, (classes * size,)).totals(errors, self.process_group)
             values.append((sums / counts.clamp(min=1)).sum() / (counts > 0).sum().clamp(min=1))
-        return reduce_attributes(torch.stack(values), self.reduction)  # type: ignore[arg-type]
+        return reduce_attributes(torch.stack(values), self.attribute_reduction)
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"num_groups={self.num_groups}, criterion={self.criterion!r}, num_classes={self.num_classes}"

@@ -260,7 +260,7 @@ LOSSES = (
             "`EmbeddingQueue`",
         ),
         attributes="yes (`num_groups` is optional)",
-        memory="`queue=EmbeddingQueue(...)`: partners and negatives",
+        memory="`memory=EmbeddingQueue(...)`: partners and negatives",
         variants=("mean over anchors that have a positive", "section 3.4: sum over anchors", "none"),
     ),
     Loss(
@@ -275,6 +275,11 @@ LOSSES = (
         costs="the cheaper of O(N^2 D) (Gram, O(N^2) memory) and O(cells N D^2)",
         unknown=("no", "is in no cell"),
         attributes="yes",
+        variants=(
+            "mean over compared cells, then over attributes",
+            "section 3.4: sum over cells and attributes",
+            "none",
+        ),
     ),
     Loss(
         name="ConceptAlignmentLoss",

@@ -3,7 +3,7 @@
 Paper: FairMed-VLM, *Toward Equitable Medical Diagnosis with Vision-Language Models*, section 3.3. Differences: the whole
 vocabulary serves as negatives (the paper samples them; pass a sampled vocabulary for the same); the default averages over
 (image, concept) pairs, ``variant="paper"`` sums; other concepts that are true of the image are left out of its negatives
-(for the paper's they stay in); embeddings are L2-normalised unless ``normalize=False`` (the paper does not say).
+(for the paper's they stay in); embeddings are L2-normalized unless ``normalize=False`` (the paper does not say).
 """
 
 from __future__ import annotations
@@ -14,15 +14,23 @@ import torch
 from torch import Tensor, nn
 
 from fairloss.core import checks
+from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
 from fairloss.core.dtypes import statistics_dtype
-from fairloss.core.tensor_checks import same_device
+from fairloss.core.options import option_names, options_of
+from fairloss.core.tensor_checks import all_inside, same_device
 from fairloss.losses.embeddings import check_classes, check_embeddings, unit_rows
 
-__all__ = ["ConceptAlignmentLoss", "concept_alignment"]
+__all__ = ["ConceptAlignmentLoss", "ConceptVariant", "concept_alignment"]
 
-Variant = Literal["default", "paper"]
-VARIANTS = ("default", "paper")
+ConceptVariant = Literal["default", "paper"]
+
+
+def _check_options(temperature: float, ignore_index: int, variant: str, process_group: ProcessGroup | None) -> None:
+    checks.number("temperature", temperature, above=0)
+    checks.integer("ignore_index", ignore_index, minimum=-(2**63))
+    checks.choice("variant", variant, ("default", "paper"))
+    check_process_group(process_group)
 
 
 def _true_concepts(target: Tensor, embeddings: Tensor, c: int, ignore_index: int) -> Tensor:
@@ -31,13 +39,8 @@ def _true_concepts(target: Tensor, embeddings: Tensor, c: int, ignore_index: int
     if isinstance(target, Tensor) and target.ndim == 2:
         same_device("target", target, "embeddings", embeddings)
         if tuple(target.shape) != (n, c):
-            raise ValueError(f"target: (N,) ids or a ({n}, {c}) table is needed, {tuple(target.shape)} was given")
-        binary = ((target == 0) | (target == 1)).all()
-        if target.device.type == "cpu" and not torch.compiler.is_compiling():
-            if not bool(binary):
-                raise ValueError("target: a table of 0 and 1 is needed; other values were given")
-        else:
-            torch._assert_async(binary, "target: a table of 0 and 1 is needed")
+            raise ValueError(expected("target", f"ids (N,), or a table ({n}, {c})", tuple(target.shape)))
+        all_inside("target", target, (target == 0) | (target == 1), "a table of 0 and 1")
         return target == 1
     ids = check_classes(target, embeddings, c, ignore_index)
     # ignore_index may itself lie in 0 .. C-1.
@@ -46,30 +49,25 @@ def _true_concepts(target: Tensor, embeddings: Tensor, c: int, ignore_index: int
 
 def concept_alignment(
     embeddings: Tensor,
-    concepts: Tensor,
     target: Tensor,
     *,
+    concepts: Tensor,
     temperature: float = 0.07,
     normalize: bool = True,
     ignore_index: int = -100,
-    variant: Variant = "default",
+    variant: ConceptVariant = "default",
     process_group: ProcessGroup | None = None,
 ) -> Tensor:
     """InfoNCE over a concept vocabulary as a function; see :class:`ConceptAlignmentLoss`.
 
     Example:
-        >>> concept_alignment(torch.eye(2), torch.eye(2), torch.tensor([0, 1]), temperature=1.0)
+        >>> concept_alignment(torch.eye(2), torch.tensor([0, 1]), concepts=torch.eye(2), temperature=1.0)
         tensor(0.3133)
     """
-    temperature = checks.number("temperature", temperature, above=0)
-    checks.choice("variant", variant, VARIANTS)
-    ignore_index = checks.integer("ignore_index", ignore_index, minimum=-(2**63))
-    check_process_group(process_group)
+    _check_options(temperature, ignore_index, variant, process_group)
     check_embeddings(embeddings)
-    check_embeddings(concepts, name="concepts")
+    check_embeddings(concepts, name="concepts", dim=embeddings.shape[1])
     same_device("concepts", concepts, "embeddings", embeddings)
-    if embeddings.shape[1] != concepts.shape[1]:
-        raise ValueError(f"concepts: {embeddings.shape[1]} columns are needed, {concepts.shape[1]} were given")
     true = _true_concepts(target, embeddings, concepts.shape[0], ignore_index)
     wide = statistics_dtype(torch.promote_types(embeddings.dtype, concepts.dtype))
     z, e = (unit_rows(x.to(wide)) if normalize else x.to(wide) for x in (embeddings, concepts))
@@ -93,20 +91,20 @@ class ConceptAlignmentLoss(nn.Module):
 
         loss = mean_{(x, c)} softplus(logsumexp_{c' not true of x} s_xc' - s_xc)
 
-    With one concept an image this is the cross-entropy of the similarities. It tends to 0 where each image is far closer to
+    With one concept per image this is the cross-entropy of the similarities. It tends to 0 where each image is far closer to
     its concept than to any other (with cosines it stays above log(1 + (C - 1) e^{-2 / temperature})).
 
     Args:
         temperature: tau_c > 0.
-        normalize: L2-normalise both sides.
+        normalize: L2-normalize both sides.
         ignore_index: samples of this id take no part.
         variant: ``"default"``, or ``"paper"``: a sum, other true concepts being negatives.
         process_group: makes the loss that of all its ranks' samples.
 
     Shape:
         - embeddings: (N, D) floating, of images
+        - target: (N,) concept ids, or an (N, C) table of 0 and 1 for several concepts per image
         - concepts: (C, D) floating, of texts; receives a gradient where it requires one
-        - target: (N,) concept ids, or an (N, C) table of 0 and 1 for several concepts an image
         - output: scalar, float32 (float64 for float64 input)
 
     Raises:
@@ -118,42 +116,32 @@ class ConceptAlignmentLoss(nn.Module):
 
     Example:
         >>> loss = ConceptAlignmentLoss(temperature=1.0)
-        >>> loss(torch.eye(2), torch.eye(2), torch.tensor([0, 1]))
+        >>> loss(torch.eye(2), torch.tensor([0, 1]), concepts=torch.eye(2))
         tensor(0.3133)
 
     References:
         FairMed-VLM, *Toward Equitable Medical Diagnosis with Vision-Language Models*, section 3.3.
     """
 
+    _OPTIONS = option_names(concept_alignment, without=("concepts",))
+
     def __init__(
         self,
-        temperature: float = 0.07,
         *,
+        temperature: float = 0.07,
         normalize: bool = True,
         ignore_index: int = -100,
-        variant: Variant = "default",
+        variant: ConceptVariant = "default",
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        self.temperature = checks.number("temperature", temperature, above=0)
-        self.normalize = normalize
-        self.ignore_index = checks.integer("ignore_index", ignore_index, minimum=-(2**63))
-        self.variant = checks.choice("variant", variant, VARIANTS)
-        check_process_group(process_group)
-        self.process_group = process_group
+        _check_options(temperature, ignore_index, variant, process_group)
+        self.temperature, self.normalize, self.ignore_index = temperature, normalize, ignore_index
+        self.variant, self.process_group = variant, process_group
 
-    def forward(self, embeddings: Tensor, concepts: Tensor, target: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor, target: Tensor, *, concepts: Tensor) -> Tensor:
         """Loss of a batch; see the class."""
-        return concept_alignment(
-            embeddings,
-            concepts,
-            target,
-            temperature=self.temperature,
-            normalize=self.normalize,
-            ignore_index=self.ignore_index,
-            variant=self.variant,  # type: ignore[arg-type]
-            process_group=self.process_group,
-        )
+        return concept_alignment(embeddings, target, concepts=concepts, **options_of(self, self._OPTIONS))
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"temperature={self.temperature}, normalize={self.normalize}, variant={self.variant!r}"

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fairloss.core import checks
+from fairloss.core.checks import expected
 from fairloss.core.distributed import (
     ProcessGroup,
     all_reduce_sums,
@@ -23,16 +24,16 @@ from fairloss.core.distributed import (
     gather_rows_with_gradient,
 )
 from fairloss.core.dtypes import statistics_dtype
+from fairloss.core.options import option_names, options_of
 from fairloss.core.tensor_checks import same_device
 from fairloss.groups.ids import check_free_groups, check_groups, check_num_groups
 from fairloss.losses.embedding_queue import EmbeddingQueue
 from fairloss.losses.embeddings import check_embeddings, check_labels
 from fairloss.ops.contrastive import contrastive_losses
 
-__all__ = ["ContrastiveParts", "CrossGroupContrastiveLoss", "cross_group_contrastive"]
+__all__ = ["ContrastiveParts", "ContrastiveVariant", "CrossGroupContrastiveLoss", "cross_group_contrastive"]
 
-Variant = Literal["default", "paper"]
-VARIANTS = ("default", "paper")
+ContrastiveVariant = Literal["default", "paper"]
 
 
 class ContrastiveParts(NamedTuple):
@@ -40,10 +41,10 @@ class ContrastiveParts(NamedTuple):
 
     Attributes:
         loss: scalar.
-        anchor_losses: (N,) a loss an anchor of this rank, 0 without positives.
+        anchor_losses: (N,) a loss per anchor of this rank, 0 without positives.
         positives: (N,) number of positives of each.
         live_fraction: scalar, share of all anchors that have a positive; near 0 the loss teaches next to nothing, and a
-            queue, a larger batch or :class:`fairloss.GroupBatchSampler` is called for.
+            memory, a larger batch or :class:`fairloss.GroupBatchSampler` is called for.
     """
 
     loss: Tensor
@@ -52,60 +53,21 @@ class ContrastiveParts(NamedTuple):
     live_fraction: Tensor
 
 
-def _check_queue(queue: EmbeddingQueue | None) -> None:
-    if queue is not None and not isinstance(queue, EmbeddingQueue):
-        raise TypeError(f"queue: a fairloss.EmbeddingQueue is needed, {type(queue).__name__} was given")
-
-
-def _contrastive_parts(
-    embeddings: Tensor,
-    target: Tensor,
-    groups: Tensor,
-    *,
-    num_groups: int | tuple[int, ...] | None,
+def _check_options(
     temperature: float,
     margin: float,
-    queue: EmbeddingQueue | None,
+    memory: EmbeddingQueue | None,
     ignore_index: int,
     variant: str,
     process_group: ProcessGroup | None,
-) -> ContrastiveParts:
-    check_embeddings(embeddings)
-    n = embeddings.shape[0]
-    labels = check_labels(target, embeddings)
-    if num_groups is None:
-        ids = check_free_groups(groups, None, n, like=embeddings)
-    else:
-        ids = check_groups(groups, num_groups, n, like=embeddings).ids
-    if queue is not None and queue.dim != embeddings.shape[1]:
-        raise ValueError(f"embeddings: {embeddings.shape[1]} columns were given, the queue holds {queue.dim}")
-    if queue is not None and queue.num_attributes != ids.shape[1]:
-        raise ValueError(f"groups: {ids.shape[1]} attributes were given, the queue holds {queue.num_attributes}")
-    if queue is not None:
-        same_device("queue", queue.embeddings, "the batch", embeddings)
-
-    # Rows are scaled to norm 1 inside the op; gradients of several ranks are summed in float32 at least.
-    batch_keys = embeddings
-    if process_group is not None:
-        batch_keys = gather_rows_with_gradient(embeddings.to(statistics_dtype(embeddings.dtype)), process_group)
-    keys = batch_keys
-    key_labels = batch_labels = gather_rows(labels, process_group)
-    key_ids = batch_ids = gather_rows(ids, process_group)
-    if queue is not None:
-        held, held_labels, held_ids = queue.rows(ignore_index)
-        keys = torch.cat([keys, held])
-        key_labels, key_ids = torch.cat([key_labels, held_labels]), torch.cat([key_ids, held_ids])
-    losses, _, positives = contrastive_losses(
-        embeddings, keys, labels, key_labels, ids, key_ids, batch_keys.shape[0], temperature, margin, ignore_index
-    )
-    positives = positives.detach()
-    live, everyone = (positives > 0).to(positives.dtype), torch.ones_like(positives)
-    total, live_count, count = all_reduce_sums([losses.sum(), live.sum(), everyone.sum()], process_group)
-    loss = total if variant == "paper" else total / live_count.detach().clamp(min=1)
-    # After the loss: the batch is among its own keys already.
-    if queue is not None and queue.training and torch.is_grad_enabled():
-        queue.push(batch_keys, batch_labels, batch_ids)
-    return ContrastiveParts(loss, losses, positives, (live_count / count.clamp(min=1)).detach())
+) -> None:
+    checks.number("temperature", temperature, above=0)
+    checks.number("margin", margin, minimum=-2, maximum=1)
+    if memory is not None and not isinstance(memory, EmbeddingQueue):
+        raise TypeError(expected("memory", "a fairloss.EmbeddingQueue", type(memory).__name__))
+    checks.integer("ignore_index", ignore_index, minimum=-(2**63))
+    checks.choice("variant", variant, ("default", "paper"))
+    check_process_group(process_group)
 
 
 def cross_group_contrastive(
@@ -116,35 +78,73 @@ def cross_group_contrastive(
     num_groups: int | tuple[int, ...] | None = None,
     temperature: float = 0.07,
     margin: float = 0.3,
-    queue: EmbeddingQueue | None = None,
+    memory: EmbeddingQueue | None = None,
     ignore_index: int = -100,
-    variant: Variant = "default",
+    variant: ContrastiveVariant = "default",
     process_group: ProcessGroup | None = None,
 ) -> Tensor:
     """Cross-group supervised contrastive loss as a function; see :class:`CrossGroupContrastiveLoss`.
 
-    A ``queue`` in training mode takes the batch in where gradients are enabled.
+    A ``memory`` in training mode takes the batch in where gradients are enabled.
 
     Example:
         >>> z = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8]])
         >>> cross_group_contrastive(z, torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0]), temperature=0.5)
         tensor(0.6895)
     """
-    checks.choice("variant", variant, VARIANTS)
-    _check_queue(queue)
-    check_process_group(process_group)
-    return _contrastive_parts(
-        embeddings,
-        target,
-        groups,
-        num_groups=num_groups,
-        temperature=checks.number("temperature", temperature, above=0),
-        margin=checks.number("margin", margin, minimum=-2, maximum=1),
-        queue=queue,
-        ignore_index=checks.integer("ignore_index", ignore_index, minimum=-(2**63)),
-        variant=variant,
-        process_group=process_group,
-    ).loss
+    _check_options(temperature, margin, memory, ignore_index, variant, process_group)
+    return _parts(
+        embeddings, target, groups, num_groups, temperature, margin, memory, ignore_index, variant, process_group
+    ).loss  # fmt: skip
+
+
+def _parts(
+    embeddings: Tensor,
+    target: Tensor,
+    groups: Tensor,
+    num_groups: int | tuple[int, ...] | None,
+    temperature: float,
+    margin: float,
+    memory: EmbeddingQueue | None,
+    ignore_index: int,
+    variant: str,
+    process_group: ProcessGroup | None,
+) -> ContrastiveParts:
+    check_embeddings(embeddings, dim=None if memory is None else memory.dim)
+    n = embeddings.shape[0]
+    labels = check_labels(target, embeddings)
+    if num_groups is None:
+        ids = check_free_groups(groups, None if memory is None else memory.num_attributes, n, like=embeddings)
+    else:
+        ids = check_groups(groups, num_groups, n, like=embeddings).ids
+    if memory is not None:
+        if memory.num_attributes != ids.shape[1]:
+            raise ValueError(expected("groups", f"{memory.num_attributes} attributes, as the memory has", ids.shape[1]))
+        same_device("memory", memory.embeddings, "the batch", embeddings)
+
+    # Rows are scaled to norm 1 inside the op; gradients of several ranks are summed in float32 at least.
+    batch_keys = embeddings
+    if process_group is not None:
+        batch_keys = gather_rows_with_gradient(embeddings.to(statistics_dtype(embeddings.dtype)), process_group)
+    keys = batch_keys
+    key_labels = batch_labels = gather_rows(labels, process_group)
+    key_ids = batch_ids = gather_rows(ids, process_group)
+    if memory is not None:
+        held, held_labels, held_ids = memory.rows(ignore_index)
+        keys = torch.cat([keys, held])
+        key_labels, key_ids = torch.cat([key_labels, held_labels]), torch.cat([key_ids, held_ids])
+    losses, _, positives = contrastive_losses(
+        embeddings, keys, labels, key_labels, ids, key_ids, batch_keys.shape[0], float(temperature), float(margin),
+        int(ignore_index),
+    )  # fmt: skip
+    positives = positives.detach()
+    live, everyone = (positives > 0).to(positives.dtype), torch.ones_like(positives)
+    total, live_count, count = all_reduce_sums([losses.sum(), live.sum(), everyone.sum()], process_group)
+    loss = total if variant == "paper" else total / live_count.detach().clamp(min=1)
+    # After the loss: the batch is among its own keys already.
+    if memory is not None and memory.training and torch.is_grad_enabled():
+        memory.push(batch_keys, batch_labels, batch_ids)
+    return ContrastiveParts(loss, losses, positives, (live_count / count.clamp(min=1)).detach())
 
 
 class CrossGroupContrastiveLoss(nn.Module):
@@ -159,11 +159,11 @@ class CrossGroupContrastiveLoss(nn.Module):
     the same group and label are neither drawn together nor pushed apart.
 
     Args:
-        temperature: T > 0, of cosines.
-        margin: a cosine; samples of another label count as negatives only above it. -2 keeps all of them.
-        queue: an :class:`fairloss.EmbeddingQueue` of past batches: more positives and negatives, without gradient.
         num_groups: where given (a tuple for several attributes), ids are checked against it; the loss itself only compares
             them.
+        temperature: T > 0, of cosines.
+        margin: a cosine; samples of another label count as negatives only above it. -2 keeps all of them.
+        memory: an :class:`fairloss.EmbeddingQueue` of past batches: more positives and negatives, without gradient.
         ignore_index: samples of this label take no part.
         variant: ``"default"``, or ``"paper"``: the sum over anchors.
         process_group: makes the loss that of all its ranks' samples; embeddings are gathered with gradient.
@@ -182,8 +182,8 @@ class CrossGroupContrastiveLoss(nn.Module):
         Anchors without a positive, such as those of unknown group, are left out and not counted; unknown samples serve as
         negatives. No anchor with a positive: 0, and ``backward()`` works. Memory is O((N + M) D) for M keys, never N x M;
         the price is that the backward pass computes the similarities again. The choice of negatives by the margin is not
-        differentiated. Time grows as N (N + queue capacity) D. On a GPU with
-        Triton the op runs as tiles (docs/kernels.md); there half-precision embeddings meet the queue's rows in their own
+        differentiated. Time grows as N (N + memory capacity) D. On a GPU with
+        Triton the op runs as tiles (docs/kernels.md); there half-precision embeddings meet the memory's rows in their own
         precision. Second derivatives are not available. Under
         DistributedDataParallel each rank computes its own anchors against all ranks' keys; the gathers wait for the device.
 
@@ -199,44 +199,30 @@ class CrossGroupContrastiveLoss(nn.Module):
         Khosla et al., *Supervised Contrastive Learning*, 2020.
     """
 
+    _OPTIONS = option_names(cross_group_contrastive)
+
     def __init__(
         self,
+        num_groups: int | tuple[int, ...] | None = None,
+        *,
         temperature: float = 0.07,
         margin: float = 0.3,
-        queue: EmbeddingQueue | None = None,
-        *,
-        num_groups: int | tuple[int, ...] | None = None,
+        memory: EmbeddingQueue | None = None,
         ignore_index: int = -100,
-        variant: Variant = "default",
+        variant: ContrastiveVariant = "default",
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        self.temperature = checks.number("temperature", temperature, above=0)
-        self.margin = checks.number("margin", margin, minimum=-2, maximum=1)
-        _check_queue(queue)
+        _check_options(temperature, margin, memory, ignore_index, variant, process_group)
         self.num_groups = None if num_groups is None else check_num_groups(num_groups)
-        self.ignore_index = checks.integer("ignore_index", ignore_index, minimum=-(2**63))
-        self.variant = checks.choice("variant", variant, VARIANTS)
-        check_process_group(process_group)
-        self.queue = queue
-        self.process_group = process_group
+        self.temperature, self.margin, self.memory = temperature, margin, memory
+        self.ignore_index, self.variant, self.process_group = ignore_index, variant, process_group
 
     def forward(
         self, embeddings: Tensor, target: Tensor, groups: Tensor, *, return_parts: bool = False
     ) -> Tensor | ContrastiveParts:
         """Loss of a batch; see the class."""
-        parts = _contrastive_parts(
-            embeddings,
-            target,
-            groups,
-            num_groups=self.num_groups,
-            temperature=self.temperature,
-            margin=self.margin,
-            queue=self.queue,
-            ignore_index=self.ignore_index,
-            variant=self.variant,
-            process_group=self.process_group,
-        )
+        parts = _parts(embeddings, target, groups, **options_of(self, self._OPTIONS))
         return parts if return_parts else parts.loss
 
     def extra_repr(self) -> str:  # noqa: D102

@@ -18,7 +18,7 @@ _EMPTY = -2  # as a group id: a place whose row was not finite
 
 
 class EmbeddingQueue(StatefulModule):
-    """The last ``capacity`` embeddings, detached and L2-normalised in float32, with label and groups of each.
+    """The last ``capacity`` embeddings, detached and L2-normalized in float32, with label and groups of each.
 
     In a small batch many anchors have no sample of their label from another group; a queue of past batches supplies them.
     The encoder moves on while entries wait, so keep the queue to a few dozen batches (the last ones still match).
@@ -53,7 +53,7 @@ class EmbeddingQueue(StatefulModule):
     groups: Tensor
     seen: Tensor
 
-    def __init__(self, capacity: int, dim: int, *, num_attributes: int = 1) -> None:
+    def __init__(self, capacity: int, *, dim: int, num_attributes: int = 1) -> None:
         super().__init__()
         self.capacity = checks.integer("capacity", capacity, minimum=1)
         self.dim = checks.integer("dim", dim, minimum=1)
@@ -87,10 +87,8 @@ class EmbeddingQueue(StatefulModule):
         Raises:
             TypeError, ValueError: naming the argument; the queue is unchanged then.
         """
-        check_embeddings(embeddings)
+        check_embeddings(embeddings, dim=self.dim)
         same_device("embeddings", embeddings, "the queue", self.embeddings)
-        if embeddings.shape[1] != self.dim:
-            raise ValueError(f"embeddings: {embeddings.shape[1]} columns were given, the queue holds {self.dim}")
         labels = check_labels(labels, embeddings, name="labels")
         ids = check_free_groups(groups, self.num_attributes, embeddings.shape[0], like=embeddings)
         rows = unit_rows(embeddings.detach()).to(torch.float32)

@@ -1,4 +1,4 @@
-"""Fair Distillation: one student learns from a teacher a group, and from a fair task loss.
+"""Fair Distillation: one student learns from a teacher per group, and from a fair task loss.
 
 Each teacher is trained for one group alone; the student is pulled towards the teacher of every sample's own group and, with
 the remaining weight, fitted to the labels by Fair Identity Scaling. Paper: Masroor et al., *Fair Distillation*, eqs 2 and 3.
@@ -21,19 +21,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairloss.core import checks
+from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
 from fairloss.core.dtypes import statistics_dtype
-from fairloss.core.tensor_checks import same_device
+from fairloss.core.options import option_names, options_of
+from fairloss.core.tensor_checks import all_inside, floating, real, same_device, shaped
 from fairloss.groups.ids import check_groups, single_attribute
 from fairloss.losses.dice import check_class_ids
 from fairloss.losses.fis import fis
 from fairloss.losses.group_heads import route_by_group
 from fairloss.losses.tasks import check_fractions
 
-__all__ = ["Direction", "FairDistillationLoss", "TaskLoss", "fair_distillation"]
+__all__ = ["Direction", "DistillationVariant", "FairDistillationLoss", "TaskLoss", "fair_distillation"]
 
 Direction = Literal["teacher||student", "student||teacher"]
-Variant = Literal["default", "paper"]
+DistillationVariant = Literal["default", "paper"]
 TaskLoss = Callable[..., Tensor]
 
 
@@ -54,7 +56,9 @@ def _sample_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     return entropy.flatten(1).mean(1) if entropy.ndim > 1 else entropy
 
 
-def _divergence(student: Tensor, teacher: Tensor, temperature: float, direction: Direction, variant: Variant) -> Tensor:
+def _divergence(
+    student: Tensor, teacher: Tensor, temperature: float, direction: Direction, variant: DistillationVariant
+) -> Tensor:
     """Sum over samples and pixels of the KL divergence over classes (dimension 1)."""
     log_t = torch.log_softmax(teacher / temperature, 1)
     if variant == "paper":
@@ -68,93 +72,78 @@ def _divergence(student: Tensor, teacher: Tensor, temperature: float, direction:
 
 def takes_values(task_loss: TaskLoss) -> bool:
     """Whether ``task_loss`` is called with (losses, groups) rather than (logits, target, groups)."""
+    wanted = "a loss of (losses, groups) or of (logits, target, groups)"
     if not callable(task_loss):
-        raise TypeError(f"task_loss: a callable or None is needed, {type(task_loss).__name__} was given")
+        raise TypeError(expected("task_loss", "a callable or None", type(task_loss).__name__))
+    if isinstance(task_loss, (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCELoss, nn.BCEWithLogitsLoss)):
+        given = f"{type(task_loss).__name__}, which takes (logits, target)"
+        raise ValueError(expected("task_loss", wanted, given, "for example lambda losses, groups: losses.mean()"))
     parameters = inspect.signature(task_loss.forward if isinstance(task_loss, nn.Module) else task_loss).parameters
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    if isinstance(task_loss, (nn.CrossEntropyLoss, nn.NLLLoss, nn.BCELoss, nn.BCEWithLogitsLoss)):
-        raise ValueError(
-            f"task_loss: {type(task_loss).__name__} takes (logits, target); a loss of (losses, groups) or of (logits, target, "
-            "groups) is needed, for example lambda losses, groups: losses.mean()"
-        )
     needed = [p for p in parameters.values() if p.kind in positional and p.default is inspect.Parameter.empty]
     if len(needed) not in (2, 3):
-        raise ValueError(
-            f"task_loss: one of (losses, groups) or of (logits, target, groups) is needed; "
-            f"{type(task_loss).__name__} takes {len(needed)} arguments"
-        )
+        raise ValueError(expected("task_loss", wanted, f"{type(task_loss).__name__} of {len(needed)} arguments"))
     return len(needed) == 2
 
 
-def _check(num_groups: int, distill_weight: float, temperature: float, direction: str, variant: str) -> int:
-    size = single_attribute(num_groups, "FairDistillationLoss")
+def _check_options(
+    distill_weight: float,
+    temperature: float,
+    direction: str,
+    variant: str,
+    task_loss: TaskLoss | None,
+    process_group: ProcessGroup | None,
+) -> bool:
+    """Whether the task loss takes values."""
     checks.number("distill_weight", distill_weight, minimum=0, maximum=1)
     checks.number("temperature", temperature, above=0)
     checks.choice("direction", direction, ("teacher||student", "student||teacher"))
     checks.choice("variant", variant, ("default", "paper"))
-    return size
+    check_process_group(process_group)
+    return task_loss is None or takes_values(task_loss)
 
 
-def _check_logits(student: Tensor, teacher: Tensor, target: Tensor, num_groups: int) -> None:
-    for name, x in (("student_logits", student), ("teacher_logits", teacher)):
-        if not isinstance(x, Tensor) or not x.dtype.is_floating_point:
-            given = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise TypeError(f"{name}: a floating-point tensor is needed, {given} was given")
+def _check_logits(student: Tensor, target: Tensor, teacher: Tensor, num_groups: int) -> None:
+    floating("input", student)
+    floating("teacher_logits", teacher)
     if student.ndim == 0:
-        raise ValueError("student_logits: shape (N,), (N, 1) or (N, C, *spatial) is needed, () was given")
-    if teacher.shape not in (student.shape, (num_groups, *student.shape)):
-        raise ValueError(
-            f"teacher_logits: the student's shape {tuple(student.shape)}, or with {num_groups} groups in front, is needed; "
-            f"{tuple(teacher.shape)} was given"
-        )
-    if not isinstance(target, Tensor) or target.dtype.is_complex:
-        given = target.dtype if isinstance(target, Tensor) else type(target).__name__
-        raise TypeError(f"target: a tensor of labels or probabilities is needed, {given} was given")
-    same_device("teacher_logits", teacher, "student_logits", student)
-    same_device("target", target, "student_logits", student)
+        raise ValueError(expected("input", "shape (N,), (N, 1) or (N, C, *spatial)", "()"))
+    cure = f"the input's shape, or {num_groups} of it, one per group"
+    shaped("teacher_logits", teacher, tuple(student.shape), (num_groups, *student.shape), cure=cure)
+    real("target", target, "a tensor of labels or probabilities")
+    same_device("teacher_logits", teacher, "input", student)
+    same_device("target", target, "input", student)
+    n, *channels_and_pixels = student.shape
+    pixels = channels_and_pixels[1:]
     binary = student.ndim == 1 or student.shape[1] == 1
-    n = student.shape[0]
-    pixels = student.shape[2:]
+    soft = target.dtype.is_floating_point
     if binary:
         fits, wanted = [(n, *pixels), (n, 1, *pixels)], "labels or probabilities (N, *spatial) or (N, 1, *spatial)"
-    elif target.dtype.is_floating_point:
-        fits, wanted = [tuple(student.shape)], "class ids (N, *spatial), or probabilities of the student's shape,"
     else:
-        fits, wanted = [(n, *pixels)], "class ids (N, *spatial), or probabilities of the student's shape,"
+        fits = [tuple(student.shape)] if soft else [(n, *pixels)]
+        wanted = "class ids (N, *spatial), or probabilities of the input's shape"
     if tuple(target.shape) not in fits:
-        raise ValueError(
-            f"target: {wanted} are needed for student_logits {tuple(student.shape)}; {tuple(target.shape)} ({target.dtype}) "
-            "was given"
-        )
-    if target.dtype.is_floating_point:
+        given = f"{tuple(target.shape)} ({target.dtype})"
+        raise ValueError(expected("target", f"{wanted}, for input {tuple(student.shape)}", given))
+    if soft:
         check_fractions(target)
-        if not binary:
-            _check_sums(target)
-
-
-def _check_sums(target: Tensor) -> None:
-    """Raise unless class probabilities sum to 1: several labels a sample would be read as one soft one."""
-    far = (target.sum(1, dtype=torch.float32) - 1).abs() > 0.01
-    if target.device.type != "cpu" or torch.compiler.is_compiling():
-        torch._assert_async(~far.any(), "target: class probabilities do not sum to 1")
-    elif bool(far.any()):
-        raise ValueError(
-            f"target: class probabilities that sum to {float(target.sum(1)[far][0]):.3g} were given; 1 is needed (several "
-            "labels a sample have no softmax teacher: distil each as a binary task)"
-        )
+    if soft and not binary:  # several labels per sample would be read as one soft one
+        sums = target.sum(1, dtype=torch.float32)
+        cure = "several labels per sample have no softmax teacher: distill each as a binary task"
+        all_inside("target", sums, (sums - 1).abs() <= 0.01, "class probabilities that sum to 1", cure)
 
 
 def fair_distillation(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
+    input: Tensor,
     target: Tensor,
     groups: Tensor,
     *,
+    teacher_logits: Tensor,
     num_groups: int,
     distill_weight: float = 0.95,
     temperature: float = 1.5,
     direction: Direction = "teacher||student",
-    variant: Variant = "default",
+    variant: DistillationVariant = "default",
     task_loss: TaskLoss | None = None,
     process_group: ProcessGroup | None = None,
 ) -> Tensor:
@@ -162,19 +151,18 @@ def fair_distillation(
 
     Example:
         >>> student, teachers = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.zeros(2, 2, 2)
-        >>> fair_distillation(student, teachers, torch.tensor([0, 0]), torch.tensor([0, 1]), num_groups=2)
+        >>> fair_distillation(student, torch.tensor([0, 0]), torch.tensor([0, 1]), teacher_logits=teachers, num_groups=2)
         tensor(0.3352)
     """
-    size = _check(num_groups, distill_weight, temperature, direction, variant)
-    check_process_group(process_group)
-    by_value = True if task_loss is None else takes_values(task_loss)
-    _check_logits(student_logits, teacher_logits, target, size)
-    check_groups(groups, size, student_logits.shape[0], like=student_logits)
-    dtype = statistics_dtype(student_logits.dtype)
+    size = single_attribute(num_groups, "FairDistillationLoss")
+    by_value = _check_options(distill_weight, temperature, direction, variant, task_loss, process_group)
+    _check_logits(input, target, teacher_logits, size)
+    check_groups(groups, size, input.shape[0], like=input)
+    dtype = statistics_dtype(input.dtype)
     teacher = teacher_logits.detach().to(dtype)
-    if teacher.ndim > student_logits.ndim:
+    if teacher.ndim > input.ndim:
         teacher = route_by_group(teacher, groups)
-    student, labels = student_logits.to(dtype), target
+    student, labels = input.to(dtype), target
     if student.ndim == 1 or student.shape[1] == 1:
         labels = target.reshape(len(target), *student.shape[2:])
         student, teacher = _two_classes(student), _two_classes(teacher)
@@ -186,8 +174,8 @@ def fair_distillation(
     value = distill_weight * temperature**2 * total / cells.clamp(min=1)
     if distill_weight == 1:
         return value
-    if not by_value and task_loss is not None:
-        return value + (1 - distill_weight) * task_loss(student_logits, target, groups)
+    if task_loss is not None and not by_value:
+        return value + (1 - distill_weight) * task_loss(input, target, groups)
     losses = _sample_cross_entropy(student, labels)
     if task_loss is None:
         return value + (1 - distill_weight) * fis(losses, groups, num_groups=size, process_group=process_group)
@@ -215,12 +203,12 @@ class FairDistillationLoss(nn.Module):
             your own needs its own.
 
     Shape:
-        - student_logits: (N, C), (N, C, *spatial), or binary (N,), (N, 1) or (N, 1, *spatial); float16 to float64
-        - teacher_logits: the student's shape, or (G, ...) of it: routed by group, an unknown sample to the mean of the
-          teachers' logits. No gradient flows to them
+        - input: the student's logits, (N, C), (N, C, *spatial), or binary (N,), (N, 1) or (N, 1, *spatial); float16 to float64
         - target: class ids (N, *spatial), or probabilities of the student's shape that sum to 1 (CutMix, mixup); binary:
           0, 1 or a fraction, (N, *spatial) or (N, 1, *spatial)
         - groups: (N,) integer or bool ids, -1 = unknown
+        - teacher_logits: the student's shape, or (G, ...) of it: routed by group, an unknown sample to the mean of the
+          teachers' logits. No gradient flows to them
         - output: scalar, float32 (float64 for float64 logits)
 
     Raises:
@@ -232,7 +220,7 @@ class FairDistillationLoss(nn.Module):
     Example:
         >>> loss = FairDistillationLoss(num_groups=2)
         >>> student, teachers = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.zeros(2, 2, 2)
-        >>> loss(student, teachers, torch.tensor([0, 0]), torch.tensor([0, 1]))
+        >>> loss(student, torch.tensor([0, 0]), torch.tensor([0, 1]), teacher_logits=teachers)
         tensor(0.3352)
 
     References:
@@ -240,34 +228,31 @@ class FairDistillationLoss(nn.Module):
         Hinton, Vinyals and Dean, *Distilling the Knowledge in a Neural Network*, 2015.
     """
 
+    _OPTIONS = option_names(fair_distillation, without=("teacher_logits",))
+
     def __init__(
         self,
         num_groups: int,
+        *,
         distill_weight: float = 0.95,
         temperature: float = 1.5,
         direction: Direction = "teacher||student",
-        variant: Variant = "default",
+        variant: DistillationVariant = "default",
         task_loss: TaskLoss | None = None,
-        *,
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        self.num_groups = _check(num_groups, distill_weight, temperature, direction, variant)
-        check_process_group(process_group)
-        if task_loss is not None:
-            takes_values(task_loss)
+        self.num_groups = single_attribute(num_groups, "FairDistillationLoss")
+        _check_options(distill_weight, temperature, direction, variant, task_loss, process_group)
         self.distill_weight, self.temperature = distill_weight, temperature
         self.direction, self.variant = direction, variant
-        self.task_loss = task_loss
-        self.process_group = process_group
+        self.task_loss, self.process_group = task_loss, process_group
 
-    def forward(self, student_logits: Tensor, teacher_logits: Tensor, target: Tensor, groups: Tensor) -> Tensor:
+    def forward(self, input: Tensor, target: Tensor, groups: Tensor, *, teacher_logits: Tensor) -> Tensor:
         """Loss of a batch; see the class."""
         return fair_distillation(
-            student_logits, teacher_logits, target, groups, num_groups=self.num_groups,
-            distill_weight=self.distill_weight, temperature=self.temperature, direction=self.direction,
-            variant=self.variant, task_loss=self.task_loss, process_group=self.process_group,
-        )  # fmt: skip
+            input, target, groups, teacher_logits=teacher_logits, **options_of(self, self._OPTIONS)
+        )
 
     def extra_repr(self) -> str:  # noqa: D102
         return (

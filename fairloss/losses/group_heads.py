@@ -1,4 +1,4 @@
-"""One linear head a group on shared features, and the choice of each sample's own head."""
+"""One linear head per group on shared features, and the choice of each sample's own head."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fairloss.core import checks
-from fairloss.core.tensor_checks import same_device
+from fairloss.core.checks import expected
+from fairloss.core.tensor_checks import floating, same_device
 from fairloss.groups.ids import check_groups, single_attribute
 
 __all__ = ["GroupHeads", "route_by_group"]
@@ -32,11 +33,8 @@ def route_by_group(per_group: Tensor, groups: Tensor) -> Tensor:
         >>> route_by_group(logits, torch.tensor([0, 1, -1])).flatten()
         tensor([ 1.0000, 20.0000, 16.5000])
     """
-    if not isinstance(per_group, Tensor) or per_group.ndim < 2:
-        given = tuple(per_group.shape) if isinstance(per_group, Tensor) else type(per_group).__name__
-        raise ValueError(f"per_group: shape (G, N, ...) is needed, {given} was given")
-    if not per_group.dtype.is_floating_point:
-        raise TypeError(f"per_group: a floating-point tensor is needed, {per_group.dtype} was given")
+    if floating("per_group", per_group, "(G, N, ...)").ndim < 2:
+        raise ValueError(expected("per_group", "shape (G, N, ...)", tuple(per_group.shape)))
     ids = check_groups(groups, per_group.shape[0], per_group.shape[1], like=per_group).column
     own = per_group[ids.clamp(min=0), torch.arange(ids.shape[0], device=ids.device)]
     unknown = (ids < 0).reshape(-1, *([1] * (own.ndim - 1)))
@@ -47,9 +45,9 @@ class GroupHeads(nn.Module):
     """Linear heads for all groups in one parameter: logits_g = W_g x + b_g, computed in one product.
 
     Args:
+        num_groups: G, number of groups of the one attribute.
         in_features: D.
         num_classes: C.
-        num_groups: G, number of groups of the one attribute.
         bias: whether the heads have b_g.
 
     Shape:
@@ -59,7 +57,7 @@ class GroupHeads(nn.Module):
           ones from the mean of all
 
     Attributes:
-        weight: (G, C, D), initialised like ``torch.nn.Linear``.
+        weight: (G, C, D), initialized like ``torch.nn.Linear``.
         bias: (G, C), or None.
 
     Raises:
@@ -70,12 +68,12 @@ class GroupHeads(nn.Module):
         it); an absent group's head gets gradient 0.
 
     Example:
-        >>> heads = GroupHeads(8, 2, num_groups=3)
+        >>> heads = GroupHeads(3, in_features=8, num_classes=2)
         >>> heads(torch.zeros(5, 8)).shape, heads(torch.zeros(5, 8), torch.tensor([0, 1, 2, -1, 0])).shape
         (torch.Size([3, 5, 2]), torch.Size([5, 2]))
     """
 
-    def __init__(self, in_features: int, num_classes: int, num_groups: int, bias: bool = True) -> None:
+    def __init__(self, num_groups: int, *, in_features: int, num_classes: int, bias: bool = True) -> None:
         super().__init__()
         self.in_features = checks.integer("in_features", in_features, minimum=1)
         self.num_classes = checks.integer("num_classes", num_classes, minimum=1)
@@ -95,11 +93,11 @@ class GroupHeads(nn.Module):
         """Logits of all heads, or of each sample's own; see the class."""
         if not isinstance(features, Tensor) or features.ndim < 2 or features.shape[1] != self.in_features:
             given = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise ValueError(f"features: shape (N, {self.in_features}, ...) is needed, {given} was given")
+            raise ValueError(expected("features", f"shape (N, {self.in_features}, ...)", given))
         if features.dtype != self.weight.dtype and not (
             features.dtype.is_floating_point and torch.is_autocast_enabled(features.device.type)
         ):
-            raise TypeError(f"features: the heads are {self.weight.dtype}, {features.dtype} was given")
+            raise TypeError(expected("features", f"{self.weight.dtype}, as the heads are", features.dtype))
         same_device("features", features, "the heads", self.weight)
         flat = features.flatten(2) if features.ndim > 2 else features.unsqueeze(2)  # (N, D, P)
         # (G C, D) @ (N, D, P) -> (N, G C, P)

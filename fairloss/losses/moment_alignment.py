@@ -1,13 +1,13 @@
 """Moment alignment: within each label, groups get the same mean and covariance of the embeddings.
 
 Paper: FairMed-VLM, *Toward Equitable Medical Diagnosis with Vision-Language Models*, section 3.4 (L_dist). The default
-averages over the compared cells, so that the scale does not follow the number of labels and values; ``reduction="sum"`` is
-the paper's. Reference moments average the values *present* in the batch; a cell with one sample has a mean and no covariance
+averages over the compared cells, so that the scale does not follow the number of labels and values; ``variant="paper"``
+sums. Reference moments average the values *present* in the batch; a cell with one sample has a mean and no covariance
 (the paper leaves both cases open).
 
 For D-dimensional embeddings a covariance has D^2 entries. Their squared distances need only inner products,
-<Sigma_g, Sigma_h>_F = ||Z_g Z_h^T||_F^2 / (n_g n_h) with centred rows, and those come from one N x N Gram matrix. The cheaper
-of the two forms is chosen by N and D. Rows are centred before the product, attribute by attribute: centring a raw Gram by its
+<Sigma_g, Sigma_h>_F = ||Z_g Z_h^T||_F^2 / (n_g n_h) with centered rows, and those come from one N x N Gram matrix. The cheaper
+of the two forms is chosen by N and D. Rows are centered before the product, attribute by attribute: centering a raw Gram by its
 cell means gives the same numbers with fewer exact digits where labels lie far apart.
 """
 
@@ -20,17 +20,46 @@ import torch
 from torch import Tensor, nn
 
 from fairloss.core import checks
+from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, check_process_group, gather_rows, gather_rows_with_gradient
 from fairloss.core.dtypes import statistics_dtype
-from fairloss.groups.ids import GroupIds, check_groups, check_num_groups
+from fairloss.core.options import option_names, options_of
+from fairloss.core.tensor_checks import on_host
+from fairloss.groups.ids import (
+    ATTRIBUTE_REDUCTIONS,
+    AttributeReduction,
+    GroupIds,
+    check_groups,
+    check_num_groups,
+    reduce_attributes,
+)
 from fairloss.losses.embeddings import check_classes, check_embeddings, unit_rows
 
-__all__ = ["MomentAlignmentLoss", "moment_alignment"]
+__all__ = ["MomentAlignmentLoss", "MomentForm", "MomentVariant", "moment_alignment"]
 
-Reduction = Literal["mean", "sum", "max"]
-REDUCTIONS = ("mean", "sum", "max")
-Form = Literal["auto", "gram", "explicit"]
-FORMS = ("auto", "gram", "explicit")
+MomentVariant = Literal["default", "paper"]
+MomentForm = Literal["auto", "gram", "explicit"]
+
+
+def _check_options(
+    num_classes: int,
+    cov_weight: float,
+    attribute_reduction: str,
+    variant: str,
+    form: str,
+    ignore_index: int,
+    process_group: ProcessGroup | None,
+) -> None:
+    checks.integer("num_classes", num_classes, minimum=1)
+    checks.number("cov_weight", cov_weight, minimum=0)
+    checks.choice("attribute_reduction", attribute_reduction, ATTRIBUTE_REDUCTIONS)
+    checks.choice("variant", variant, ("default", "paper"))
+    if variant == "paper" and attribute_reduction == "max":
+        cure = 'variant="paper" sums over attributes'
+        raise ValueError(expected("attribute_reduction", "its default", "'max'", cure))
+    checks.choice("form", form, ("auto", "gram", "explicit"))
+    checks.integer("ignore_index", ignore_index, minimum=-(2**63))
+    check_process_group(process_group)
 
 
 def _use_gram(n: int, d: int, passes: int, attributes: int) -> bool:
@@ -54,7 +83,7 @@ def _covariance_terms_gram(
     """sum_{y, d} ||Sigma_yd - mean_d Sigma_yd||_F^2 from inner products.
 
     Args:
-        z: (N, D) rows centred by cell.
+        z: (N, D) rows centered by cell.
         labels: (N,).
         ids: (N,) of the attribute.
         cell: (N, 1) label x value, -1 where none.
@@ -73,19 +102,14 @@ def _covariance_terms_gram(
 
 
 def _covariances(z: Tensor, cell: Tensor, weight: Tensor, cells: int) -> Tensor:
-    """(N, D) rows centred by cell -> (cells, D, D), sums of outer products times the rows' weights."""
-    if _sizes_at_hand(z):
+    """(N, D) rows centered by cell -> (cells, D, D), sums of outer products times the rows' weights."""
+    if on_host(z):
         # Rows in the order of their cells: each row enters one product instead of one a cell. Those of no cell come first.
         sizes = torch.bincount(cell[:, 0] + 1, minlength=cells + 1).tolist()
         parts = (z * weight.sqrt().unsqueeze(1)).index_select(0, cell[:, 0].argsort()).split(sizes)[1:]
         return torch.stack([part.T @ part for part in parts])
     member = (cell == torch.arange(cells, device=cell.device)) * weight.unsqueeze(1)  # (N, cells)
     return (member.T.unsqueeze(1) * z.T) @ z  # (cells, D, N) @ (N, D)
-
-
-def _sizes_at_hand(z: Tensor) -> bool:
-    """Whether the cells' sizes can be read without waiting for a device or breaking a graph."""
-    return z.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _covariance_terms_explicit(z: Tensor, cell: Tensor, weight: Tensor, shape: Tensor) -> Tensor:
@@ -102,12 +126,13 @@ def moment_alignment(
     target: Tensor,
     groups: Tensor,
     *,
-    num_classes: int,
     num_groups: int | Sequence[int],
+    num_classes: int,
     cov_weight: float = 1.0,
     normalize: bool = False,
-    reduction: Reduction = "mean",
-    form: Form = "auto",
+    attribute_reduction: AttributeReduction = "mean",
+    variant: MomentVariant = "default",
+    form: MomentForm = "auto",
     ignore_index: int = -100,
     process_group: ProcessGroup | None = None,
 ) -> Tensor:
@@ -118,16 +143,10 @@ def moment_alignment(
         >>> moment_alignment(z, torch.tensor([0, 0, 0, 0]), torch.tensor([0, 0, 1, 1]), num_classes=1, num_groups=2)
         tensor(2.5000)
     """
-    num_classes = checks.integer("num_classes", num_classes, minimum=1)
-    sizes = check_num_groups(num_groups)
-    cov_weight = checks.number("cov_weight", cov_weight, minimum=0)
-    checks.choice("reduction", reduction, REDUCTIONS)
-    checks.choice("form", form, FORMS)
-    ignore_index = checks.integer("ignore_index", ignore_index, minimum=-(2**63))
-    check_process_group(process_group)
+    _check_options(num_classes, cov_weight, attribute_reduction, variant, form, ignore_index, process_group)
     check_embeddings(embeddings)
     labels = check_classes(target, embeddings, num_classes, ignore_index)
-    ids = check_groups(groups, sizes, embeddings.shape[0], like=embeddings).ids
+    ids, sizes = check_groups(groups, num_groups, embeddings.shape[0], like=embeddings)
 
     z = unit_rows(embeddings) if normalize else embeddings.to(statistics_dtype(embeddings.dtype))
     z = gather_rows_with_gradient(z, process_group)
@@ -135,7 +154,7 @@ def moment_alignment(
     # All moments are differences; taking a constant off first keeps their digits.
     z = z - z.detach().sum(0) / max(z.shape[0], 1)
     n, d = z.shape
-    passes = len(sizes) if _sizes_at_hand(z) else num_classes * sum(sizes)
+    passes = len(sizes) if on_host(z) else num_classes * sum(sizes)
     gram = form == "gram" or (form == "auto" and _use_gram(n, d, passes, len(sizes)))
 
     values = []
@@ -150,20 +169,17 @@ def moment_alignment(
             if cov_weight > 0:
                 shape = (counts > 1).reshape(num_classes, size)
                 weight = torch.where(known & (counts[row_cell] > 1), 1.0 / counts[row_cell].clamp(min=1), 0.0)
-                centred = z - means[row_cell]
+                centered = z - means[row_cell]
                 if gram:
-                    spread = _covariance_terms_gram(centred, labels, ids[:, k], cell, weight, shape)
+                    covariances = _covariance_terms_gram(centered, labels, ids[:, k], cell, weight, shape)
                 else:
-                    spread = _covariance_terms_explicit(centred, cell, weight, shape)
-                value = value + cov_weight * spread
-            if reduction != "sum":
+                    covariances = _covariance_terms_explicit(centered, cell, weight, shape)
+                value = value + cov_weight * covariances
+            if variant == "default":
                 compared = (present & (present.sum(1, keepdim=True) >= 2)).sum()
                 value = value / compared.clamp(min=1)
             values.append(value)
-    stacked = torch.stack(values)
-    if reduction == "max":
-        return stacked.amax()
-    return stacked.sum() if reduction == "sum" else stacked.mean()
+    return reduce_attributes(torch.stack(values), "sum" if variant == "paper" else attribute_reduction)
 
 
 class MomentAlignmentLoss(nn.Module):
@@ -176,13 +192,14 @@ class MomentAlignmentLoss(nn.Module):
     with population covariances (divided by n). 0 means that within every label all groups have the same first two moments.
 
     Args:
-        num_classes: C, number of labels.
         num_groups: number of groups; a tuple for several attributes.
+        num_classes: C, number of labels.
         cov_weight: lambda_Sigma >= 0; 0 aligns the means alone and costs O(N D). Embeddings of norm about 1 have covariances
             far smaller than their means.
-        normalize: L2-normalise the embeddings first.
-        reduction: ``"mean"``: mean of an attribute's compared cells (those of labels with two values present or more), then
-            over attributes; ``"max"``: the largest attribute's mean; ``"sum"``: all terms, as in the paper.
+        normalize: L2-normalize the embeddings first.
+        attribute_reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"`` of each one's mean over its compared cells
+            (those of labels with two values present or more).
+        variant: ``"default"``, or ``"paper"``: the sum of all terms, over cells and attributes.
         form: ``"gram"``: O(N^2 D) time and O(N^2) memory, nothing of size D x D; ``"explicit"``: O(N D^2) and
             O(N D + cells D^2) in eager mode on the CPU, elsewhere O(cells N D^2) and O(cells D (N + D)); ``"auto"`` takes the
             one with fewer multiplications.
@@ -206,7 +223,7 @@ class MomentAlignmentLoss(nn.Module):
         for each side of its threshold.
 
     Example:
-        >>> loss = MomentAlignmentLoss(num_classes=1, num_groups=2)
+        >>> loss = MomentAlignmentLoss(num_groups=2, num_classes=1)
         >>> loss(torch.tensor([[0.0], [2.0], [4.0], [4.0]]), torch.tensor([0, 0, 0, 0]), torch.tensor([0, 0, 1, 1]))
         tensor(2.5000)
 
@@ -214,47 +231,34 @@ class MomentAlignmentLoss(nn.Module):
         FairMed-VLM, *Toward Equitable Medical Diagnosis with Vision-Language Models*, section 3.4.
     """
 
+    _OPTIONS = option_names(moment_alignment)
+
     def __init__(
         self,
-        num_classes: int,
         num_groups: int | Sequence[int],
+        *,
+        num_classes: int,
         cov_weight: float = 1.0,
         normalize: bool = False,
-        reduction: Reduction = "mean",
-        *,
-        form: Form = "auto",
+        attribute_reduction: AttributeReduction = "mean",
+        variant: MomentVariant = "default",
+        form: MomentForm = "auto",
         ignore_index: int = -100,
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        self.num_classes = checks.integer("num_classes", num_classes, minimum=1)
         self.num_groups = check_num_groups(num_groups)
-        self.cov_weight = checks.number("cov_weight", cov_weight, minimum=0)
-        self.normalize = normalize
-        self.reduction = checks.choice("reduction", reduction, REDUCTIONS)
-        self.form = checks.choice("form", form, FORMS)
-        self.ignore_index = checks.integer("ignore_index", ignore_index, minimum=-(2**63))
-        check_process_group(process_group)
-        self.process_group = process_group
+        _check_options(num_classes, cov_weight, attribute_reduction, variant, form, ignore_index, process_group)
+        self.num_classes, self.cov_weight, self.normalize = num_classes, cov_weight, normalize
+        self.attribute_reduction, self.variant, self.form = attribute_reduction, variant, form
+        self.ignore_index, self.process_group = ignore_index, process_group
 
     def forward(self, embeddings: Tensor, target: Tensor, groups: Tensor) -> Tensor:
         """Loss of a batch; see the class."""
-        return moment_alignment(
-            embeddings,
-            target,
-            groups,
-            num_classes=self.num_classes,
-            num_groups=self.num_groups,
-            cov_weight=self.cov_weight,
-            normalize=self.normalize,
-            reduction=self.reduction,  # type: ignore[arg-type]
-            form=self.form,  # type: ignore[arg-type]
-            ignore_index=self.ignore_index,
-            process_group=self.process_group,
-        )
+        return moment_alignment(embeddings, target, groups, **options_of(self, self._OPTIONS))
 
     def extra_repr(self) -> str:  # noqa: D102
         return (
-            f"num_classes={self.num_classes}, num_groups={self.num_groups}, cov_weight={self.cov_weight}, "
-            f"normalize={self.normalize}, reduction={self.reduction!r}, form={self.form!r}"
+            f"num_groups={self.num_groups}, num_classes={self.num_classes}, cov_weight={self.cov_weight}, "
+            f"normalize={self.normalize}, variant={self.variant!r}, form={self.form!r}"
         )

@@ -75,7 +75,7 @@ def _blocks(
         yield _Block(rows, similarities, cross.logical_and_(same).logical_not_(), not_negative)
 
 
-def unit(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def normalize_rows(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Rows of norm 1 and the inverse norms, (N, 1); a row of zeros stays zero, with inverse norm 0 and no gradient."""
     x = x.to(dtype)
     # By the largest entry first: squares of 1e-25 are 0 in float32, those of 1e25 infinite. The result does not depend on
@@ -89,7 +89,7 @@ def unit(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def _unit_keys(keys: Tensor, grad_keys: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Unit keys and the inverse norms of the first ``grad_keys``; the others are a queue's, unit rows as they are."""
-    z, inverse = unit(keys[:grad_keys], dtype)
+    z, inverse = normalize_rows(keys[:grad_keys], dtype)
     return (z if grad_keys == keys.shape[0] else torch.cat([z, keys[grad_keys:].to(dtype)])), inverse
 
 
@@ -200,7 +200,7 @@ def contrastive_losses_op(
     losses, lse, counts, pulls = (anchors.new_zeros(anchors.shape[0], dtype=dtype) for _ in range(4))
     with torch.autocast(anchors.device.type, enabled=False):
         for rows, s, not_positive, not_negative in _blocks(
-            unit(anchors, dtype)[0],
+            normalize_rows(anchors, dtype)[0],
             _unit_keys(keys, grad_keys, dtype)[0],
             labels,
             key_labels,
@@ -280,7 +280,7 @@ def contrastive_losses_backward(
         )
         return grad_anchors, grad_of_keys
     dtype = statistics_dtype(anchors.dtype)
-    (z, norms), (k, key_norms) = unit(anchors, dtype), _unit_keys(keys, grad_keys, dtype)
+    (z, norms), (k, key_norms) = normalize_rows(anchors, dtype), _unit_keys(keys, grad_keys, dtype)
     grad_z, grad_k = torch.empty_like(z), torch.zeros_like(k[:grad_keys])
     scale = grad / (counts.clamp(min=1) * temperature)  # (N,)
     with torch.autocast(anchors.device.type, enabled=False):

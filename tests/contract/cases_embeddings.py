@@ -25,7 +25,7 @@ def two_attributes(generator, n, dtype):
 
 def queue_with_rows(attributes):
     """A queue with a few rows of its own, so that the first batch already meets them."""
-    queue = fairloss.EmbeddingQueue(12, 5, num_attributes=attributes)
+    queue = fairloss.EmbeddingQueue(12, dim=5, num_attributes=attributes)
     generator = torch.Generator().manual_seed(1)
     ids = torch.stack([torch.randint(0, 2, (7,), generator=generator) for _ in range(attributes)], 1)
     queue.push(torch.randn(7, 5, generator=generator), torch.randint(0, 3, (7,), generator=generator), ids)
@@ -39,12 +39,12 @@ def contrastive_case(name, *, attributes=1, queue=False, notes="", **options):
     def make(num_groups=3, process_group=None):
         own = queue_with_rows(attributes) if queue else None
         return fairloss.CrossGroupContrastiveLoss(
-            queue=own, num_groups=sizes(num_groups), process_group=process_group, **options
+            memory=own, num_groups=sizes(num_groups), process_group=process_group, **options
         )
 
     def function(num_groups=3, **batch):
         own = queue_with_rows(attributes) if queue else None
-        return ff.cross_group_contrastive(**batch, queue=own, num_groups=sizes(num_groups), **options)
+        return ff.cross_group_contrastive(**batch, memory=own, num_groups=sizes(num_groups), **options)
 
     held = queue_with_rows(attributes) if queue else None
     rows = []
@@ -75,7 +75,7 @@ def moments_case(name, *, attributes=1, **options):
         return g if attributes == 1 else (g, 2)
 
     def make(num_groups=3, process_group=None):
-        return fairloss.MomentAlignmentLoss(3, sizes(num_groups), process_group=process_group, **options)
+        return fairloss.MomentAlignmentLoss(sizes(num_groups), num_classes=3, process_group=process_group, **options)
 
     def function(num_groups=3, **batch):
         return ff.moment_alignment(**batch, num_classes=3, num_groups=sizes(num_groups), **options)
@@ -99,7 +99,7 @@ def adversarial_case(name, *, attributes=1, **options):
         with torch.random.fork_rng():
             torch.manual_seed(num_groups)
             return fairloss.AdversarialGroupLoss(
-                5, sizes(num_groups), hidden_dims=(4,), scale=0.7, process_group=process_group, **options
+                sizes(num_groups), embedding_dim=5, hidden_dims=(4,), scale=0.7, process_group=process_group, **options
             )
 
     def draw(generator, n, dtype):
@@ -148,8 +148,8 @@ CASES = [
     moments_case("gram", form="gram"),
     moments_case("explicit", form="explicit"),
     moments_case("two_attributes", attributes=2, cov_weight=0.5),
-    moments_case("paper", attributes=2, reduction="sum", form="gram"),
-    moments_case("unit_rows", normalize=True, reduction="max", form="gram"),
+    moments_case("paper", attributes=2, variant="paper", form="gram"),
+    moments_case("unit_rows", normalize=True, attribute_reduction="max", form="gram"),
     adversarial_case("default"),
     adversarial_case("laftr", criterion="laftr"),
     adversarial_case("within_labels", num_classes=3, criterion="laftr"),

@@ -63,7 +63,7 @@ def distilled(shape):
         # Routed here: (G, N, ...) teachers are tied to the groups' number and names, which the contract changes.
         own = teachers[groups.clamp(min=0), torch.arange(n)]
         student = torch.randn(n, *shape, generator=generator).to(dtype)
-        return {"student_logits": student, "teacher_logits": own, "target": target, "groups": groups}
+        return {"input": student, "target": target, "groups": groups, "teacher_logits": own}
 
     return draw
 
@@ -77,7 +77,7 @@ def distillation_case(name, shape, **options):
         distilled(shape),
         lambda **batch: oracles.fair_distillation(**batch, **options),
         lambda num_groups=3, **batch: ff.fair_distillation(**batch, num_groups=num_groups, **options),
-        differentiable=("student_logits",),
+        differentiable=("input",),
         oracle_gradient=lambda **batch: oracles.fair_distillation_gradient(**batch, **options),
         zero_without_two_groups=False,
     )

@@ -29,9 +29,11 @@ class Everything(nn.Module):
             3, gap_weight=0.5, memory=fairloss.GroupMemory(3, capacity=CAPACITY)
         )
         self.dro = fairloss.GroupDROLoss(3, step_size=0.01)
-        self.contrastive = fairloss.CrossGroupContrastiveLoss(0.5, queue=fairloss.EmbeddingQueue(32, 6))
+        self.contrastive = fairloss.CrossGroupContrastiveLoss(
+            temperature=0.5, memory=fairloss.EmbeddingQueue(32, dim=6)
+        )
         self.fis = fairloss.FISLoss(3, memory=fairloss.GroupMemory(3, capacity=CAPACITY))
-        self.adversary = fairloss.AdversarialGroupLoss(6, 3, hidden_dims=(4,))
+        self.adversary = fairloss.AdversarialGroupLoss(3, embedding_dim=6, hidden_dims=(4,))
         kinds = {"discover_groups": "kmeans", "num_clusters": 2, "reservoir_size": 32} if discover else {}
         self.fair = fairloss.FairGRPOAdvantage(3, history="cumulative", **kinds)
         self.fair_ema = fairloss.FairGRPOAdvantage(3, history="ema")

@@ -48,7 +48,9 @@ def extra_cases() -> list[Case]:
         Case("fis-memory", remembering_fis, values, None, differentiable=("values",)),
         Case(
             "concept_alignment",
-            lambda num_groups=3, process_group=None: fairloss.ConceptAlignmentLoss(0.5, process_group=process_group),
+            lambda num_groups=3, process_group=None: fairloss.ConceptAlignmentLoss(
+                temperature=0.5, process_group=process_group
+            ),
             _concepts,
             None,
             differentiable=("embeddings",),

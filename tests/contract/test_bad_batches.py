@@ -60,10 +60,10 @@ def test_nan_never_stays_in_the_state(case):
         (lambda m: ff.fis_weights(LOSSES, GROUP_IDS, num_groups=2, distances=m.values[:, 0]), "distances"),
         (lambda m: fairloss.GroupDROLoss(2).to("meta")(LOSSES, GROUP_IDS), "values"),
         (
-            lambda m: fairloss.CrossGroupContrastiveLoss(queue=fairloss.EmbeddingQueue(4, 3).to("meta"))(
+            lambda m: fairloss.CrossGroupContrastiveLoss(memory=fairloss.EmbeddingQueue(4, dim=3).to("meta"))(
                 LOGITS, LABELS, GROUP_IDS
             ),
-            "queue",
+            "memory",
         ),
     ],
 )
@@ -78,7 +78,7 @@ def test_a_batch_of_nan_does_not_stay_behind():
     memory, dro, queue = (
         fairloss.GroupMemory(2, capacity=3),
         fairloss.GroupDROLoss(2, step_size=0.5),
-        fairloss.EmbeddingQueue(3, 2),
+        fairloss.EmbeddingQueue(3, dim=2),
     )
     memory.push(nan, ids)
     assert memory.seen.tolist() == [0, 1]

@@ -19,40 +19,40 @@ def draw(seed, n, dtype=torch.float64):
 
 def test_gradients():
     z, e, target = draw(0, 7)
-    assert torch.autograd.gradcheck(lambda a, b: ConceptAlignmentLoss(0.5)(a, b, target), (z, e))
+    assert torch.autograd.gradcheck(lambda a, b: ConceptAlignmentLoss(temperature=0.5)(a, target, concepts=b), (z, e))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_narrow_dtypes_against_float64(dtype):
     z, e, target = draw(1, 9, dtype)
-    value = ConceptAlignmentLoss(0.5)(z, e, target)
+    value = ConceptAlignmentLoss(temperature=0.5)(z, target, concepts=e)
     assert value.dtype == torch.float32
-    exact = ConceptAlignmentLoss(0.5)(z.detach().double(), e.detach().double(), target)
+    exact = ConceptAlignmentLoss(temperature=0.5)(z.detach().double(), target, concepts=e.detach().double())
     assert value.item() == pytest.approx(exact.item(), rel=1e-5)
     assert all(torch.isfinite(g).all() for g in torch.autograd.grad(value, (z, e)))
 
 
 def test_one_graph_whatever_the_length():
     torch._dynamo.reset()
-    plain = ConceptAlignmentLoss(0.5)
-    compiled = torch.compile(ConceptAlignmentLoss(0.5), fullgraph=True, dynamic=True, backend="aot_eager")
+    plain = ConceptAlignmentLoss(temperature=0.5)
+    compiled = torch.compile(ConceptAlignmentLoss(temperature=0.5), fullgraph=True, dynamic=True, backend="aot_eager")
     for seed, n in enumerate((9, 12, 7)):
         z, e, target = draw(seed, n)
-        expected, value = plain(z, e, target), compiled(z, e, target)
+        expected, value = plain(z, target, concepts=e), compiled(z, target, concepts=e)
         torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
         for got, wanted in zip(torch.autograd.grad(value, (z, e)), torch.autograd.grad(expected, (z, e)), strict=True):
             torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-12)
 
 
 def test_copies_order_empty_and_extremes():
-    loss, (z, e, target) = ConceptAlignmentLoss(0.5), draw(3, 8)
-    value = loss(z, e, target)
+    loss, (z, e, target) = ConceptAlignmentLoss(temperature=0.5), draw(3, 8)
+    value = loss(z, target, concepts=e)
     for other in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss)), loss.bfloat16()):
-        assert torch.equal(other(z, e, target), value)
+        assert torch.equal(other(z, target, concepts=e), value)
     order = torch.arange(7, -1, -1)
-    torch.testing.assert_close(loss(z[order], e, target[order]), value)
-    assert loss(z[:0], e, target[:0]).item() == 0
-    assert torch.isfinite(ConceptAlignmentLoss(0.07)(z * 1e4, e * 1e4, target))
+    torch.testing.assert_close(loss(z[order], target[order], concepts=e), value)
+    assert loss(z[:0], target[:0], concepts=e).item() == 0
+    assert torch.isfinite(ConceptAlignmentLoss(temperature=0.07)(z * 1e4, target, concepts=e * 1e4))
 
 
 BOUNDS = [0, 8, 11]  # uneven shares of 11 images
@@ -64,7 +64,7 @@ def rank_values(rank, variant):
     target[9] = -100
     rows = slice(BOUNDS[rank], BOUNDS[rank + 1])
     part = z.detach()[rows].requires_grad_()
-    loss = ConceptAlignmentLoss(0.5, variant=variant, process_group=torch.distributed.group.WORLD)
+    loss = ConceptAlignmentLoss(temperature=0.5, variant=variant, process_group=torch.distributed.group.WORLD)
     value = loss(part, e, target[rows])
     value.backward()
     shared = e.grad.clone()
@@ -77,7 +77,7 @@ def rank_values(rank, variant):
 def test_two_processes_equal_one(tmp_path, variant):
     z, e, target = draw(5, BOUNDS[-1])
     target[9] = -100
-    value = ConceptAlignmentLoss(0.5, variant=variant)(z, e, target)
+    value = ConceptAlignmentLoss(temperature=0.5, variant=variant)(z, target, concepts=e)
     value.backward()
     ranks = two_processes(rank_values, tmp_path, variant)
     for rank, (got, rows, shared) in enumerate(ranks):

@@ -15,7 +15,7 @@ from tests.contract.case import all_cases
 def test_state_is_float32_whatever_the_default_dtype(default):
     torch.set_default_dtype(default)
     try:
-        memory, queue = fairloss.GroupMemory(3, capacity=8), fairloss.EmbeddingQueue(8, 4)
+        memory, queue = fairloss.GroupMemory(3, capacity=8), fairloss.EmbeddingQueue(8, dim=4)
         discovery = FairGRPOAdvantage(2, discover_groups="kmeans")
         released = FairGRPOAdvantage(2, discover_groups="kmeans", variant="released")
     finally:

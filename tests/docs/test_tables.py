@@ -96,8 +96,7 @@ def test_attributes_memory_and_processes_are_those_of_the_catalogue(loss):
     make = getattr(fairloss, loss.name)
     parameters = inspect.signature(make).parameters
     assert "process_group" in parameters
-    for option in ("memory", "queue"):
-        assert (option in parameters) == loss.memory.startswith(f"`{option}=")
+    assert ("memory" in parameters) == loss.memory.startswith("`memory=")
     if "num_groups" not in parameters:
         assert not loss.attributes.startswith("yes")
     elif loss.attributes.startswith("yes"):

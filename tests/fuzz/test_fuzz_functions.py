@@ -160,8 +160,8 @@ FUNCTIONS = {
         bad=frozenset(("x", how) for how in ("scalar", "longer", "deeper", "meta")),
     ),
 }
-HEADS = fairloss.GroupHeads(2, 4, 3)
-WARM_MEMORY, WARM_QUEUE = fairloss.GroupMemory(3, capacity=4), fairloss.EmbeddingQueue(5, 4)
+HEADS = fairloss.GroupHeads(3, in_features=2, num_classes=4)
+WARM_MEMORY, WARM_QUEUE = fairloss.GroupMemory(3, capacity=4), fairloss.EmbeddingQueue(5, dim=4)
 WARM_MEMORY.push(torch.arange(6.0), torch.tensor([0, 1, 2, 0, 1, -1]))
 WARM_QUEUE.push(torch.eye(4), torch.arange(4), torch.tensor([0, 1, 2, -1]))
 
@@ -175,7 +175,7 @@ FREE = frozenset(("labels", how) for how in ("past_end", "large", "below", "lowe
 MODULES = {
     "ConceptAlignmentLoss": Target(
         "ConceptAlignmentLoss",
-        fairloss.ConceptAlignmentLoss(0.5),
+        fairloss.ConceptAlignmentLoss(temperature=0.5),
         two_embeddings,
         None,
         ("embeddings", "concepts"),
@@ -251,7 +251,7 @@ def test_a_memory_holds_the_last_values(example, capacity, batches):
 
 @fuzz("fairloss.EmbeddingQueue", example=EXAMPLE, capacity=st.integers(1, 5), batches=st.integers(1, 4))
 def test_a_queue_holds_the_last_rows(example, capacity, batches):
-    queue, held = fairloss.EmbeddingQueue(capacity, 3), []
+    queue, held = fairloss.EmbeddingQueue(capacity, dim=3), []
     for k in range(batches):
         generator = torch.Generator().manual_seed(example.seed + k)
         z = torch.randn(example.n, 3, generator=generator)

@@ -121,6 +121,6 @@ def test_a_batch_longer_than_the_memory():
     memory = fairloss.GroupMemory(1, capacity=2)
     memory.push(torch.tensor([1.0, 2.0, 3.0]), torch.zeros(3, dtype=torch.int64))
     assert sorted(memory.values[0].tolist()) == [2.0, 3.0]
-    queue = fairloss.EmbeddingQueue(1, 2)
+    queue = fairloss.EmbeddingQueue(1, dim=2)
     queue.push(torch.eye(2), torch.tensor([4, 5]), torch.tensor([0, 1]))
     assert queue.labels.tolist() == [5]

@@ -17,7 +17,7 @@ def test_the_gradient_is_reversed_and_the_value_is_not():
 
 
 def test_the_adversary_itself_descends():
-    loss = AdversarialGroupLoss(3, 2, hidden_dims=())
+    loss = AdversarialGroupLoss(2, embedding_dim=3, hidden_dims=())
     z, ids = torch.randn(50, 3, requires_grad=True), torch.arange(50) % 2
     value = loss(z, ids)
     value.backward()
@@ -49,7 +49,7 @@ def toy():
 def train(x, y, ids, scale, **options):
     torch.manual_seed(1)
     encoder, head = torch.nn.Linear(6, 4), torch.nn.Linear(4, 2)
-    adversary = AdversarialGroupLoss(4, 2, scale=scale, hidden_dims=(16,), **options)
+    adversary = AdversarialGroupLoss(2, embedding_dim=4, scale=scale, hidden_dims=(16,), **options)
     target = {"target": y} if "num_classes" in options else {}
     optimiser = torch.optim.Adam(
         [
@@ -93,27 +93,28 @@ def test_a_changing_scale_does_not_compile_again():
 
 
 def test_errors_name_the_argument():
-    loss = AdversarialGroupLoss(3, 2)
+    loss = AdversarialGroupLoss(2, embedding_dim=3)
     z, ids = torch.randn(4, 3), torch.tensor([0, 1, 0, -1])
     for bad, named in [
         ((z[:, :2], ids), r"embeddings: .*\b2\b"),
         ((z, ids + 1), r"groups: .*\b2\b"),
-        ((z, ids, ids), "target: "),
     ]:
         with pytest.raises(ValueError, match=named):
             loss(*bad)
+    with pytest.raises(ValueError, match="target: .*num_classes"):
+        loss(z, ids, target=ids)
     with pytest.raises(ValueError, match="target: "):
-        AdversarialGroupLoss(3, 2, num_classes=2)(z, ids)
+        AdversarialGroupLoss(2, embedding_dim=3, num_classes=2)(z, ids)
     with pytest.raises(ValueError, match=r"target: .*\b2\b"):
-        AdversarialGroupLoss(3, 2, num_classes=2)(z, ids, torch.tensor([0, 1, 2, 0]))
+        AdversarialGroupLoss(2, embedding_dim=3, num_classes=2)(z, ids, target=torch.tensor([0, 1, 2, 0]))
     for arguments in (
         {"scale": -1},
         {"criterion": "l2"},
         {"hidden_dims": (0,)},
         {"num_classes": 0},
-        {"reduction": "x"},
+        {"attribute_reduction": "x"},
     ):
         with pytest.raises(ValueError, match=next(iter(arguments))):
-            AdversarialGroupLoss(3, 2, **arguments)
+            AdversarialGroupLoss(2, embedding_dim=3, **arguments)
     with pytest.raises(TypeError, match="x: .*tensor"):
         gradient_reversal([1.0])

@@ -22,7 +22,7 @@ def draw(n, *, d=5, labels=3, groups=(3,), seed=0, unknown=0.2):
 
 
 def filled_queue(rows=11, capacity=16, groups=(3,), d=5, labels=3):
-    queue = EmbeddingQueue(capacity, d, num_attributes=len(groups))
+    queue = EmbeddingQueue(capacity, dim=d, num_attributes=len(groups))
     z, y, ids = draw(rows, d=d, labels=labels, groups=groups, seed=9)
     queue.push(z, y, ids)
     held = min(rows, capacity)
@@ -37,7 +37,7 @@ def check(z, y, ids, *, queue=None, triples=(), rtol=1e-11, **options):
     oracle_options = {k: v for k, v in options.items() if k in ("temperature", "margin")}
     expected, expected_grad = with_gradient(contrastive, z, y, ids, queue=triples, paper=paper, **oracle_options)
     z = z.clone().requires_grad_()
-    value = cross_group_contrastive(z, y, ids, queue=queue, **options)
+    value = cross_group_contrastive(z, y, ids, memory=queue, **options)
     (grad,) = torch.autograd.grad(value, z)
     torch.testing.assert_close(value, expected, rtol=rtol, atol=1e-13)
     torch.testing.assert_close(grad, expected_grad, rtol=rtol, atol=1e-12)
@@ -149,9 +149,9 @@ def test_no_compilation_after_the_second_length():
     torch._dynamo.reset()
     # torch 2.6 compiles once for batches longer than the queue and once for shorter ones: the third length is the first such.
     settled = 3 if torch.__version__.startswith("2.6.") else 2
-    queue = EmbeddingQueue(8, 5)
-    loss = torch.compile(CrossGroupContrastiveLoss(queue=queue), backend="aot_eager", fullgraph=True, dynamic=True)
-    other = CrossGroupContrastiveLoss(queue=EmbeddingQueue(8, 5))
+    queue = EmbeddingQueue(8, dim=5)
+    loss = torch.compile(CrossGroupContrastiveLoss(memory=queue), backend="aot_eager", fullgraph=True, dynamic=True)
+    other = CrossGroupContrastiveLoss(memory=EmbeddingQueue(8, dim=5))
     for step, n in enumerate((9, 12, 7, 30, 64)):
         torch._dynamo.config.error_on_recompile = step >= settled
         try:
@@ -213,7 +213,9 @@ def test_training_on_a_toy_set(with_queue):
     x, y, ids = toy()
     torch.manual_seed(0)
     encoder = torch.nn.Linear(8, 4)
-    loss = CrossGroupContrastiveLoss(0.2, -2.0, EmbeddingQueue(64, 4) if with_queue else None)
+    loss = CrossGroupContrastiveLoss(
+        temperature=0.2, margin=-2.0, memory=EmbeddingQueue(64, dim=4) if with_queue else None
+    )
     optimiser = torch.optim.Adam(encoder.parameters(), lr=0.02)
     with torch.no_grad():
         first, before = loss.eval()(encoder(x), y, ids).item(), cross_group_alignment(encoder(x), y, ids)
@@ -235,9 +237,9 @@ def test_errors_name_the_argument():
     for bad, named in [
         ((z.long(), y, ids), "embeddings: .*floating"),
         ((z[0], y, ids), "embeddings: .*shape"),
-        ((z.tolist(), y, ids), "embeddings: .*tensor"),
+        ((z.tolist(), y, ids), "embeddings: .*list"),
         ((z, y.double(), ids), "target: .*integer"),
-        ((z, y[:3], ids), "target: .*label"),
+        ((z, y[:3], ids), "target: .*shape"),
         ((z, y, ids[:3]), r"groups: .*\b3\b"),
         ((z, y, ids.double()), "groups: .*integer"),
         ((z, y, torch.full_like(ids, 3)), r"groups: .*\b3\b"),
@@ -245,10 +247,16 @@ def test_errors_name_the_argument():
         with pytest.raises((TypeError, ValueError), match=named):
             loss(*bad)
     with pytest.raises(ValueError, match=r"embeddings: .*\b5\b"):
-        CrossGroupContrastiveLoss(queue=EmbeddingQueue(4, 6))(z, y, ids)
-    with pytest.raises(ValueError, match=r"groups: .*\b1\b"):
-        CrossGroupContrastiveLoss(queue=EmbeddingQueue(4, 5, num_attributes=2))(z, y, ids)
-    for arguments in ({"temperature": 0}, {"margin": 1.5}, {"queue": 3}, {"variant": "released"}, {"process_group": 1}):
+        CrossGroupContrastiveLoss(memory=EmbeddingQueue(4, dim=6))(z, y, ids)
+    with pytest.raises(ValueError, match=r"groups: .*\(N, 2\)"):
+        CrossGroupContrastiveLoss(memory=EmbeddingQueue(4, dim=5, num_attributes=2))(z, y, ids)
+    for arguments in (
+        {"temperature": 0},
+        {"margin": 1.5},
+        {"memory": 3},
+        {"variant": "released"},
+        {"process_group": 1},
+    ):
         with pytest.raises((TypeError, ValueError), match=next(iter(arguments))):
             CrossGroupContrastiveLoss(**arguments)
 
@@ -273,7 +281,7 @@ def test_concepts_equal_a_double_loop(variant, generator):
     e = torch.randn(6, 4, dtype=torch.float64, generator=generator)
     for table in ((torch.rand(9, 6, generator=generator) < 0.4).long(), torch.ones(9, 6, dtype=torch.int64)):
         z = torch.randn(9, 4, dtype=torch.float64, generator=generator).requires_grad_()
-        value = concept_alignment(z, e, table, temperature=0.3, variant=variant)
+        value = concept_alignment(z, table, concepts=e, temperature=0.3, variant=variant)
         expected = concept_oracle(z, e, table.tolist(), temperature=0.3, paper=variant == "paper")
         torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-13)
         if expected.requires_grad:
@@ -286,13 +294,13 @@ def test_one_concept_an_image_is_the_cross_entropy(generator):
     target = torch.tensor([0, 1, 2, 3, 4, -100, 0, 0])
     rows, words = torch.nn.functional.normalize(z), torch.nn.functional.normalize(e)
     expected = torch.nn.functional.cross_entropy(rows @ words.T / 0.07, target)
-    torch.testing.assert_close(ConceptAlignmentLoss()(z, e, target), expected)
-    assert ConceptAlignmentLoss()(z, e, torch.full((8,), -100)) == 0
+    torch.testing.assert_close(ConceptAlignmentLoss()(z, target, concepts=e), expected)
+    assert ConceptAlignmentLoss()(z, torch.full((8,), -100), concepts=e) == 0
     for bad, named in [(target + 1, r"target: .*\b5\b"), (target.float(), "target"), (torch.ones(8, 4), "target")]:
         with pytest.raises((TypeError, ValueError), match=named):
-            ConceptAlignmentLoss()(z, e, bad)
+            ConceptAlignmentLoss()(z, bad, concepts=e)
     with pytest.raises(ValueError, match="concepts"):
-        ConceptAlignmentLoss()(z, e[:, :2], target)
+        ConceptAlignmentLoss()(z, target, concepts=e[:, :2])
 
 
 def test_anchors_without_a_positive_are_left_out():

@@ -13,7 +13,7 @@ IDS = torch.tensor([0, 1])
 
 
 def test_a_queue_checks_labels_and_takes_one_column():
-    queue = fairloss.EmbeddingQueue(2, 1)
+    queue = fairloss.EmbeddingQueue(2, dim=1)
     with pytest.raises((TypeError, ValueError), match="labels"):
         queue.push(torch.ones(2, 1), torch.tensor([0.5, 1.0]), IDS)
     assert int(queue.seen) == 0
@@ -22,14 +22,14 @@ def test_a_queue_checks_labels_and_takes_one_column():
 
 
 def test_a_queue_shows_its_size():
-    assert repr(fairloss.EmbeddingQueue(8, 3)) == "EmbeddingQueue(capacity=8, dim=3, num_attributes=1)"
+    assert repr(fairloss.EmbeddingQueue(8, dim=3)) == "EmbeddingQueue(capacity=8, dim=3, num_attributes=1)"
 
 
 def test_a_queue_resumes_where_it_was():
     """pytorch-metric-learning's memory loses its place: after a reload it starts from row 0."""
-    queue = fairloss.EmbeddingQueue(4, 2)
+    queue = fairloss.EmbeddingQueue(4, dim=2)
     queue.push(torch.eye(2).repeat(3, 1), torch.arange(6), torch.zeros(6, dtype=torch.int64))
-    other = fairloss.EmbeddingQueue(4, 2)
+    other = fairloss.EmbeddingQueue(4, dim=2)
     other.load_state_dict(queue.state_dict())
     for each in (queue, other):
         each.push(torch.ones(1, 2), torch.tensor([9]), torch.tensor([1]))
@@ -37,7 +37,7 @@ def test_a_queue_resumes_where_it_was():
 
 
 def test_queue_holds_the_last_rows(generator):
-    queue, rows = EmbeddingQueue(7, 3, num_attributes=2), []
+    queue, rows = EmbeddingQueue(7, dim=3, num_attributes=2), []
     for n in (3, 0, 5, 20, 1, 7, 2):
         z = torch.randn(n, 3, generator=generator)
         y, ids = torch.randint(-3, 4, (n,), generator=generator), torch.randint(-1, 3, (n, 2), generator=generator)
@@ -63,8 +63,8 @@ def draw(n, *, d=5, labels=3, groups=(3,), seed=0, unknown=0.2):
 
 
 def test_queue_moves_in_training_with_gradients_alone():
-    queue = EmbeddingQueue(8, 5)
-    loss = CrossGroupContrastiveLoss(queue=queue)
+    queue = EmbeddingQueue(8, dim=5)
+    loss = CrossGroupContrastiveLoss(memory=queue)
     z, y, ids = draw(6)
     loss.eval()(z, y, ids)
     assert queue.seen == 0
@@ -77,7 +77,7 @@ def test_queue_moves_in_training_with_gradients_alone():
     with pytest.raises(ValueError, match="groups: .*-3"):
         loss(z, y, ids.clamp(max=0) - 2)
     assert torch.equal(queue.get_extra_state(), before)
-    other = EmbeddingQueue(8, 5)
+    other = EmbeddingQueue(8, dim=5)
     other.load_state_dict(queue.state_dict())
     queue.push(z, y, ids)
     other.push(z, y, ids)

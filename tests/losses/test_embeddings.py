@@ -23,6 +23,6 @@ def test_rows_whose_squares_leave_float32(scale):
     y, g = torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([0, 1, 0, 1, 0, 1])
     for loss in (
         fairloss.CrossGroupContrastiveLoss(temperature=0.5, margin=-2.0),
-        fairloss.MomentAlignmentLoss(2, 2, normalize=True),
+        fairloss.MomentAlignmentLoss(2, num_classes=2, normalize=True),
     ):
         torch.testing.assert_close(loss(z * scale, y, g), loss(z, y, g), rtol=1e-5, atol=1e-7)

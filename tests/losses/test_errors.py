@@ -20,9 +20,13 @@ LOGITS, TARGET, GROUPS = (
     [
         (lambda: fairloss.functional.sample_dice_loss(IMAGES[:, :1], MASKS), ValueError, "input: .*C >= 2"),
         (lambda: fairloss.FEBSLoss(2, num_classes=3)(IMAGES, MASKS.tolist(), IDS), TypeError, "target: .*list"),
-        (lambda: fairloss.GroupHeads(4, 2, 2)(torch.randn(4)), ValueError, r"features: .*\(N, 4"),
-        (lambda: fairloss.GroupHeads(4, 2, 2)([1.0]), ValueError, "features: .*list"),
-        (lambda: fairloss.EmbeddingQueue(0, 2), ValueError, "capacity: .*0"),
+        (
+            lambda: fairloss.GroupHeads(2, in_features=4, num_classes=2)(torch.randn(4)),
+            ValueError,
+            r"features: .*\(N, 4",
+        ),
+        (lambda: fairloss.GroupHeads(2, in_features=4, num_classes=2)([1.0]), ValueError, "features: .*list"),
+        (lambda: fairloss.EmbeddingQueue(0, dim=2), ValueError, "capacity: .*0"),
         (lambda: fairloss.FairCrossEntropyLoss(2, label_smoothing=1.5), ValueError, r"label_smoothing: .*1\.5"),
         (
             lambda: fairloss.MaxAccGapLoss(2)(torch.randn(2, 3), IDS, torch.tensor([0, 2])),
@@ -35,7 +39,7 @@ LOGITS, TARGET, GROUPS = (
             r"target: .*\(N, C\).*'multilabel'",
         ),
         (
-            lambda: fairloss.MomentAlignmentLoss(2, 2, ignore_index=-(2**63) - 1),
+            lambda: fairloss.MomentAlignmentLoss(2, num_classes=2, ignore_index=-(2**63) - 1),
             ValueError,
             "ignore_index",
         ),

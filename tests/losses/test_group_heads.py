@@ -14,13 +14,13 @@ from tests.oracles import fairdi as oracles
 
 
 def test_heads_have_the_dtype_of_linear_under_autocast():
-    features, heads = torch.randn(3, 4), fairloss.GroupHeads(4, 2, 3)
+    features, heads = torch.randn(3, 4), fairloss.GroupHeads(3, in_features=4, num_classes=2)
     with torch.autocast("cpu", torch.bfloat16):
         assert heads(features).dtype == nn.Linear(4, 2)(features).dtype == torch.bfloat16
 
 
 def test_heads_take_rows_of_their_own_dtype():
-    heads = fairloss.GroupHeads(2, 3, 2)
+    heads = fairloss.GroupHeads(2, in_features=2, num_classes=3)
     with pytest.raises(TypeError, match="features: .*float32"):
         heads(torch.zeros(4, 2, dtype=torch.float64))
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -31,7 +31,7 @@ def test_heads_take_rows_of_their_own_dtype():
 
 @pytest.mark.parametrize("spatial", [(), (5,), (3, 4)])
 def test_group_heads_equal_a_loop_of_linear_layers(spatial):
-    heads = GroupHeads(6, 4, num_groups=3).double()
+    heads = GroupHeads(3, in_features=6, num_classes=4).double()
     features = torch.randn(5, 6, *spatial, dtype=torch.float64, requires_grad=True)
     groups = torch.tensor([2, 0, -1, 1, 2])
     flat = features.movedim(1, -1)
@@ -49,12 +49,12 @@ def test_group_heads_equal_a_loop_of_linear_layers(spatial):
 
 
 def test_group_heads_start_like_linear_layers_and_count_their_parameters():
-    heads = GroupHeads(100, 7, num_groups=2)
+    heads = GroupHeads(2, in_features=100, num_classes=7)
     assert sum(p.numel() for p in heads.parameters()) == 2 * 7 * 101
     linear = nn.Linear(100, 7 * 2)
     assert heads.weight.abs().max() <= 0.1
     assert heads.weight.std().item() == pytest.approx(linear.weight.std().item(), rel=0.1)
-    assert GroupHeads(100, 7, 2, bias=False).bias is None
+    assert GroupHeads(2, in_features=100, num_classes=7, bias=False).bias is None
     with pytest.raises(ValueError, match=r"features: .*\(N, 100, \.\.\.\)"):
         heads(torch.zeros(3, 99))
     with pytest.raises(ValueError, match=r"groups.*\b2\b"):

@@ -24,7 +24,12 @@ def draw(n, *, d=4, labels=3, groups=(3,), seed=0, unknown=0.15):
 @pytest.mark.parametrize("groups", [(3,), (2, 4)], ids=str)
 @pytest.mark.parametrize(
     "options",
-    [{}, {"reduction": "sum", "cov_weight": 0.3}, {"reduction": "max", "normalize": True}, {"cov_weight": 0.0}],
+    [
+        {},
+        {"variant": "paper", "cov_weight": 0.3},
+        {"attribute_reduction": "max", "normalize": True},
+        {"cov_weight": 0.0},
+    ],
     ids=str,
 )
 def test_equals_explicit_covariances(form, groups, options):
@@ -104,7 +109,7 @@ def test_training_moves_the_groups_together():
     x[:, 0] += 3 * ids
     x[:, 1] += 4 * y
     torch.manual_seed(0)
-    encoder, loss = torch.nn.Linear(6, 3), MomentAlignmentLoss(2, 2)
+    encoder, loss = torch.nn.Linear(6, 3), MomentAlignmentLoss(2, num_classes=2)
     head = torch.nn.Linear(3, 2)
     optimiser = torch.optim.Adam([*encoder.parameters(), *head.parameters()], lr=0.02)
     first = loss(encoder(x), y, ids).item()
@@ -119,7 +124,7 @@ def test_training_moves_the_groups_together():
 
 def test_errors_name_the_argument():
     z, y, ids = draw(6)
-    loss = MomentAlignmentLoss(3, 3)
+    loss = MomentAlignmentLoss(3, num_classes=3)
     for bad, named in [
         ((z.long(), y, ids), "embeddings"),
         ((z, y.clamp(min=0) + 3, ids), "target: .*label"),
@@ -129,6 +134,12 @@ def test_errors_name_the_argument():
     ]:
         with pytest.raises((TypeError, ValueError), match=named):
             loss(*bad)
-    for arguments in ({"cov_weight": -1}, {"reduction": "none"}, {"form": "fast"}, {"process_group": 1}):
+    for arguments in (
+        {"cov_weight": -1},
+        {"attribute_reduction": "none"},
+        {"variant": "released"},
+        {"form": "fast"},
+        {"process_group": 1},
+    ):
         with pytest.raises((TypeError, ValueError), match=next(iter(arguments))):
-            MomentAlignmentLoss(2, 2, **arguments)
+            MomentAlignmentLoss(2, num_classes=2, **arguments)

@@ -77,7 +77,7 @@ def check_contrastive(z, y, ids, dtype, *, queue=None, triples=(), grad_output=1
     z = z.to(dtype)
     expected, expected_grad = with_gradient(contrastive_oracle, z, y, ids, queue=triples, **options)
     x = z.clone().requires_grad_()
-    loss = cross_group_contrastive(x, y, ids, queue=queue, **options)
+    loss = cross_group_contrastive(x, y, ids, memory=queue, **options)
     loss.backward(torch.tensor(grad_output, dtype=loss.dtype))
     assert loss.dtype == torch.float32
     assert x.grad.dtype == dtype
@@ -96,7 +96,7 @@ def test_contrastive_odd_shapes(n, d, dtype):
 
 @pytest.mark.parametrize("groups", [(3,), (2, 3)], ids=str)
 def test_contrastive_queue_attributes_and_margin(groups):
-    queue = EmbeddingQueue(50, 9, num_attributes=len(groups))
+    queue = EmbeddingQueue(50, dim=9, num_attributes=len(groups))
     z, y, ids = draw(43, 9, groups=groups, seed=9)
     queue.push(z, y, ids)
     rows = zip(queue.embeddings.double(), queue.labels.tolist(), queue.groups.tolist(), strict=True)

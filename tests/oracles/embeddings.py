@@ -51,7 +51,16 @@ def with_gradient(oracle, embeddings, *args, **kwargs):
 
 
 def moments(
-    embeddings, target, groups, *, num_groups=None, cov_weight=1.0, normalize=False, reduction="mean", ignore=-100
+    embeddings,
+    target,
+    groups,
+    *,
+    num_groups=None,
+    cov_weight=1.0,
+    normalize=False,
+    attribute_reduction="mean",
+    variant="default",
+    ignore=-100,
 ):
     """Explicit covariances of every cell, one by one."""
     z = torch.as_tensor(embeddings, dtype=torch.float64)
@@ -76,9 +85,11 @@ def moments(
             total = total + sum(((mu - sum(mus) / len(mus)) ** 2).sum() for mu in mus)
             if sigmas:
                 total = total + cov_weight * sum(((s - sum(sigmas) / len(sigmas)) ** 2).sum() for s in sigmas)
-        per_attribute.append(total if reduction == "sum" else total / max(cells, 1))
+        per_attribute.append(total if variant == "paper" else total / max(cells, 1))
     stacked = torch.stack(per_attribute)
-    return {"sum": stacked.sum, "mean": stacked.mean, "max": stacked.max}[reduction]()
+    return {"sum": stacked.sum, "mean": stacked.mean, "max": stacked.max}[
+        "sum" if variant == "paper" else attribute_reduction
+    ]()
 
 
 def adversary(z, ids, labels, layers, sizes, *, criterion, classes):

@@ -201,37 +201,37 @@ def sample_losses(logits, target):
 
 
 def fair_distillation(
-    student_logits, teacher_logits, target, groups, distill_weight=0.95, temperature=1.5,
+    input, target, groups, teacher_logits, distill_weight=0.95, temperature=1.5,
     direction="teacher||student", variant="default", task=None,
 ):  # fmt: skip
-    n = len(student_logits)
+    n = len(input)
     if n == 0:
         return 0.0
-    teacher = teacher_logits if teacher_logits.ndim == student_logits.ndim else route(teacher_logits, groups)
-    binary = student_logits.ndim == 1 or student_logits.shape[1] == 1
+    teacher = teacher_logits if teacher_logits.ndim == input.ndim else route(teacher_logits, groups)
+    binary = input.ndim == 1 or input.shape[1] == 1
 
     def classes(logits):
         if binary:
             return np.stack([np.zeros(n), logits.reshape(n)], 1)[:, :, None]
         return logits.reshape(n, logits.shape[1], -1)
 
-    p_s = softmax(classes(student_logits) / (1.0 if variant == "paper" else temperature), 1)
+    p_s = softmax(classes(input) / (1.0 if variant == "paper" else temperature), 1)
     p_t = softmax(classes(teacher) / temperature, 1)
     if variant == "paper" or direction == "student||teacher":
         p_s, p_t = p_t, p_s
     divergence = (p_t * np.log(p_t / p_s)).sum(1).mean()
     if task is None:
-        losses = sample_losses(student_logits, target)
+        losses = sample_losses(input, target)
         fair = fis_default(losses, groups)
     else:
-        fair = task(student_logits, target, groups)
+        fair = task(input, target, groups)
     return float(distill_weight * temperature**2 * divergence + (1 - distill_weight) * fair)
 
 
-def fair_distillation_gradient(student_logits, teacher_logits, target, groups, **options):
+def fair_distillation_gradient(input, target, groups, teacher_logits, **options):
     """Central differences of fourth order, with the weights held fixed."""
-    grad = np.zeros_like(student_logits)
-    losses = sample_losses(student_logits, target)
+    grad = np.zeros_like(input)
+    losses = sample_losses(input, target)
     weights = fis_default_weights(losses, groups)  # detached
     task = options.pop("task", None)
     if task is None:
@@ -239,11 +239,11 @@ def fair_distillation_gradient(student_logits, teacher_logits, target, groups, *
         def task(logits, target, groups):
             return float((weights * sample_losses(logits, target)).mean())
 
-    for index in np.ndindex(student_logits.shape):
+    for index in np.ndindex(input.shape):
         values = []
         for step in (-2, -1, 1, 2):
-            moved = student_logits.copy()
+            moved = input.copy()
             moved[index] += step * 2e-3
-            values.append(fair_distillation(moved, teacher_logits, target, groups, task=task, **options))
+            values.append(fair_distillation(moved, target, groups, teacher_logits, task=task, **options))
         grad[index] = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / 24e-3
     return grad
