@@ -53,14 +53,15 @@ bench: $(VENV)/.bench  ## every operation against what PyPI offers; writes BENCH
 
 # Which test reaches which line comes from a run of the fast tests; the mutants then run against those tests.
 MUTATION := build/mutation
-MUTATION_ARGS ?= --seed 1
-mutation: $(VENV)/.dev  ## mutation score of the fast tests on a seeded, stratified sample
+SEED ?= 1
+MUTATION_ARGS ?= --jobs 2
+mutation: $(VENV)/.dev  ## mutation score of the fast tests on a stratified sample; SEED=2 draws another
 	$(PIP) --requirement tools/mutation/requirements.txt
 	mkdir -p $(MUTATION)/reach
-	COVERAGE_FILE=$(MUTATION)/reach/coverage $(BIN)/python -m pytest -q --cov=fairloss --cov-context=test --cov-report= \
-		--junitxml=$(MUTATION)/times.xml
+	COVERAGE_FILE=$(MUTATION)/reach/coverage $(BIN)/python -m pytest -q $(PYTEST_ARGS) --cov=fairloss --cov-context=test \
+		--cov-report= --junitxml=$(MUTATION)/times.xml
 	PYTHONPATH=tools OMP_NUM_THREADS=1 $(BIN)/python -m mutation --coverage $(MUTATION)/reach/coverage \
-		--times $(MUTATION)/times.xml --results $(MUTATION)/results $(MUTATION_ARGS)
+		--times $(MUTATION)/times.xml --results $(MUTATION)/results --seed $(SEED) $(MUTATION_ARGS)
 
 tables: $(VENV)/.dev  ## what is made from the catalogue of losses and from the signatures: tables, API pages, lazy names
 	$(BIN)/python -m tools.tables

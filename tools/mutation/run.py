@@ -1,6 +1,6 @@
 """Run the sampled mutants: each in a fork of a process that has torch and pytest loaded, against the tests that reach it.
 
-Which tests reach a line comes from a coverage run with a context a test (``make mutation`` makes it). A mutant is tested
+Which tests reach a line comes from a coverage run with a context per test (``make mutation`` makes it). A mutant is tested
 with the quickest of them first, until one fails or their time is spent.
 """
 
@@ -194,8 +194,9 @@ def again(mutants: list[Mutant], root: Path, results: list[Path], tests: list[st
 
 
 def run(mutants: list[Mutant], root: Path, reach: Reach, results: Path, budget: float) -> None:
-    """Test every mutant that ``results`` does not hold yet and append a line for each."""
-    done = {tuple(json.loads(line)["id"]) for line in results.read_text().splitlines()} if results.exists() else set()
+    """Test every mutant that the folder of ``results`` does not hold yet and append a line for each."""
+    before = [line for file in results.parent.glob("*.jsonl") for line in file.read_text().splitlines()]
+    done = {tuple(json.loads(line)["id"]) for line in before}
     _preload()
     with _tree_of(root) as tree:
         for mutant in mutants:

@@ -13,7 +13,7 @@ NOTICED = ("killed", "timeout")
 
 
 def table(results: list[Path], sizes: dict[str, int]) -> str:
-    """Counts a stratum with exact binomial intervals, and the score weighted by the strata's sizes.
+    """Counts per stratum with exact binomial intervals, and the score weighted by the strata's sizes.
 
     The interval of the weighted score comes from 20,000 draws of each stratum's posterior under Jeffreys' prior.
     """
