@@ -9,14 +9,7 @@ from fairloss.metrics.calibration import (
     expected_calibration_error,
     mean_absolute_calibration_error,
 )
-from fairloss.metrics.disparity import (
-    equity_scaled,
-    error_skew,
-    gap,
-    group_std,
-    performance_scaled_disparity,
-    worst,
-)
+from fairloss.metrics.disparity import equity_scaled, error_skew, gap, group_std, performance_scaled_disparity, worst
 from fairloss.metrics.gaps import (
     GapOptions,
     demographic_parity_difference,

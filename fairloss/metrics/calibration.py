@@ -242,13 +242,7 @@ def bin_index(p: Floats, edges: Floats) -> Ints:
 
 
 def binned_errors(
-    p: Floats,
-    o: Floats,
-    ids: Ints,
-    num_groups: int,
-    weight: Floats,
-    bins: int | Sequence[float],
-    strategy: Strategy,
+    p: Floats, o: Floats, ids: Ints, num_groups: int, weight: Floats, bins: int | Sequence[float], strategy: Strategy
 ) -> Floats:
     """(G,) :func:`binned_error` of each group in common bins; samples with id -1 move quantiles, and no more."""
     edges = bin_edges(p, weight, bins, strategy)

@@ -31,11 +31,7 @@ _TITLES = {
 
 
 def overall_estimates(
-    whole: Replicates,
-    pred: Predictions | None,
-    patient: Ints,
-    level: float,
-    kinds: Mapping[str, Kind] = KINDS,
+    whole: Replicates, pred: Predictions | None, patient: Ints, level: float, kinds: Mapping[str, Kind] = KINDS
 ) -> dict[str, Estimate]:
     """Metric to estimate over all samples, from the replicates of one group that holds them all."""
     everyone = np.zeros(len(patient), dtype=np.int64)
@@ -154,8 +150,7 @@ def _trials(metric: str, ids: Ints, num_groups: int, pred: Predictions | None, p
     elif pred is not None and pred.task == "binary" and metric in ("fpr", "tnr"):
         counted = [~pred.target[:, 0]]
     return np.array(
-        [min(len(np.unique(patient[c & (ids == g)])) for c in counted) for g in range(num_groups)],
-        dtype=np.float64,
+        [min(len(np.unique(patient[c & (ids == g)])) for c in counted) for g in range(num_groups)], dtype=np.float64
     )
 
 
