@@ -19,7 +19,7 @@ from fairloss.core.distributed import ProcessGroup, all_reduce_sum, check_proces
 from fairloss.core.state import StatefulModule
 from fairloss.groups.ids import GroupIds, check_group_counts, check_groups, single_attribute
 from fairloss.policy.prepare import Batch, prepare_batch
-from fairloss.policy.rewards import check_rewards, layout_of
+from fairloss.policy.rewards import centered, check_rewards, layout_of
 from fairloss.policy.weights import score_prompts
 
 __all__ = [
@@ -66,10 +66,7 @@ def grpo_advantages(
     layout = layout_of(rewards, prompt_ids)
     if scale == "std":
         return score_prompts(rewards, layout, eps).scores
-    scorable = ~torch.isnan(rewards)
-    values = torch.where(scorable, rewards, 0.0)
-    means = layout.sum(values) / layout.sum(scorable.to(values.dtype)).clamp(min=1)
-    return torch.where(scorable, values - layout.to_rollouts(means), 0.0)
+    return centered(rewards, layout)[0]
 
 
 @torch.no_grad()
@@ -87,9 +84,8 @@ def rloo_advantages(rewards: Tensor, *, prompt_ids: Tensor | None = None) -> Ten
     """
     rewards = check_rewards(rewards, prompt_ids)
     layout = layout_of(rewards, prompt_ids)
-    counts = layout.sum((~torch.isnan(rewards)).to(rewards.dtype))
-    factor = torch.where(counts > 1, counts / (counts - 1).clamp(min=1), 0.0)
-    return grpo_advantages(rewards, prompt_ids=prompt_ids, scale="none") * layout.to_rollouts(factor)
+    deviations, counts = centered(rewards, layout)
+    return deviations * layout.to_rollouts(torch.where(counts > 1, counts / (counts - 1).clamp(min=1), 0.0))
 
 
 @torch.no_grad()

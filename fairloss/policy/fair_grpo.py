@@ -259,20 +259,15 @@ class FairGRPOAdvantage(nn.Module):
         """
         if self.last is None:
             return []
-        counts, means, table = (t.tolist() for t in (self.last.counts, self.last.means, self.last.table))
-        totals = self.last.totals.tolist()
-        rows = []
+        last, rows = self.last, []
+        counts, means, table, seen = (t.tolist() for t in (last.counts, last.means, last.table, last.totals[0]))
         for domain in range(self.num_domains):
-            for column, (count, mean, weight) in enumerate(
-                zip(counts[domain], means[domain], table[domain], strict=True)
-            ):
+            for column, (count, mean) in enumerate(zip(counts[domain], means[domain], strict=True)):
                 name = str(column) if column < self.num_groups else f"cluster {column - self.num_groups - 1}"
-                if column == self.num_groups:
-                    if self.discovery is not None:
-                        continue
-                    name, count = "unknown", totals[0][domain][column]
+                if column == self.num_groups:  # whose prompts are in clusters where groups are discovered
+                    name, count = "unknown", seen[domain][column] if self.discovery is None else 0
                 if count > 0:
-                    rows.append(GroupRow(domain, name, count, mean, weight))
+                    rows.append(GroupRow(domain, name, count, mean, table[domain][column]))
         return rows
 
     def __getstate__(self) -> dict[str, Any]:

@@ -10,7 +10,17 @@ from fairloss.core.distributed import ProcessGroup, all_reduce_sum
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.tensor_checks import all_inside, on_host, real, same_device, whole
 
-__all__ = ["FINITE", "Flat", "Layout", "Rows", "check_rewards", "layout_of", "lowest_reward", "shift_to_zero"]
+__all__ = [
+    "FINITE",
+    "Flat",
+    "Layout",
+    "Rows",
+    "centered",
+    "check_rewards",
+    "layout_of",
+    "lowest_reward",
+    "shift_to_zero",
+]
 
 FINITE = "finite rewards, and NaN for a rollout that could not be scored"
 
@@ -104,6 +114,15 @@ def check_rewards(rewards: Tensor, prompt_ids: Tensor | None) -> Tensor:
 def layout_of(rewards: Tensor, prompt_ids: Tensor | None) -> Layout:
     """The layout of checked rewards."""
     return Rows(rewards.shape[0]) if prompt_ids is None else Flat(prompt_ids)
+
+
+def centered(rewards: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+    """Rewards minus their prompt's mean, 0 where NaN, and each prompt's number of scorable rollouts."""
+    scorable = ~torch.isnan(rewards)
+    values = torch.where(scorable, rewards, 0.0)
+    counts = layout.sum(scorable.to(rewards.dtype))
+    means = layout.sum(values) / counts.clamp(min=1)
+    return torch.where(scorable, values - layout.to_rollouts(means), 0.0), counts
 
 
 def lowest_reward(rewards: Tensor, process_group: ProcessGroup | None) -> Tensor:

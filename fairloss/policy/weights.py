@@ -26,7 +26,7 @@ from fairloss.ops import advantages as fused
 from fairloss.ops.dispatch import use_triton
 from fairloss.ops.fair_grpo_setting import MEAN_FLOOR, ROUNDING, WEIGHT_CEILING, Options, Setting, fixed_shift, obstacle
 from fairloss.ops.segments import segment_sums
-from fairloss.policy.rewards import Layout, Rows
+from fairloss.policy.rewards import Layout, Rows, centered
 
 __all__ = ["Clusters", "Result", "add_shift", "cell_index", "cell_weights", "compute_advantages", "score_prompts"]
 
@@ -78,14 +78,10 @@ def score_prompts(rewards: Tensor, layout: Layout, eps: float) -> Scores:
     A prompt with one scorable rollout, or with exactly equal rewards, scores 0: rounding noise over ``eps`` is no signal.
     NaN rewards score 0 and enter nothing.
     """
-    scorable = ~torch.isnan(rewards)
-    values = torch.where(scorable, rewards, 0.0)
-    counts = layout.sum(scorable.to(rewards.dtype))
-    means = layout.sum(values) / counts.clamp(min=1)
-    deviations = torch.where(scorable, values - layout.to_rollouts(means), 0.0)
+    deviations, counts = centered(rewards, layout)
     std = (layout.sum(deviations.square()) / (counts - 1).clamp(min=1)).sqrt()
-    lowest = -layout.max(torch.where(scorable, -values, -torch.inf))
-    informative = layout.max(torch.where(scorable, values, -torch.inf)) > lowest
+    highest, minus_lowest = (layout.max(torch.where(torch.isnan(x), -torch.inf, x)) for x in (rewards, -rewards))
+    informative = highest > -minus_lowest
     scores = torch.where(layout.to_rollouts(informative), deviations / (layout.to_rollouts(std) + eps), 0.0)
     return Scores(scores, informative, counts)
 
