@@ -82,7 +82,8 @@ def cross_group_contrastive(
     ignore_index: int = -100,
     variant: ContrastiveVariant = "default",
     process_group: ProcessGroup | None = None,
-) -> Tensor:
+    return_parts: bool = False,
+) -> Tensor | ContrastiveParts:
     """Cross-group supervised contrastive loss as a function; see :class:`CrossGroupContrastiveLoss`.
 
     A ``memory`` in training mode takes the batch in where gradients are enabled.
@@ -93,9 +94,10 @@ def cross_group_contrastive(
         tensor(0.6895)
     """
     _check_options(temperature, margin, memory, ignore_index, variant, process_group)
-    return _parts(
+    parts = _parts(
         embeddings, target, groups, num_groups, temperature, margin, memory, ignore_index, variant, process_group
-    ).loss  # fmt: skip
+    )
+    return parts if return_parts else parts.loss
 
 
 def _parts(
@@ -199,7 +201,7 @@ class CrossGroupContrastiveLoss(nn.Module):
         Khosla et al., *Supervised Contrastive Learning*, 2020.
     """
 
-    _OPTIONS = option_names(cross_group_contrastive)
+    _OPTIONS = option_names(cross_group_contrastive, without=("return_parts",))
 
     def __init__(
         self,
