@@ -78,10 +78,13 @@ def shaped(name: str, x: Tensor, *shapes: tuple[int, ...], cure: str = "") -> Te
     return x
 
 
-def same_device(name: str, x: Tensor, other_name: str, other: Tensor, cure: str = "move one of them") -> None:
-    """Raise unless the two tensors lie on one device: torch would say so later, without naming the argument."""
-    if x.device != other.device:
-        raise ValueError(expected(name, f"the device of {other_name}, {other.device}", x.device, cure))
+def same_device(
+    name: str, x: Tensor, other_name: str, other: Tensor | torch.device, cure: str = "move one of them"
+) -> None:
+    """Raise unless ``x`` lies on the device of ``other``: torch would say so later, without naming the argument."""
+    device = other.device if isinstance(other, Tensor) else other
+    if x.device != device:
+        raise ValueError(expected(name, f"the device of {other_name}, {device}", x.device, cure))
 
 
 def all_inside(name: str, x: Tensor, inside: Tensor, wanted: str, cure: str = "") -> None:

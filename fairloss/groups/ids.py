@@ -129,7 +129,7 @@ def single_attribute(num_groups: int | Sequence[int], what: str) -> int:
 
 
 def check_groups(
-    groups: Tensor, num_groups: int | Sequence[int], n: int, *, like: Tensor | None = None, name: str = "groups"
+    groups: Tensor, num_groups: int | Sequence[int], n: int, *, device: torch.device | None = None, name: str = "groups"
 ) -> GroupIds:
     """Validated ids with their sizes.
 
@@ -137,7 +137,7 @@ def check_groups(
         groups: (N,) or (N, K), any integer or bool dtype, -1 = unknown.
         num_groups: number of groups; a tuple for several attributes.
         n: the batch size that the ids must have.
-        like: the samples, on whose device the ids must be.
+        device: that of the samples, where the ids must be.
         name: the argument's name in errors.
 
     Raises:
@@ -146,7 +146,7 @@ def check_groups(
             elsewhere the check is asynchronous (``torch._assert_async``), so that nothing waits for the device.
     """
     sizes = check_num_groups(num_groups)
-    ids = _integer_ids(groups, len(sizes), n, like, name, f" for num_groups={sizes}")
+    ids = _integer_ids(groups, len(sizes), n, device, name, f" for num_groups={sizes}")
     if len(sizes) == 1:
         _check_range(ids, sizes[0], name)
     else:
@@ -156,7 +156,7 @@ def check_groups(
 
 
 def check_free_groups(
-    groups: Tensor, num_attributes: int | None, n: int, *, like: Tensor | None = None, name: str = "groups"
+    groups: Tensor, num_attributes: int | None, n: int, *, device: torch.device | None = None, name: str = "groups"
 ) -> Tensor:
     """(N, K) ids as :func:`check_groups` where they are only compared with one another, so that no size is declared.
 
@@ -164,12 +164,12 @@ def check_free_groups(
     """
     if num_attributes is None:
         num_attributes = groups.shape[1] if isinstance(groups, Tensor) and groups.ndim == 2 else 1
-    ids = _integer_ids(groups, num_attributes, n, like, name, "")
+    ids = _integer_ids(groups, num_attributes, n, device, name, "")
     _check_range(ids, None, name)
     return ids
 
 
-def _integer_ids(groups: Tensor, k: int, n: int, like: Tensor | None, name: str, why: str) -> Tensor:
+def _integer_ids(groups: Tensor, k: int, n: int, device: torch.device | None, name: str, why: str) -> Tensor:
     tensor_checks.whole(name, groups, "group ids")
     if not (groups.ndim == 1 and k == 1) and not (groups.ndim == 2 and groups.shape[1] == k):
         wanted = "(N,) or (N, 1)" if k == 1 else f"(N, {k})"
@@ -177,8 +177,8 @@ def _integer_ids(groups: Tensor, k: int, n: int, like: Tensor | None, name: str,
         raise ValueError(expected(name, f"shape {wanted}{why}", tuple(groups.shape), cure))
     if groups.shape[0] != n:
         raise ValueError(expected(name, f"{n} ids, one per sample", groups.shape[0]))
-    if like is not None:
-        tensor_checks.same_device(name, groups, "the batch", like)
+    if device is not None:
+        tensor_checks.same_device(name, groups, "the batch", device)
     ids = groups.to(torch.int64)
     return ids.unsqueeze(1) if ids.ndim == 1 else ids
 

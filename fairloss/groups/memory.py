@@ -103,7 +103,7 @@ class GroupMemory(StatefulModule):
         """
         per_sample("values", values)
         same_device("values", values, "the memory", self.values)
-        ids = check_groups(groups, self.num_groups, values.shape[0], like=values).gathered(process_group)
+        ids = check_groups(groups, self.num_groups, values.shape[0], device=values.device).gathered(process_group)
         values = gather_rows(values.detach().to(torch.float32), process_group)
         ids = ids.known(torch.isfinite(values))
         slots = ids.slots()  # (N,); unknown: one past the end
@@ -124,8 +124,8 @@ class GroupMemory(StatefulModule):
         self.seen.add_(counts)
 
 
-def check_memory(memory: GroupMemory | None, num_groups: tuple[int, ...], like: Tensor | None = None) -> None:
-    """Raise unless ``memory`` is None or fits the one attribute, and lies on the device of the samples ``like``."""
+def check_memory(memory: GroupMemory | None, num_groups: tuple[int, ...], device: torch.device | None = None) -> None:
+    """Raise unless ``memory`` is None or fits the one attribute, and lies on the ``device`` of the samples."""
     if memory is None:
         return
     if not isinstance(memory, GroupMemory):
@@ -133,5 +133,5 @@ def check_memory(memory: GroupMemory | None, num_groups: tuple[int, ...], like: 
     size = single_attribute(num_groups, "a memory")
     if memory.num_groups != size:
         raise ValueError(expected("memory", f"{size} groups, as num_groups says", memory.num_groups))
-    if like is not None:
-        same_device("memory", memory.values, "the batch", like)
+    if device is not None:
+        same_device("memory", memory.values, "the batch", device)

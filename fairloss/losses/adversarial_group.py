@@ -179,7 +179,7 @@ class AdversarialGroupLoss(nn.Module):
             cure = "num_classes and target go together"
             got = None if target is None else "labels"
             raise ValueError(expected("target", f"{wanted} with num_classes={self.num_classes}", got, cure))
-        ids = check_groups(groups, self.num_groups, n, like=embeddings).ids
+        ids = check_groups(groups, self.num_groups, n, device=embeddings.device).ids
         classes = self.num_classes or 1
         labels = ids.new_zeros(n) if target is None else check_classes(target, embeddings, classes, -100)
 

@@ -116,9 +116,9 @@ def _parts(
     n = embeddings.shape[0]
     labels = check_labels(target, embeddings)
     if num_groups is None:
-        ids = check_free_groups(groups, None if memory is None else memory.num_attributes, n, like=embeddings)
+        ids = check_free_groups(groups, None if memory is None else memory.num_attributes, n, device=embeddings.device)
     else:
-        ids = check_groups(groups, num_groups, n, like=embeddings).ids
+        ids = check_groups(groups, num_groups, n, device=embeddings.device).ids
     if memory is not None:
         if memory.num_attributes != ids.shape[1]:
             raise ValueError(expected("groups", f"{memory.num_attributes} attributes, as the memory has", ids.shape[1]))

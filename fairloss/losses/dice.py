@@ -181,6 +181,6 @@ def group_dice_loss(
     check_smoothing(smooth_nr, smooth_dr)
     check_process_group(process_group)
     sums = overlap(input, target).sums
-    pools, counts = check_groups(groups, size, sums.shape[0], like=input).totals(sums, process_group)
+    pools, counts = check_groups(groups, size, sums.shape[0], device=input.device).totals(sums, process_group)
     losses = dice_loss_of_sums(pools, include_background=include_background, smooth_nr=smooth_nr, smooth_dr=smooth_dr)
     return torch.where(counts.unsqueeze(1) > 0, losses, 0.0)

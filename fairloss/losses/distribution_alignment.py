@@ -47,7 +47,7 @@ def distribution_alignment(
     _check_power(p)
     check_process_group(process_group)
     x = per_sample("values", values).to(statistics_dtype(values.dtype))
-    ids = check_groups(groups, size, x.shape[0], like=x).gathered(process_group)
+    ids = check_groups(groups, size, x.shape[0], device=x.device).gathered(process_group)
     x = gather_rows_with_gradient(x, process_group)
     return wasserstein_to_all(x, ids.column, size, p).sum().to(x.dtype)
 
@@ -80,7 +80,7 @@ def transport_distances(values: Tensor, groups: Tensor, *, num_groups: int) -> T
     """
     size = single_attribute(num_groups, "transport_distances")
     per_sample("values", values)
-    ids = check_groups(groups, size, values.shape[0], like=values)
+    ids = check_groups(groups, size, values.shape[0], device=values.device)
     return (wasserstein_to_all(values, ids.column, size, 2) / 2).to(statistics_dtype(values.dtype))
 
 

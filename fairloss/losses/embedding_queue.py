@@ -90,7 +90,7 @@ class EmbeddingQueue(StatefulModule):
         check_embeddings(embeddings, dim=self.dim)
         same_device("embeddings", embeddings, "the queue", self.embeddings)
         labels = check_labels(labels, embeddings, name="labels")
-        ids = check_free_groups(groups, self.num_attributes, embeddings.shape[0], like=embeddings)
+        ids = check_free_groups(groups, self.num_attributes, embeddings.shape[0], device=embeddings.device)
         rows = unit_rows(embeddings.detach()).to(torch.float32)
         rows, labels, ids = (gather_rows(x, process_group) for x in (rows, labels, ids))
         n = rows.shape[0]

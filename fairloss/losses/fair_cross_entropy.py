@@ -63,8 +63,8 @@ def _terms(
     """The criterion on checked options: task term, then the gap between groups."""
     kind = resolve_task(input, target, task)
     if memory is not None:
-        check_memory(memory, num_groups, like=input)
-    ids = check_groups(groups, num_groups, input.shape[0], like=input)
+        check_memory(memory, num_groups, device=input.device)
+    ids = check_groups(groups, num_groups, input.shape[0], device=input.device)
     rows = rows_of(
         input,
         target,

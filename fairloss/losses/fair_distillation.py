@@ -157,7 +157,7 @@ def fair_distillation(
     size = single_attribute(num_groups, "FairDistillationLoss")
     by_value = _check_options(distill_weight, temperature, direction, variant, task_loss, process_group)
     _check_logits(input, target, teacher_logits, size)
-    check_groups(groups, size, input.shape[0], like=input)
+    check_groups(groups, size, input.shape[0], device=input.device)
     dtype = statistics_dtype(input.dtype)
     teacher = teacher_logits.detach().to(dtype)
     if teacher.ndim > input.ndim:

@@ -103,7 +103,7 @@ def febs(
     _check_options(num_classes, gamma, max_weight, dice_weight, smooth_nr, smooth_dr, variant)
     check_process_group(process_group)
     found = overlap(input, target, num_classes=num_classes, with_nll=dice_weight < 1)
-    ids = check_groups(groups, size, found.sums.shape[0], like=input).ids
+    ids = check_groups(groups, size, found.sums.shape[0], device=input.device).ids
     # The unknown are one more pool.
     pools, counts = GroupIds(torch.where(ids < 0, size, ids), (size + 1,)).totals(found.sums)
     terms = [pools, counts, found.nll.sum(), counts.sum() * found.pixels]

@@ -92,7 +92,7 @@ def _group_part(scores: Tensor, sizes: Tensor, ids: GroupIds, variant: FISVarian
 
 def _compared(x: Tensor, ids: GroupIds, memory: GroupMemory | None, reference: Any) -> tuple[Tensor, GroupIds]:
     """The values and ids that distances are taken on: the batch, a given sample, or memory and batch."""
-    check_memory(memory, ids.sizes, like=x)
+    check_memory(memory, ids.sizes, device=x.device)
     if reference is not None:
         if not isinstance(reference, tuple) or len(reference) != 2:
             cure = "a fairloss.GroupMemory is given as memory="
@@ -101,7 +101,9 @@ def _compared(x: Tensor, ids: GroupIds, memory: GroupMemory | None, reference: A
             raise ValueError(expected("reference", "None beside a memory", "a pair"))
         values = per_sample("reference[0]", reference[0])
         same_device("reference[0]", values, "values", x)
-        return values.detach(), check_groups(reference[1], ids.sizes, len(values), like=values, name="reference[1]")
+        return values.detach(), check_groups(
+            reference[1], ids.sizes, len(values), device=values.device, name="reference[1]"
+        )
     if memory is None:
         return x.detach(), ids
     held, held_ids = memory.rows()
@@ -136,7 +138,7 @@ def fis_weights(
     size = single_attribute(num_groups, "FISLoss")
     _check_options(c, temperature, group_temperature, max_weight, variant, right_asymptote)
     x = per_sample("values", values).to(statistics_dtype(values.dtype))
-    ids = check_groups(groups, size, x.shape[0], like=x)
+    ids = check_groups(groups, size, x.shape[0], device=x.device)
     compared, compared_ids = _compared(x, ids, memory, reference)
     if distances is not None:
         shaped("distances", real("distances", distances, "a tensor of one distance per group"), (size,))
@@ -183,7 +185,7 @@ def fis(
     check_process_group(process_group)
     x = per_sample("values", values).to(statistics_dtype(values.dtype))
     if process_group is not None:
-        groups = check_groups(groups, num_groups, x.shape[0], like=x).gathered(process_group).ids
+        groups = check_groups(groups, num_groups, x.shape[0], device=x.device).gathered(process_group).ids
         x = gather_rows_with_gradient(x, process_group)
         if reference is not None:
             reference = gather_rows(reference[0], process_group), gather_rows(reference[1], process_group)

@@ -154,8 +154,8 @@ def group_gap(
     """
     sizes = check_gap_options(num_groups, smoothing, attribute_reduction, process_group)
     per_sample("values", values)
-    check_memory(memory, sizes, like=values)
-    ids = check_groups(groups, sizes, values.shape[0], like=values)
+    check_memory(memory, sizes, device=values.device)
+    ids = check_groups(groups, sizes, values.shape[0], device=values.device)
     return gap_of_values(
         values.to(statistics_dtype(values.dtype)),
         ids,

@@ -69,7 +69,7 @@ def group_dro(
         if floating("shares", shares, "(G,)", 1).shape != q.shape:
             raise ValueError(expected("shares", f"the shape of q, {tuple(q.shape)}", tuple(shares.shape)))
         same_device("shares", shares, "values", values)
-    ids = check_groups(groups, q.shape[0], values.shape[0], like=values)
+    ids = check_groups(groups, q.shape[0], values.shape[0], device=values.device)
     v = values.to(statistics_dtype(values.dtype))
     sums, counts = ids.totals(v, process_group)
     return (q.detach().to(v) * _estimates(sums, counts, None if shares is None else shares.to(v))).sum()
@@ -163,7 +163,7 @@ class GroupDROLoss(StatefulModule):
         """Loss of a batch; see the class."""
         per_sample("values", values)
         same_device("values", values, "the loss", self.log_q)
-        ids = check_groups(groups, self.num_groups, values.shape[0], like=values)
+        ids = check_groups(groups, self.num_groups, values.shape[0], device=values.device)
         v = values.to(statistics_dtype(values.dtype))
         sums, counts = ids.totals(v, self.process_group)
         seen = self.seen + counts.to(torch.int64)

@@ -35,7 +35,7 @@ def route_by_group(per_group: Tensor, groups: Tensor) -> Tensor:
     """
     if floating("per_group", per_group, "(G, N, ...)").ndim < 2:
         raise ValueError(expected("per_group", "shape (G, N, ...)", tuple(per_group.shape)))
-    ids = check_groups(groups, per_group.shape[0], per_group.shape[1], like=per_group).column
+    ids = check_groups(groups, per_group.shape[0], per_group.shape[1], device=per_group.device).column
     own = per_group[ids.clamp(min=0), torch.arange(ids.shape[0], device=ids.device)]
     unknown = (ids < 0).reshape(-1, *([1] * (own.ndim - 1)))
     return torch.where(unknown, per_group.mean(0), own)

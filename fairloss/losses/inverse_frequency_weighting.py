@@ -104,7 +104,7 @@ def _weighted(
 ) -> Tensor:
     """The loss for given weights, (G,)."""
     per_sample("values", values)
-    ids = check_groups(groups, weights.shape[0], values.shape[0], like=values)
+    ids = check_groups(groups, weights.shape[0], values.shape[0], device=values.device)
     v = values.to(statistics_dtype(values.dtype))
     weights = weights.to(v)
     if variant == "paper":

@@ -45,7 +45,7 @@ def loss_variance(
     checks.choice("attribute_reduction", attribute_reduction, ATTRIBUTE_REDUCTIONS)
     check_process_group(process_group)
     per_sample("values", values)
-    ids = check_groups(groups, sizes, values.shape[0], like=values)
+    ids = check_groups(groups, sizes, values.shape[0], device=values.device)
     v = values.to(statistics_dtype(values.dtype))
     sums, counts = ids.totals(v, process_group)
     means = sums / counts.clamp(min=1)

@@ -48,9 +48,9 @@ def max_acc_gap(
     sizes = check_gap_options(num_groups, smoothing, attribute_reduction, process_group)
     checks.choice("token_reduction", token_reduction, TOKEN_REDUCTIONS)
     resolve_task(input, target, task)
-    check_memory(memory, sizes, like=input)
+    check_memory(memory, sizes, device=input.device)
     # All ids are checked, those of samples without a likelihood included.
-    ids = check_groups(groups, sizes, input.shape[0], like=input)
+    ids = check_groups(groups, sizes, input.shape[0], device=input.device)
     likelihood = sample_likelihood(input, target, task=task, ignore_index=ignore_index, token_reduction=token_reduction)
     return gap_of_values(
         likelihood.prob,

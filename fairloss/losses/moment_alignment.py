@@ -146,7 +146,7 @@ def moment_alignment(
     _check_options(num_classes, cov_weight, attribute_reduction, variant, form, ignore_index, process_group)
     check_embeddings(embeddings)
     labels = check_classes(target, embeddings, num_classes, ignore_index)
-    ids, sizes = check_groups(groups, num_groups, embeddings.shape[0], like=embeddings)
+    ids, sizes = check_groups(groups, num_groups, embeddings.shape[0], device=embeddings.device)
 
     z = unit_rows(embeddings) if normalize else embeddings.to(statistics_dtype(embeddings.dtype))
     z = gather_rows_with_gradient(z, process_group)

@@ -99,7 +99,7 @@ def demographic_parity(
     """
     sizes = _check_options(num_groups, positive_class, smoothing, attribute_reduction, process_group)
     p, _ = _positive_probabilities(input, target, task, positive_class, by_label=False)
-    ids = check_groups(groups, sizes, p.shape[0], like=p)
+    ids = check_groups(groups, sizes, p.shape[0], device=p.device)
     sums, counts = ids.totals(p, process_group)
     return _rate_gaps(sums, counts.unsqueeze(1), sizes, smoothing, attribute_reduction).mean()
 
@@ -127,7 +127,7 @@ def equalized_odds(
     sizes = _check_options(num_groups, positive_class, smoothing, attribute_reduction, process_group)
     checks.choice("agg", agg, ("mean", "worst_case"))
     p, labels = _positive_probabilities(input, target, task, positive_class, by_label=True)
-    ids = check_groups(groups, sizes, p.shape[0], like=p)
+    ids = check_groups(groups, sizes, p.shape[0], device=p.device)
     # Both rates at once: columns of the positives, then of the negatives, and their weights beside them.
     positives = p * labels
     columns = torch.cat([positives, p - positives, labels, 1 - labels], 1)

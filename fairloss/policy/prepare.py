@@ -65,13 +65,13 @@ def prepare_batch(
     """Checked rewards and one id per prompt; flat ids, one per rollout, are joined by prompt."""
     rewards = check_rewards(rewards, prompt_ids)
     n = rewards.shape[0]
-    ids = check_groups(groups, num_groups, n, like=rewards).column
+    ids = check_groups(groups, num_groups, n, device=rewards.device).column
     if domains is None:
         if num_domains > 1:
             raise ValueError(expected("domains", f"ids for num_domains={num_domains}", None))
         places = torch.zeros_like(ids)
     else:
-        places = check_groups(domains, num_domains, n, like=rewards, name="domains").column
+        places = check_groups(domains, num_domains, n, device=rewards.device, name="domains").column
     layout, conflicts = layout_of(rewards, prompt_ids), {}
     if isinstance(layout, Flat):
         ids, conflicts["groups"] = _join_by_prompt(ids, layout)
@@ -97,7 +97,7 @@ def check_clusters(clusters: Any, batch: Batch, num_domains: int) -> tuple[Tenso
         shaped(f"clusters: {name}", table, (num_domains, mean.shape[1]))
         same_device(f"clusters: {name}", table, "rewards", batch.rewards)
     prompts, k = len(batch.groups), mean.shape[1]
-    ids = check_groups(labels, k, prompts, like=batch.rewards, name="clusters: labels").column
+    ids = check_groups(labels, k, prompts, device=batch.rewards.device, name="clusters: labels").column
     return ids, Clusters(share.to(torch.float64), mean.to(torch.float64))
 
 
