@@ -6,7 +6,7 @@ import pytest
 from hypothesis import strategies as st
 
 from common.answers import AnswerVocabulary
-from tests.fuzz.batches import fuzz, refused
+from tests.fuzz.drawing import fuzz, refused
 
 FINDINGS = AnswerVocabulary({"glaucoma": ["POAG"], "drusen": [], "disc haemorrhage": ["disc hemorrhage"]})
 GRADES = AnswerVocabulary(["no glaucoma", "glaucoma", "suspect"], normal_label="no glaucoma")

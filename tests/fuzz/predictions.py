@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 
 from fairloss import metrics
-from tests.fuzz.batches import Fields, refused, same
+from tests.fuzz.batches import same
+from tests.fuzz.drawing import Fields, refused
 from tests.oracles import metrics as oracle
 
 ARGUMENTS = (

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from fairloss.report.cli import main
 from fairloss.report.prediction_files import InputError, read_predictions
-from tests.fuzz.batches import fuzz, refused
+from tests.fuzz.drawing import fuzz, refused
 
 FOLDER = Path(tempfile.mkdtemp(prefix="fairloss-fuzz-"))
 CELLS = {

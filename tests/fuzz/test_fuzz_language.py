@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from fairloss import format_instruction, read_answers
-from tests.fuzz.batches import fuzz, refused
+from tests.fuzz.drawing import fuzz, refused
 
 
 @fuzz(

@@ -6,7 +6,8 @@ import pytest
 
 from fairloss.losses.catalogue import LOSSES
 from tests.contract.case import Case, all_cases
-from tests.fuzz.batches import COVERED, EXAMPLE, Target, check, fuzz
+from tests.fuzz.batches import EXAMPLE, Target, check
+from tests.fuzz.drawing import COVERED, fuzz
 
 CASES = all_cases()
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fairloss import metrics, report
 from fairloss.report import FairnessReport
-from tests.fuzz.batches import close, fuzz
+from tests.fuzz.drawing import close, fuzz
 from tests.fuzz.predictions import (
     LENIENT,
     arrays_of,

@@ -6,13 +6,14 @@ import fairloss
 from fairloss import functional, metrics, policy, report
 from tests.fuzz import (
     test_fuzz_functions,
+    test_fuzz_groups,
     test_fuzz_language,
     test_fuzz_losses,
     test_fuzz_metrics,
     test_fuzz_policy,
     test_fuzz_summaries,
 )
-from tests.fuzz.batches import COVERED
+from tests.fuzz.drawing import COVERED
 
 REASONS = {
     "fairloss.__version__": "a string",
@@ -27,6 +28,7 @@ REASONS = {
 SUITES = (
     test_fuzz_losses,
     test_fuzz_functions,
+    test_fuzz_groups,
     test_fuzz_language,
     test_fuzz_policy,
     test_fuzz_metrics,
@@ -40,7 +42,7 @@ def public():
 
 
 def test_every_public_name_has_a_target_or_a_reason():
-    assert len(SUITES) == 6
+    assert len(SUITES) == 7
     assert public() - COVERED - set(REASONS) == set()
 
 

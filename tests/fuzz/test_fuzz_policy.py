@@ -10,7 +10,8 @@ import torch
 
 from fairloss import FairGRPOAdvantage, fair_grpo_advantages, fair_grpo_policy_loss, policy
 from fairloss import functional as ff
-from tests.fuzz.batches import EXAMPLE, Target, check, fuzz, ids_like, same, state_of
+from tests.fuzz.batches import EXAMPLE, Target, check, ids_like, same, state_of
+from tests.fuzz.drawing import fuzz
 from tests.oracles import policy as oracle
 
 # Standard deviations of float32 rewards square them.

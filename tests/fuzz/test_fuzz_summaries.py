@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from fairloss import metrics, report
-from tests.fuzz.batches import close, fuzz, refused
+from tests.fuzz.drawing import close, fuzz, refused
 from tests.fuzz.predictions import call
 
 FLOATS = st.one_of(st.floats(-1e150, 1e150), st.sampled_from((math.nan, math.inf, -math.inf)))

@@ -1,12 +1,9 @@
 """The fairness report: replicates against naive oracles, honest intervals, less biased gaps, every output form."""
 
 import html
-import io
 import json
 import re
-import sys
 import tracemalloc
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -15,27 +12,9 @@ import pytest
 import fairloss.metrics as fm
 import fairloss.report as fr
 from fairloss.report.terminal import print_report
+from tests.report.samples import data
 
 METRICS = ("accuracy", "auc", "tpr", "fpr", "fdr", "f1", "positive_rate", "ece")
-
-
-def data(n=400, seed=0, groups=3, effect=0.0):
-    rng = np.random.default_rng(seed)
-    y, g = rng.integers(0, 2, n), rng.integers(0, groups, n)
-    s = np.clip(0.25 + 0.5 * y + (0.25 + effect * g) * rng.standard_normal(n), 0, 1)
-    return y, s, g
-
-
-@pytest.fixture(scope="module")
-def report():
-    y, s, g = data(600, effect=0.15)
-    sex = np.where(np.arange(600) % 2, "F", "M").astype(object)
-    sex[:10] = None
-    age = np.array(["18-49", "50-69", "70+"])[g].astype(object)
-    age[10:14] = "<unstated>"
-    return fr.FairnessReport.from_predictions(
-        y, s, {"sex": sex, "age": age}, num_replicates=300, title="A & B <report>"
-    )
 
 
 def test_values_are_those_of_the_metrics(report):
@@ -94,122 +73,6 @@ def test_dict_frame_and_markdown(report):
     assert "- age: <unstated> has 4 samples" in markdown
 
 
-class Page(HTMLParser):
-    def __init__(self):
-        super().__init__()
-        self.tags, self.outside, self.open = [], [], []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.outside += [v for k, v in attributes if k in ("src", "href", "xlink:href") and not v.startswith("#")]
-        if tag not in ("meta", "link", "br"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.handle_starttag(tag, attributes)
-        self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
-def test_html_is_one_self_contained_page(report, tmp_path):
-    path = tmp_path / "report.html"
-    text = report.to_html(path)
-    assert path.read_text(encoding="utf-8") == text
-    page = Page()
-    page.feed(text)
-    assert page.open == []  # well-formed
-    assert page.outside == []
-    assert "script" not in page.tags
-    assert page.tags.count("svg") == 6
-    assert "A &amp; B &lt;report&gt;" in text
-    assert "&lt;unstated&gt;" in text
-    assert "<unstated>" not in text
-    assert report.to_html() == text  # the same page twice
-
-
-def test_plots(report):
-    pytest.importorskip("matplotlib")
-    assert len(report.plot("age").axes) == 8
-    figure = report.plot("sex", metrics=["accuracy", "auc"])
-    assert [axis.get_title() for axis in figure.axes] == ["accuracy", "AUC"]
-    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["F", "M"]
-    assert len(fr.plot_gaps(report, attribute="age").axes) == 1
-    scores = np.random.default_rng(0).random((6, 4)) + np.array([0, 0, 0, 2])
-    text = [t.get_text() for t in fr.plot_critical_difference(fm.friedman_nemenyi(scores, names="abcd")).axes[0].texts]
-    assert " d (1.00) " in text
-    figure = fr.plot_pareto([0.9, 0.8, 0.7], [0.1, 0.05, 0.2], ["a", "b", "c"])
-    dominated = [line for line in figure.axes[0].lines if line.get_label() == "dominated"]
-    assert dominated[0].get_xdata().tolist() == [0.2]
-    with pytest.raises(ValueError, match=r"names: .*\b1\b"):
-        fr.plot_pareto([0.9, 0.8], [0.1, 0.2], ["a"])
-
-
-HOSTILE = ["<img/src=x/onerror=alert(1)> [1]", "<b> [0.1, 0.2]", "$60k^{$", "$30k-$60k", r"a\$b", "x | y"]
-
-
-@pytest.fixture(scope="module")
-def hostile():
-    pytest.importorskip("matplotlib")
-    y, s, g = data(300, groups=len(HOSTILE))
-    values = {"$cost$": s, "<i> [2]": 1 - s}
-    groups = {"<u>$in_{$": np.array(HOSTILE)[g]}
-    return (
-        fr.FairnessReport.from_predictions(y, s, groups, num_replicates=100, title="<s> $a$ $"),
-        fr.FairnessReport.from_values(values, groups, num_replicates=100),
-    )
-
-
-def test_names_are_no_html(hostile):
-    for report in hostile:
-        page = Page()
-        text = report.to_html()
-        page.feed(text)
-        assert not {"img", "b", "u", "s", "i"} & set(page.tags)
-        assert page.open == []
-        assert "&lt;img/src=x/onerror=alert(1)&gt; [1]" in text
-
-
-def test_dollars_in_names_are_no_mathematics(hostile):
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-    def drawn(figure):
-        """What is written in the figure, as text that can be read."""
-        from matplotlib import rc_context
-
-        text = io.StringIO()
-        with rc_context({"svg.fonttype": "none"}):
-            FigureCanvasSVG(figure).print_svg(text)
-        # Beside mathematics a comment holds the source.
-        return html.unescape(re.sub(r"<!--.*?-->", "", text.getvalue(), flags=re.DOTALL))
-
-    scores = np.random.default_rng(0).random((6, len(HOSTILE)))
-    labels = {"performance_label": "$p_{$", "disparity_label": "$1 to $2"}
-    names = fm.friedman_nemenyi(scores, names=HOSTILE)
-    for figure, expected in [
-        (hostile[0].plot(), HOSTILE),
-        (hostile[1].plot(), ["$cost$", *HOSTILE]),
-        (fr.plot_gaps(hostile[1]), ["$cost$ gap"]),
-        (fr.plot_critical_difference(names, title="$a^{$ $b$"), ["$a^{$ $b$", *HOSTILE]),
-        (fr.plot_pareto(scores[0], scores[1], HOSTILE, **labels), [*labels.values(), *HOSTILE]),
-    ]:
-        text = drawn(figure)
-        assert [name for name in expected if name not in text] == []
-
-
-@pytest.mark.parametrize(
-    ("hidden", "call"), [("matplotlib", "to_html"), ("matplotlib", "plot"), ("pandas", "to_frame")]
-)
-def test_a_missing_extra_is_named(report, monkeypatch, hidden, call):
-    for module in [m for m in sys.modules if m == hidden or m.startswith(hidden + ".")]:
-        monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, hidden, None)
-    with pytest.raises(ImportError, match=rf"{hidden} is needed here: pip install 'fairloss\[report\]'"):
-        getattr(report, call)()
-    assert report.to_markdown()  # what needs no extra still works
-
-
 def test_other_tasks(rng):
     y, g = rng.integers(0, 3, 300), rng.integers(0, 2, 300)
     p = rng.dirichlet(np.ones(3), 300)
@@ -242,49 +105,6 @@ def test_other_tasks(rng):
     )
     expected = fm.group_metric("accuracy", y, p, g, convention="fairgrpo")
     assert convention["group"].gap("accuracy").estimate.value == pytest.approx(expected.gap())
-
-
-def test_report_of_values(rng):
-    g = np.repeat(["a", "b", "c", "d"], [200, 150, 100, 1])
-    dice = np.clip(np.repeat([0.9, 0.85, 0.7, 0.4], [200, 150, 100, 1]) + 0.1 * rng.standard_normal(451), 0, 1)
-    dice[:7] = np.nan
-    years = 20 * (1 - dice)
-    w = rng.random(451)
-    found = fr.FairnessReport.from_values(
-        {"dice": dice, "error": years},
-        g,
-        higher_is_better={"error": False},
-        sample_weight=w,
-        num_replicates=400,
-        patients=[f"p{i}" for i in range(451)],
-    )
-    for name, values in (("dice", dice), ("error", years)):
-        expected = fm.group_mean(values, g, sample_weight=w)
-        assert [k.metrics[name].value for k in found["group"].groups] == pytest.approx(expected.values)
-        assert found.overall[name].value == pytest.approx(expected.overall)
-        assert found["group"].gap(name).estimate.value == pytest.approx(expected.gap())
-        # One sample of d says nothing sure; c is surely worse than a.
-        gap = found["group"].gap(name)
-        assert (gap.worst, gap.best, gap.clear) == ("d", "a", True)
-        assert gap.estimate.low < abs(expected.to_dict()["a"] - expected.to_dict()["c"])
-    assert (found["group"].groups[3].metrics["dice"].low, found["group"].groups[3].metrics["dice"].high) == (0, 1)
-    assert [gap.name for gap in found["group"].gaps] == ["dice", "error"]
-    known = w[7:200]
-    spread = np.average((dice[7:200] - np.average(dice[7:200], weights=known)) ** 2, weights=known**2)
-    error = np.sqrt(spread * (known**2).sum()) / known.sum()
-    interval = found["group"].groups[0].metrics["dice"]
-    assert (interval.high - interval.low) / (2 * 1.96) == pytest.approx(error, rel=0.15)
-    assert "<svg" in found.to_html()
-    assert "threshold" not in found.to_markdown()
-    json.dumps(found.to_dict(), allow_nan=False)
-    for bad, message in [
-        ({}, "values: "),
-        ({"a": [1, 2], "b": [1]}, "values: .*length"),
-        ({"a": [[1], [2]]}, r"a: .*\(2, 1\)"),
-        ({"a": [np.inf, 1]}, "a: .*inf"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            fr.FairnessReport.from_values(bad, [0, 1])
 
 
 def test_undefined_values_are_shown_as_such():
@@ -427,33 +247,6 @@ def test_resampling_sorts_by_the_block_and_holds_one_block(monkeypatch):
         blocks = -(-replicates // (2_000_000 // len(y)))
         assert len(sorts) <= 18 * blocks + 10 < replicates / 5
     assert peaks[1] < 1.2 * peaks[0]
-
-
-@pytest.mark.parametrize(
-    ("given", "error", "message"),
-    [
-        ({"dcie": False}, ValueError, "higher_is_better: .*'dice', '1', got 'dcie'"),
-        ({"dice": "no"}, TypeError, "higher_is_better: .*dice.*'no'|higher_is_better: .*'no'.*dice"),
-        (None, TypeError, "higher_is_better: .*True or False"),
-    ],
-)
-def test_directions_of_values(given, error, message):
-    values, g = {"dice": [0.1, 0.2] * 30, 1: [0.1, 0.2] * 30}, ["a", "b"] * 30
-    with pytest.raises(error, match=message):
-        fr.FairnessReport.from_values(values, g, higher_is_better=given)
-    found = fr.FairnessReport.from_values(values, g, higher_is_better={1: np.bool_(False)}, num_replicates=100)
-    assert [gap.worst for gap in found["group"].gaps] == ["a", "b"]
-    with pytest.raises(TypeError, match="values: .*mapping.*list"):
-        fr.FairnessReport.from_values([0.1, 0.2], [0, 1])
-
-
-def test_labels_in_the_frame_are_those_given():
-    y, s, g = data(100)
-    frame = fr.FairnessReport.from_predictions(y, s, g, num_replicates=100, metrics=["accuracy"]).to_frame()
-    assert frame.group.tolist() == [None, 0, 1, 2, None]
-    assert [type(v) for v in frame.group] == [type(None), int, int, int, type(None)]
-    flags = fr.FairnessReport.from_predictions(y, s, g > 0, num_replicates=100, metrics=["accuracy"]).to_frame()
-    assert flags.group.tolist() == [None, False, True, None]
 
 
 def test_scores_that_are_no_probabilities_are_warned_of():

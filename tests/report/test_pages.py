@@ -1,0 +1,132 @@
+"""Pages and plots of a report: self-contained, names that are no HTML and no mathematics, missing extras."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+import fairloss.metrics as fm
+import fairloss.report as fr
+from tests.report.samples import data
+
+
+class Page(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.outside, self.open = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.outside += [v for k, v in attributes if k in ("src", "href", "xlink:href") and not v.startswith("#")]
+        if tag not in ("meta", "link", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_html_is_one_self_contained_page(report, tmp_path):
+    path = tmp_path / "report.html"
+    text = report.to_html(path)
+    assert path.read_text(encoding="utf-8") == text
+    page = Page()
+    page.feed(text)
+    assert page.open == []  # well-formed
+    assert page.outside == []
+    assert "script" not in page.tags
+    assert page.tags.count("svg") == 6
+    assert "A &amp; B &lt;report&gt;" in text
+    assert "&lt;unstated&gt;" in text
+    assert "<unstated>" not in text
+    assert report.to_html() == text  # the same page twice
+
+
+def test_plots(report):
+    pytest.importorskip("matplotlib")
+    assert len(report.plot("age").axes) == 8
+    figure = report.plot("sex", metrics=["accuracy", "auc"])
+    assert [axis.get_title() for axis in figure.axes] == ["accuracy", "AUC"]
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["F", "M"]
+    assert len(fr.plot_gaps(report, attribute="age").axes) == 1
+    scores = np.random.default_rng(0).random((6, 4)) + np.array([0, 0, 0, 2])
+    text = [t.get_text() for t in fr.plot_critical_difference(fm.friedman_nemenyi(scores, names="abcd")).axes[0].texts]
+    assert " d (1.00) " in text
+    figure = fr.plot_pareto([0.9, 0.8, 0.7], [0.1, 0.05, 0.2], ["a", "b", "c"])
+    dominated = [line for line in figure.axes[0].lines if line.get_label() == "dominated"]
+    assert dominated[0].get_xdata().tolist() == [0.2]
+    with pytest.raises(ValueError, match=r"names: .*\b1\b"):
+        fr.plot_pareto([0.9, 0.8], [0.1, 0.2], ["a"])
+
+
+HOSTILE = ["<img/src=x/onerror=alert(1)> [1]", "<b> [0.1, 0.2]", "$60k^{$", "$30k-$60k", r"a\$b", "x | y"]
+
+
+@pytest.fixture(scope="module")
+def hostile():
+    pytest.importorskip("matplotlib")
+    y, s, g = data(300, groups=len(HOSTILE))
+    values = {"$cost$": s, "<i> [2]": 1 - s}
+    groups = {"<u>$in_{$": np.array(HOSTILE)[g]}
+    return (
+        fr.FairnessReport.from_predictions(y, s, groups, num_replicates=100, title="<s> $a$ $"),
+        fr.FairnessReport.from_values(values, groups, num_replicates=100),
+    )
+
+
+def test_names_are_no_html(hostile):
+    for report in hostile:
+        page = Page()
+        text = report.to_html()
+        page.feed(text)
+        assert not {"img", "b", "u", "s", "i"} & set(page.tags)
+        assert page.open == []
+        assert "&lt;img/src=x/onerror=alert(1)&gt; [1]" in text
+
+
+def test_dollars_in_names_are_no_mathematics(hostile):
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    def drawn(figure):
+        """What is written in the figure, as text that can be read."""
+        from matplotlib import rc_context
+
+        text = io.StringIO()
+        with rc_context({"svg.fonttype": "none"}):
+            FigureCanvasSVG(figure).print_svg(text)
+        # Beside mathematics a comment holds the source.
+        return html.unescape(re.sub(r"<!--.*?-->", "", text.getvalue(), flags=re.DOTALL))
+
+    scores = np.random.default_rng(0).random((6, len(HOSTILE)))
+    labels = {"performance_label": "$p_{$", "disparity_label": "$1 to $2"}
+    names = fm.friedman_nemenyi(scores, names=HOSTILE)
+    for figure, expected in [
+        (hostile[0].plot(), HOSTILE),
+        (hostile[1].plot(), ["$cost$", *HOSTILE]),
+        (fr.plot_gaps(hostile[1]), ["$cost$ gap"]),
+        (fr.plot_critical_difference(names, title="$a^{$ $b$"), ["$a^{$ $b$", *HOSTILE]),
+        (fr.plot_pareto(scores[0], scores[1], HOSTILE, **labels), [*labels.values(), *HOSTILE]),
+    ]:
+        text = drawn(figure)
+        assert [name for name in expected if name not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("hidden", "call"), [("matplotlib", "to_html"), ("matplotlib", "plot"), ("pandas", "to_frame")]
+)
+def test_a_missing_extra_is_named(report, monkeypatch, hidden, call):
+    for module in [m for m in sys.modules if m == hidden or m.startswith(hidden + ".")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, hidden, None)
+    with pytest.raises(ImportError, match=rf"{hidden} is needed here: pip install 'fairloss\[report\]'"):
+        getattr(report, call)()
+    assert report.to_markdown()  # what needs no extra still works
