@@ -185,30 +185,15 @@ def contrastive_losses_op(
     if triton and anchors.shape[0] > 0:
         from fairloss.ops import contrastive_triton
 
-        return contrastive_triton.forward(
-            anchors.contiguous(),
-            keys.to(anchors.dtype).contiguous(),
-            labels.contiguous(),
-            key_labels.contiguous(),
-            groups.contiguous(),
-            key_groups.contiguous(),
-            grad_keys,
-            temperature,
-            margin,
-            ignore_label,
-        )
+        tensors: list[Any] = [
+            x.contiguous() for x in (anchors, keys.to(anchors.dtype), labels, key_labels, groups, key_groups)
+        ]
+        return contrastive_triton.forward(*tensors, grad_keys, temperature, margin, ignore_label)
     losses, lse, counts, pulls = (anchors.new_zeros(anchors.shape[0], dtype=dtype) for _ in range(4))
     with torch.autocast(anchors.device.type, enabled=False):
+        z, k = normalize_rows(anchors, dtype)[0], _unit_keys(keys, grad_keys, dtype)[0]
         for rows, s, not_positive, not_negative in _blocks(
-            normalize_rows(anchors, dtype)[0],
-            _unit_keys(keys, grad_keys, dtype)[0],
-            labels,
-            key_labels,
-            groups,
-            key_groups,
-            temperature,
-            margin,
-            ignore_label,
+            z, k, labels, key_labels, groups, key_groups, temperature, margin, ignore_label
         ):
             lse[rows] = torch.logsumexp(s.masked_fill(not_negative, -torch.inf), dim=1)
             counts[rows] = (keys.shape[0] - not_positive.sum(1)).to(s.dtype)
@@ -219,19 +204,7 @@ def contrastive_losses_op(
 
 
 @contrastive_losses_op.register_fake
-def _(
-    anchors: Tensor,
-    keys: Tensor,
-    labels: Tensor,
-    key_labels: Tensor,
-    groups: Tensor,
-    key_groups: Tensor,
-    grad_keys: int,
-    temperature: float,
-    margin: float,
-    ignore_label: int,
-    triton: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n, dtype = anchors.shape[0], statistics_dtype(anchors.dtype)
     a, b, c, d = (anchors.new_empty(n, dtype=dtype) for _ in range(4))
     return a, b, c, d
@@ -261,23 +234,11 @@ def contrastive_losses_backward(
 
         grad_anchors = torch.empty_like(anchors, memory_format=torch.contiguous_format)
         grad_of_keys = torch.zeros_like(keys, memory_format=torch.contiguous_format)
-        contrastive_triton.backward(
-            grad.contiguous(),
-            anchors.contiguous(),
-            keys.to(anchors.dtype).contiguous(),
-            labels.contiguous(),
-            key_labels.contiguous(),
-            groups.contiguous(),
-            key_groups.contiguous(),
-            lse,
-            counts,
-            pulls,
-            grad_anchors,
-            grad_of_keys[:grad_keys],
-            temperature,
-            margin,
-            ignore_label,
-        )
+        tensors: list[Any] = [
+            x.contiguous() for x in (grad, anchors, keys.to(anchors.dtype), labels, key_labels, groups, key_groups)
+        ]
+        gradients = grad_anchors, grad_of_keys[:grad_keys]
+        contrastive_triton.backward(*tensors, lse, counts, pulls, *gradients, temperature, margin, ignore_label)
         return grad_anchors, grad_of_keys
     dtype = statistics_dtype(anchors.dtype)
     (z, norms), (k, key_norms) = normalize_rows(anchors, dtype), _unit_keys(keys, grad_keys, dtype)
@@ -300,23 +261,7 @@ def contrastive_losses_backward(
 
 
 @contrastive_losses_backward.register_fake
-def _(
-    grad: Tensor,
-    anchors: Tensor,
-    keys: Tensor,
-    labels: Tensor,
-    key_labels: Tensor,
-    groups: Tensor,
-    key_groups: Tensor,
-    lse: Tensor,
-    counts: Tensor,
-    pulls: Tensor,
-    grad_keys: int,
-    temperature: float,
-    margin: float,
-    ignore_label: int,
-    triton: bool,
-) -> tuple[Tensor, Tensor]:
+def _(grad: Tensor, anchors: Tensor, keys: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return (
         torch.empty_like(anchors, memory_format=torch.contiguous_format),
         torch.empty_like(keys, memory_format=torch.contiguous_format),
