@@ -185,10 +185,11 @@ def contrastive_losses_op(
     if triton and anchors.shape[0] > 0:
         from fairloss.ops import contrastive_triton
 
-        tensors: list[Any] = [
+        arguments: list[Any] = [
             x.contiguous() for x in (anchors, keys.to(anchors.dtype), labels, key_labels, groups, key_groups)
         ]
-        return contrastive_triton.forward(*tensors, grad_keys, temperature, margin, ignore_label)
+        arguments += [grad_keys, temperature, margin, ignore_label]
+        return contrastive_triton.forward(*arguments)
     losses, lse, counts, pulls = (anchors.new_zeros(anchors.shape[0], dtype=dtype) for _ in range(4))
     with torch.autocast(anchors.device.type, enabled=False):
         z, k = normalize_rows(anchors, dtype)[0], _unit_keys(keys, grad_keys, dtype)[0]
@@ -234,11 +235,11 @@ def contrastive_losses_backward(
 
         grad_anchors = torch.empty_like(anchors, memory_format=torch.contiguous_format)
         grad_of_keys = torch.zeros_like(keys, memory_format=torch.contiguous_format)
-        tensors: list[Any] = [
+        arguments: list[Any] = [
             x.contiguous() for x in (grad, anchors, keys.to(anchors.dtype), labels, key_labels, groups, key_groups)
         ]
-        gradients = grad_anchors, grad_of_keys[:grad_keys]
-        contrastive_triton.backward(*tensors, lse, counts, pulls, *gradients, temperature, margin, ignore_label)
+        arguments += [lse, counts, pulls, grad_anchors, grad_of_keys[:grad_keys], temperature, margin, ignore_label]
+        contrastive_triton.backward(*arguments)
         return grad_anchors, grad_of_keys
     dtype = statistics_dtype(anchors.dtype)
     (z, norms), (k, key_norms) = normalize_rows(anchors, dtype), _unit_keys(keys, grad_keys, dtype)

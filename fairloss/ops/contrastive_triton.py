@@ -310,30 +310,16 @@ def backward(
     with torch.cuda.device_of(anchors):
         norms = _inverse_norms(anchors, anchors.shape[0])
         key_norms = _inverse_norms(keys, grad_keys.shape[0])
-        sides = (
-            (grad_anchors, anchors, keys, norms, key_norms, labels, key_labels, groups, key_groups, False),
-            (grad_keys, keys, anchors, key_norms, norms, key_labels, labels, key_groups, groups, True),
-        )
-        for (
-            target,
-            own,
-            other,
-            own_norms,
-            other_norms,
-            own_labels,
-            other_labels,
-            own_groups,
-            other_groups,
-            of_keys,
-        ) in sides:
-            rows = target.shape[0]
+        of_anchors = (anchors, keys, norms, key_norms, labels, key_labels, groups, key_groups)
+        of_keys = (keys, anchors, key_norms, norms, key_labels, labels, key_groups, groups)
+        for target, pairs in ((grad_anchors, of_anchors), (grad_keys, of_keys)):
+            (own, other, own_norms), rows = pairs[:3], target.shape[0]
             if rows == 0:
                 continue
             of_unit_rows = torch.empty(rows, dim, dtype=torch.float32, device=own.device)
             backward_kernel[(triton.cdiv(rows, b.own), triton.cdiv(dim, b.out))](
-                own, other, own_norms, other_norms, own_labels, other_labels, own_groups, other_groups,
-                grad, lses, counts, pulls, of_unit_rows, rows, other.shape[0], dim, ignore, 1 / temperature, margin,
-                OF_KEYS=of_keys, ATTRIBUTES=groups.shape[1], OWN=b.own, OTHER=b.other, INNER=b.inner, OUT=b.out, TILE=tile,
-                num_warps=b.warps, num_stages=b.stages, **LAUNCH_OPTIONS,
+                *pairs, grad, lses, counts, pulls, of_unit_rows, rows, other.shape[0], dim, ignore, 1 / temperature, margin,
+                OF_KEYS=pairs is of_keys, ATTRIBUTES=groups.shape[1], OWN=b.own, OTHER=b.other, INNER=b.inner, OUT=b.out,
+                TILE=tile, num_warps=b.warps, num_stages=b.stages, **LAUNCH_OPTIONS,
             )  # fmt: skip
             _project(of_unit_rows, own, own_norms, target)
