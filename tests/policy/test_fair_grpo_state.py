@@ -121,9 +121,9 @@ def test_a_state_of_other_sizes_is_refused_and_nothing_changes():
         (
             "cumulative",
             "ema",
-            r"counts is torch\.int64 of shape \(2, 3, 5\) there, torch\.float64 of shape \(2, 3, 5\) here",
+            r"counts as torch\.int64 of shape \(2, 3, 5\) .*torch\.float64 of shape \(2, 3, 5\)",
         ),
-        ("ema", "cumulative", r"counts is torch\.float64 .* there, torch\.int64 .* here"),
+        ("ema", "cumulative", r"counts as torch\.float64 .*torch\.int64"),
     ],
 )
 def test_a_state_of_another_history_is_refused_and_nothing_changes(saved, here, named):
@@ -133,7 +133,7 @@ def test_a_state_of_another_history_is_refused_and_nothing_changes(saved, here, 
         FairGRPOAdvantage(4, num_domains=3, history=here),
     )
     before(*batch())
-    with pytest.raises((ValueError, RuntimeError), match=f"RewardHistory has another layout: {named}"):
+    with pytest.raises((ValueError, RuntimeError), match=f"state_dict: .*RewardHistory, got {named}.*arguments"):
         other.load_state_dict(before.state_dict())
     assert other.history.totals().abs().sum() == 0
 
