@@ -55,7 +55,7 @@ def gradient_reversal(x: Tensor, *, scale: float = 1.0) -> Tensor:
 
 
 class GradientReversal(nn.Module):
-    """Identity forward, gradient times ``-scale`` backward: what follows is minimized, what precedes maximises it.
+    """Identity forward, gradient times ``-scale`` backward: what follows is minimized, what precedes maximizes it.
 
     Args:
         scale: >= 0, strength against the encoder. It may be set anew at each step (a ramp from 0 keeps the first steps

@@ -3,7 +3,7 @@
 Anchors are taken in blocks of rows, so that a block times all keys stays within a fixed budget; no N x M matrix ever
 exists. The forward pass keeps each anchor's logsumexp over its negatives and its number of positives, O(N); the backward
 pass recomputes the similarities block by block. The op is opaque to torch.compile: a Python loop over N in a traced graph
-would be specialised at every N.
+would be specialized at every N.
 
 With s_ia = z_i.k_a / T, the positives P(i) and the negatives N(i) of :mod:`fairloss.losses.cross_group_contrastive`:
 

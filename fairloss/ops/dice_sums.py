@@ -33,7 +33,7 @@ def _block_target(target: Tensor, samples: slice, pixels: slice, like: Tensor) -
     """(k, C, n) target of a block: one-hot where the target holds ids."""
     if target.dtype.is_floating_point:
         return target[samples, :, pixels].to(like.dtype, copy=True)
-    # max(0, 1 - |c - t|) is vectorised arithmetic, four times as fast as a scatter or a comparison.
+    # max(0, 1 - |c - t|) is vectorized arithmetic, four times as fast as a scatter or a comparison.
     classes = torch.arange(like.shape[1], dtype=like.dtype, device=like.device).unsqueeze(1)
     return torch.sub(classes, target[samples, pixels].to(like.dtype).unsqueeze(1)).abs_().neg_().add_(1).clamp_(min=0)
 

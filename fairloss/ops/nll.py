@@ -3,7 +3,7 @@
 Streamed: the loss of a row needs nothing of the logits' size but its gradient: the forward keeps one float a row, the backward
 recomputes each block's softmax straight into the gradient, and half-precision logits are widened one block at a time.
 Logits that are no single run of rows, such as a slice over tokens, are read where they lie. A Python loop over rows would
-specialise a compiled graph at every number of rows, so the loops live in custom ops, which torch.compile treats as leaves.
+specialize a compiled graph at every number of rows, so the loops live in custom ops, which torch.compile treats as leaves.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fairloss.core.dtypes import statistics_dtype
+from fairloss.core.tensor_checks import on_host
 
 # Elements a block: a megabyte of float32, so that a block stays in the cache between its passes.
 _BLOCK = 1 << 18
@@ -123,7 +124,6 @@ class _DenseNLL(torch.autograd.Function):
 
 def dense_nll(logits: Tensor, target: Tensor, ignore_index: int = -100) -> Tensor:
     """-log softmax(x_i)_{t_i}, 0 where ignored: (M, C) float32 or float64 logits and (M,) targets -> (M,)."""
-    eager_cpu = logits.device.type == "cpu" and not torch.compiler.is_compiling()
-    if eager_cpu and logits.numel() >= _DENSE_FROM and logits.requires_grad and torch.is_grad_enabled():
+    if on_host(logits) and logits.numel() >= _DENSE_FROM and logits.requires_grad and torch.is_grad_enabled():
         return _DenseNLL.apply(logits, target, ignore_index)[0]  # type: ignore[no-any-return]
     return F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
