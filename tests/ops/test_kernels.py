@@ -208,7 +208,7 @@ def test_the_gpu_suite_and_benchmark_need_torch_and_triton_alone():
     status, said = python("-c", hide + collect, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
     assert status == 0, said
     assert "tests/gpu/test_losses_gpu.py" in said
-    assert "tests/losses/test_losses.py" not in said
+    assert "tests/losses/test_fis.py" not in said
     if not torch.cuda.is_available():
         status, said = python("-c", hide + "import runpy; runpy.run_path('benchmarks/gpu.py', run_name='__main__')")
         assert status == 1
