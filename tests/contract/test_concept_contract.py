@@ -65,7 +65,7 @@ def rank_values(rank, variant):
     rows = slice(BOUNDS[rank], BOUNDS[rank + 1])
     part = z.detach()[rows].requires_grad_()
     loss = ConceptAlignmentLoss(temperature=0.5, variant=variant, process_group=torch.distributed.group.WORLD)
-    value = loss(part, e, target[rows])
+    value = loss(part, target[rows], concepts=e)
     value.backward()
     shared = e.grad.clone()
     torch.distributed.all_reduce(shared)
