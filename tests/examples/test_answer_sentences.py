@@ -5,14 +5,7 @@ from __future__ import annotations
 import pytest
 
 from common.answers import AnswerVocabulary
-
-FINDINGS = AnswerVocabulary({
-    "glaucoma": [],
-    "drusen": [],
-    "peripapillary atrophy": ["PPA"],
-    "atrophy": [],
-    "disc haemorrhage": ["hemorrhage", "haemorrhages"],
-})  # fmt: skip
+from tests.examples.test_answers import FINDINGS
 
 G, D, P, A, H = range(5)
 

@@ -341,15 +341,6 @@ def test_tokens(example, length, bad):
             fairloss.pool_last_token(arguments[0], attention_mask=(*arguments, None)[1])
 
 
-def sampler_oracle_counts(groups, max_ratio, downsample):
-    known = [g for g in groups if g >= 0]
-    sizes = [known.count(g) for g in sorted(set(known))]
-    if not sizes:
-        return []
-    t = max(1, min(int(max_ratio * float(np.median(sizes))), max(sizes)))
-    return [t if downsample else max(n, t) for n in sizes]
-
-
 LABELS = st.one_of(
     st.sampled_from(["F", "M", "", None, math.nan, 1, 0, -1, True, 1.5, b"x", (1, 2), float("inf")]),
     st.text(max_size=2),

@@ -9,6 +9,7 @@ import torch
 from fairloss import functional as ff
 from fairloss.functional import febs, fis, group_dice_loss, group_gap, loss_variance, sample_dice_loss
 from fairloss.ops import dice_sums as kernel
+from tests.losses.masks import batch
 from tests.oracles import fairdi as oracles
 
 
@@ -18,13 +19,6 @@ def test_dice_does_not_change_with_the_batch():
     y = torch.randint(0, 3, (4, 6), generator=torch.Generator().manual_seed(1))
     alone = torch.cat([ff.sample_dice_loss(x[i : i + 1], y[i : i + 1]) for i in range(4)])
     torch.testing.assert_close(ff.sample_dice_loss(x, y), alone)
-
-
-def batch(seed, n=8, classes=3, shape=(6, 5), num_groups=3):
-    gen = torch.Generator().manual_seed(seed)
-    logits = torch.randn(n, classes, *shape, generator=gen, dtype=torch.float64)
-    target = torch.randint(0, classes, (n, *shape), generator=gen)
-    return logits, target, torch.randint(-1, num_groups, (n,), generator=gen)
 
 
 def test_blocks_of_pixels_add_up(monkeypatch):

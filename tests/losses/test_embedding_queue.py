@@ -7,6 +7,7 @@ import torch
 
 import fairloss
 from fairloss import CrossGroupContrastiveLoss, EmbeddingQueue
+from tests.losses.embedded import draw
 from tests.oracles.embeddings import unit
 
 IDS = torch.tensor([0, 1])
@@ -51,15 +52,6 @@ def test_queue_holds_the_last_rows(generator):
             assert int(labels[place]) == label
             assert groups[place].tolist() == group
         assert (labels[len(rows) :] == -100).all()
-
-
-def draw(n, *, d=5, labels=3, groups=(3,), seed=0, unknown=0.2):
-    generator = torch.Generator().manual_seed(seed)
-    z = torch.randn(n, d, generator=generator, dtype=torch.float64)
-    y = torch.randint(0, labels, (n,), generator=generator)
-    ids = torch.stack([torch.randint(0, g, (n,), generator=generator) for g in groups], 1)
-    ids[torch.rand(ids.shape, generator=generator) < unknown] = -1
-    return z, y, ids[:, 0] if len(groups) == 1 else ids
 
 
 def test_queue_moves_in_training_with_gradients_alone():

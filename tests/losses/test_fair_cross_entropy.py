@@ -27,13 +27,6 @@ def test_a_missing_group_column_is_named():
         fairloss.FairCrossEntropyLoss(2)(logits, target, None)
 
 
-@pytest.fixture
-def batch():
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(40, 5, generator=generator, dtype=torch.float64)
-    return logits, torch.randint(0, 5, (40,), generator=generator), torch.randint(-1, 3, (40,), generator=generator)
-
-
 class TestCrossEntropyIsTorchs:
     @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
     @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])

@@ -8,16 +8,10 @@ import torch
 
 from fairloss import FEBSLoss
 from fairloss.functional import febs, group_dice_loss
+from tests.losses.masks import batch
 from tests.oracles import fairdi as oracles
 
 DATA = np.load(Path(__file__).parents[1] / "data" / "fair_scaling.npz")
-
-
-def batch(seed, n=8, classes=3, shape=(6, 5), num_groups=3):
-    gen = torch.Generator().manual_seed(seed)
-    logits = torch.randn(n, classes, *shape, generator=gen, dtype=torch.float64)
-    target = torch.randint(0, classes, (n, *shape), generator=gen)
-    return logits, target, torch.randint(-1, num_groups, (n,), generator=gen)
 
 
 def confident(target, classes, right):

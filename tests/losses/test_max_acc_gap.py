@@ -28,13 +28,6 @@ def test_ids_of_ignored_samples_are_checked():
         fairloss.MaxAccGapLoss(2)(logits, target, torch.tensor([0, 9, 1]))
 
 
-@pytest.fixture
-def batch():
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(40, 5, generator=generator, dtype=torch.float64)
-    return logits, torch.randint(0, 5, (40,), generator=generator), torch.randint(-1, 3, (40,), generator=generator)
-
-
 def test_soft_gap_meets_the_metric_as_the_model_grows_certain(batch):
     logits, target, groups = batch
     hard = logits.argmax(1)

@@ -9,25 +9,13 @@ import torch
 from fairloss import FairGRPOAdvantage, fair_grpo_advantages
 from fairloss.policy import grpo_advantages
 from tests.oracles import policy as oracle
+from tests.policy.rollouts import batch, rows
 
 RELEASED = np.load(Path(__file__).parents[1] / "data" / "fair_grpo_released.npz")
 
 
 def released(prefix, step):
     return [torch.from_numpy(RELEASED[f"{prefix}_s{step}_{name}"]) for name in ("rewards", "group", "domain", "adv")]
-
-
-def batch(seed=0, q=40, r=6, num_groups=4, num_domains=3, rate=None, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    groups = torch.randint(0, num_groups, (q,), generator=generator)
-    domains = torch.randint(0, num_domains, (q,), generator=generator)
-    rate = (groups + 1.0) / (num_groups + 1) if rate is None else torch.full((q,), rate)
-    rewards = (torch.rand(q, r, generator=generator) < rate.unsqueeze(1)).to(dtype)
-    return rewards, groups, domains
-
-
-def rows(rewards):
-    return [[None if np.isnan(x) else x for x in row] for row in rewards.tolist()]
 
 
 @pytest.mark.parametrize("prefix", ["grpo", "grpound", "grpond"])

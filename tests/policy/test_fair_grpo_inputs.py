@@ -12,7 +12,7 @@ from fairloss.ops.fair_grpo_setting import Options
 from fairloss.policy.prepare import check_means, prepare_batch
 from fairloss.policy.rewards import Flat
 from fairloss.policy.weights import compute_advantages
-from tests.policy.test_fair_grpo import batch
+from tests.policy.rollouts import batch
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64, torch.bool])

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairloss import FairGRPOAdvantage, fair_grpo_advantages
 from tests.oracles import policy as oracle
-from tests.policy.test_fair_grpo import batch, rows
+from tests.policy.rollouts import batch, rows
 from tests.two_processes import two_processes
 
 MODES = ["batch", "cumulative", "ema"]

@@ -12,7 +12,7 @@ from sklearn.metrics import silhouette_score
 from fairloss import FairGRPOAdvantage
 from fairloss.policy import fair_grpo_advantages
 from fairloss.policy.discovery import Discovery, choose_clusters, differ, quantile_features
-from tests.policy.test_fair_grpo import batch
+from tests.policy.rollouts import batch, draw
 from tests.policy.test_fair_grpo_state import with_unknown
 
 
@@ -187,10 +187,6 @@ def test_a_clusters_mean_is_that_of_its_rollouts():
 def test_options_of_discovery_are_checked_without_it(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         FairGRPOAdvantage(2, **options)
-
-
-def draw(seed, q=24, r=6, rate=0.6):
-    return (torch.rand(q, r, generator=torch.Generator().manual_seed(seed)) < rate).float()
 
 
 def test_the_same_ids_in_a_second_epoch():

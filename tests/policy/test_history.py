@@ -9,7 +9,7 @@ import torch
 
 from fairloss import FairGRPOAdvantage, fair_grpo_advantages, policy
 from fairloss.policy import RewardHistory
-from tests.policy.test_fair_grpo import batch, rows
+from tests.policy.rollouts import batch, draw, rows
 
 REWARDS = torch.tensor([[1.0, 0, 1, 1], [1, 1, 0, 1], [0, 0, 1, 0], [1, 0, 0, 1]])
 GROUPS = torch.tensor([0, 0, 1, 1])
@@ -37,10 +37,6 @@ def test_history_belongs_to_its_module():
     for _ in range(30):
         windowed(REWARDS, GROUPS)
     assert windowed.history.totals()[0].sum() == pytest.approx(8, rel=1e-6)  # 4 prompts a step, 1 / (1 - 0.5)
-
-
-def draw(seed, q=24, r=6, rate=0.6):
-    return (torch.rand(q, r, generator=torch.Generator().manual_seed(seed)) < rate).float()
 
 
 def test_state_does_not_grow():

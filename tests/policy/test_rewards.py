@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
 from fairloss import FairGRPOAdvantage, fair_grpo_advantages, policy
 from tests.oracles import policy as oracle
+from tests.policy.rollouts import batch, rows
 
 REWARDS = torch.tensor([[1.0, 0, 1, 1], [1, 1, 0, 1], [0, 0, 1, 0], [1, 0, 0, 1]])
 GROUPS = torch.tensor([0, 0, 1, 1])
@@ -139,19 +139,6 @@ def test_unvalidated_negative_means_stay_finite_and_keep_their_sign():
     found = fair_grpo_advantages(rewards, groups, num_groups=2, validate=False)
     assert torch.isfinite(found).all()
     assert (found.sign() == (rewards - rewards.mean(1, keepdim=True)).sign()).all()
-
-
-def batch(seed=0, q=40, r=6, num_groups=4, num_domains=3, rate=None, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(seed)
-    groups = torch.randint(0, num_groups, (q,), generator=generator)
-    domains = torch.randint(0, num_domains, (q,), generator=generator)
-    rate = (groups + 1.0) / (num_groups + 1) if rate is None else torch.full((q,), rate)
-    rewards = (torch.rand(q, r, generator=generator) < rate.unsqueeze(1)).to(dtype)
-    return rewards, groups, domains
-
-
-def rows(rewards):
-    return [[None if np.isnan(x) else x for x in row] for row in rewards.tolist()]
 
 
 @pytest.mark.parametrize("shift", ["min", 1.0])

@@ -9,13 +9,10 @@ import pytest
 import torch
 
 from fairloss import FairGRPOAdvantage, fair_grpo_advantages, policy
+from tests.policy.rollouts import draw
 
 REWARDS = torch.tensor([[1.0, 0, 1, 1], [1, 1, 0, 1], [0, 0, 1, 0], [1, 0, 0, 1]])
 GROUPS = torch.tensor([0, 0, 1, 1])
-
-
-def draw(seed, q=24, r=6, rate=0.6):
-    return (torch.rand(q, r, generator=torch.Generator().manual_seed(seed)) < rate).float()
 
 
 def test_the_domain_matters_across_domains_alone():

@@ -8,7 +8,7 @@ import torch
 
 from fairloss import FairGRPOAdvantage
 from tests.integrations.with_verl.trainers import Legacy, config, extra_info, flat_rows
-from tests.policy.test_fair_grpo import batch as random_batch
+from tests.policy.rollouts import batch as random_batch
 from tests.policy.test_fair_grpo import released
 
 pytestmark = pytest.mark.filterwarnings("default")  # verl warns that this trainer is deprecated
