@@ -132,20 +132,11 @@ class _Collected:
         self.share, self.mean = np.zeros((num_domains, width)), np.zeros((num_domains, width))
         self.own, self.domains, self.labels = own, domains, np.zeros(len(domains), dtype=np.int64)
 
-    def add(self, domain: int, fit: Any, prompts: tuple[Array, Array] | None) -> None:
-        """Shares of a fit's points, and the clusters' means: of the rollouts of ``prompts``, or of the centers.
-
-        ``prompts``: mean reward of each point's rollouts, and their number.
-        """
+    def add(self, domain: int, fit: Any, means: Array) -> None:
+        """Shares of a fit's points, and its clusters' ``means``."""
         k = fit.n_clusters
         counts = np.bincount(fit.labels_, minlength=k)
-        self.share[domain, :k] = counts / max(1, counts.sum())
-        if prompts is None:
-            self.mean[domain, :k] = fit.cluster_centers_.mean(axis=1)
-        else:
-            means, rollouts = prompts
-            total = np.bincount(fit.labels_, weights=means * rollouts, minlength=k)
-            self.mean[domain, :k] = total / np.bincount(fit.labels_, weights=rollouts, minlength=k).clip(min=1)
+        self.share[domain, :k], self.mean[domain, :k] = counts / max(1, counts.sum()), means
         mine = self.domains == domain
         if mine.any():
             self.labels[mine] = fit.predict(self.own[mine])
@@ -220,7 +211,10 @@ class Discovery(StatefulModule):
             if rule == "silhouette" and not differ(held[:, -3], held[:, -2], held[:, -1]):
                 rule = 1
             fit = choose_clusters(held[:, :-3], rule, self.seed, 4)
-            collected.add(domain, fit, (held[:, -3], held[:, -1]))
+            total, rollouts = (
+                np.bincount(fit.labels_, w, fit.n_clusters) for w in (held[:, -3] * held[:, -1], held[:, -1])
+            )
+            collected.add(domain, fit, total / rollouts.clip(min=1))
         state = torch.from_numpy(memory).to(self.features.device), torch.from_numpy(seen).to(self.seen.device)
         return collected.proposal(domains.device, state)
 
@@ -279,7 +273,10 @@ class ReleasedDiscovery(StatefulModule):
         points, places = vectors.cpu().numpy(), owners.cpu().numpy()
         collected = _Collected(self.num_domains, _MOST_CLUSTERS, own.cpu().numpy(), domains.cpu().numpy())
         for domain in np.unique(places).tolist():
-            collected.add(domain, choose_clusters(points[places == domain], "elbow", 0, "auto"), None)
+            held = points[places == domain]
+            fit = choose_clusters(held, "elbow", 0, "auto")
+            # Centers round: that of rewards 0 alone may be -2e-8, and a negative mean is refused.
+            collected.add(domain, fit, fit.cluster_centers_.mean(axis=1).clip(held.min(), held.max()))
         return collected.proposal(domains.device, (vectors, owners))
 
     def commit(self, proposal: Proposal) -> None:

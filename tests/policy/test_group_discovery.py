@@ -1,5 +1,6 @@
 """Groups that FairGRPO finds where labels are missing: features, number of clusters, weights, memory."""
 
+import itertools
 import warnings
 
 import numpy as np
@@ -145,6 +146,20 @@ def test_released_discovery_needs_equal_counts():
     with pytest.raises(ValueError, match="equally many"):
         module(torch.rand(4, 6), torch.full((4,), -1))
     assert module.history.totals()[0].sum() == 4
+
+
+def test_released_discovery_takes_every_set_of_right_and_wrong_answers():
+    # A center of k-means rounds to -2e-8 in this set and in a third of the drawn ones; no mean of 0 and 1 is negative.
+    rewards = torch.tensor([[0.0, 0], [0, 1], [1, 1], [0, 0], [0, 0]])
+    module = FairGRPOAdvantage(1, variant="released", discover_groups="kmeans")
+    expected = torch.tensor([[0.0, 0], [-2.1213, 2.1213], [0, 0], [0, 0], [0, 0]])
+    torch.testing.assert_close(module(rewards, torch.full((5,), -1)), expected, rtol=0, atol=1e-4)
+    for size, seed in itertools.product((5, 24), range(20)):
+        rewards = (torch.rand(size, 2, generator=torch.Generator().manual_seed(seed)) < 0.4).float()
+        rewards[::2] = 0
+        module = FairGRPOAdvantage(1, variant="released", discover_groups="kmeans")
+        module(rewards, torch.full((size,), -1))
+        assert min(row.mean_reward for row in module.table()) >= 0
 
 
 def cluster_arguments(**change):
