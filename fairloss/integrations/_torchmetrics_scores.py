@@ -18,6 +18,13 @@ from fairloss.metrics.rates import ratio
 __all__ = ["AUCGap", "CalibrationGap", "EquityScaledAUC"]
 
 
+def _bin_index(preds: Tensor, bins: int) -> Tensor:
+    """(N,) bin of each score, closed on the right; the reference's edges, rounded as the scores are."""
+    kind = preds.dtype if preds.is_floating_point() else torch.float64
+    edges = torch.arange(1, bins, dtype=torch.float64, device=preds.device) / bins
+    return torch.searchsorted(edges.to(kind).double(), preds.double().contiguous())
+
+
 class _Ranked(Grouped):
     """Scores of each group and label: all of them, or their histograms."""
 
@@ -48,7 +55,7 @@ class _Ranked(Grouped):
             self.auc_ids.append(groups.detach().long())
             return
         self._check_probabilities(preds, "or keep every score, bins=None")
-        place = (preds.double() * self.bins).long().clamp(0, self.bins - 1)
+        place = _bin_index(preds, self.bins)
         ids = torch.where(groups < 0, self.num_groups, groups).long()
         flat = (ids * 2 + target.long()) * self.bins + place
         counts = torch.bincount(flat, minlength=(self.num_groups + 1) * 2 * self.bins)
@@ -144,9 +151,9 @@ class CalibrationGap(Grouped):
         self._check(preds, target, groups, 2)
         self._check_probabilities(preds)
         known = groups >= 0
-        p, y, ids = preds[known].double(), target[known].double(), groups[known].long()
-        edges = torch.as_tensor(np.linspace(0, 1, self.bins + 1)[1:-1], device=p.device)  # the reference's, to the bit
-        flat = ids * self.bins + torch.searchsorted(edges, p)
+        preds = preds[known]
+        p, y, ids = preds.double(), target[known].double(), groups[known].long()
+        flat = ids * self.bins + _bin_index(preds, self.bins)
         size = self.num_groups * self.bins
         sums = torch.zeros(size, 2, dtype=torch.float64, device=p.device)
         sums.index_add_(0, flat, torch.stack([p - y, torch.ones_like(p)], dim=1))

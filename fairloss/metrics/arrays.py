@@ -27,6 +27,8 @@ __all__ = [
     "as_values",
     "as_weights",
     "cross_groups",
+    "precision_of",
+    "round_as",
 ]
 
 Floats = NDArray[np.float64]
@@ -55,6 +57,22 @@ def as_array(values: Any, name: str) -> NDArray[Any]:
     if array.dtype.kind in "US" and isinstance(values, list) and not all(isinstance(v, str) for v in values):
         return np.asarray(values, dtype=object)  # else NumPy would make a label "nan" or "None" of a missing one
     return array
+
+
+def precision_of(values: Any, array: NDArray[Any]) -> str:
+    """The floating type in which ``values``, read as ``array``, were given: ``"float32"``, ``"bfloat16"``, ..."""
+    if "bfloat16" in str(getattr(values, "dtype", "")):
+        return "bfloat16"
+    return str(array.dtype) if array.dtype.kind == "f" else "float64"
+
+
+def round_as(values: Any, precision: str) -> Floats:
+    """``values`` as a number of that precision holds them, so that what is written alike compares alike."""
+    if precision != "bfloat16":
+        return np.asarray(np.asarray(values, dtype=precision), dtype=np.float64)
+    bits = np.atleast_1d(np.asarray(values, dtype=np.float32)).view(np.uint32)
+    bits = (bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)  # to nearest, ties to even
+    return np.asarray(bits.view(np.float32), dtype=np.float64).reshape(np.shape(values))
 
 
 def as_floats(values: Any, name: str) -> Floats:

@@ -3,8 +3,9 @@
 The expected calibration error (ECE) is sum_b (n_b / n) |mean score in bin b - share of positives in bin b|, which is
 sum_b |sum over bin b of (score - label)| / n. Bins are closed on the right. FairMedFM's released code cuts each group's
 own score range (``strategy="range"``), so its gaps compare different bins; the default here uses the same equal-width
-bins on [0, 1] for every group. The formula printed in FairMedFM (appendix C.2) is no binned error at all but the mean
-of |score - label| (:func:`mean_absolute_calibration_error`).
+bins on [0, 1] for every group. Edges are rounded as the scores are: a score written 0.3 lies on the edge 0.3 in float32
+and in float64. The formula printed in FairMedFM (appendix C.2) is no binned error at all but the mean of |score - label|
+(:func:`mean_absolute_calibration_error`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from fairloss.core.checks import choice, expected
-from fairloss.metrics.arrays import Floats, Ints, as_weights
+from fairloss.metrics.arrays import Floats, Ints, as_weights, round_as
 from fairloss.metrics.predictions import Predictions, Task, as_predictions
 from fairloss.metrics.rates import ratio
 
@@ -63,8 +64,10 @@ def expected_calibration_error(
         >>> round(expected_calibration_error([0, 1, 1, 1], [0.1, 0.6, 0.6, 0.9]), 6)
         0.25
     """
-    p, o, weight = _read(y_true, y_score, sample_weight)
-    return binned_error(p, o, weight, bin_edges(p, weight, bins, strategy))
+    pred = as_predictions(y_true, y_score)
+    p, o = top_label(pred)
+    weight = as_weights(sample_weight, len(pred))
+    return binned_error(p, o, weight, bin_edges(p, weight, bins, strategy, pred.precision))
 
 
 def mean_absolute_calibration_error(y_true: Any, y_score: Any, *, sample_weight: Any = None) -> float:
@@ -203,20 +206,25 @@ def sample_errors(metric: str, p: Floats, o: Floats) -> Floats:
     return np.asarray((p - o) ** 2 if metric == "brier" else np.abs(p - o))
 
 
-def bin_edges(p: Floats, weight: Floats, bins: int | Sequence[float], strategy: Strategy) -> Floats:
-    """The inner edges of the bins; bin b holds edge_{b-1} < score <= edge_b."""
+def bin_edges(
+    p: Floats, weight: Floats, bins: int | Sequence[float], strategy: Strategy, precision: str = "float64"
+) -> Floats:
+    """The inner edges of the bins, rounded as scores of that ``precision``; bin b holds edge_{b-1} < score <= edge_b."""
     choice("strategy", strategy, get_args(Strategy))
     if not isinstance(bins, (int, np.integer)):
         edges = np.asarray(bins, dtype=np.float64)
         if edges.ndim != 1 or len(edges) < 2 or (np.diff(edges) <= 0).any():
             raise ValueError(expected("bins", "at least two increasing edges", repr(bins)))
-        return edges[1:-1]
+        return round_as(edges[1:-1], precision)
     if bins < 1:
         raise ValueError(expected("bins", "at least one bin", bins))
     if strategy == "uniform":
-        return np.linspace(0, 1, int(bins) + 1)[1:-1]
+        return round_as(np.arange(1, int(bins)) / int(bins), precision)
     if strategy == "range":
-        return np.linspace(p.min(), p.max(), int(bins) + 1)[1:-1]
+        # The decimals that the ends were written as, and edges without the last bits of the division.
+        kind = np.float32 if precision == "bfloat16" else np.dtype(precision).type
+        low, high = (float(str(kind(end))) for end in (p.min(), p.max()))
+        return round_as([float(f"{edge:.14g}") for edge in np.linspace(low, high, int(bins) + 1)[1:-1]], precision)
     order = np.argsort(p, kind="stable")
     mass = np.cumsum(weight[order])
     wanted = mass[-1] * np.arange(1, int(bins)) / int(bins)
@@ -225,14 +233,13 @@ def bin_edges(p: Floats, weight: Floats, bins: int | Sequence[float], strategy: 
     return np.asarray(p[order][np.minimum(position, len(p) - 1)])
 
 
-def uniform_index(p: Floats, bins: int) -> Ints:
+def uniform_index(p: Floats, edges: Floats) -> Ints:
     """(N,) bin of each score in [0, 1] among bins of equal width: :func:`bin_index`, by arithmetic."""
+    bins = len(edges) + 1
     index = np.minimum((p * bins).astype(np.int64), bins - 1)
     # A score at an edge belongs below it. The product of one above an edge is never rounded below it (tested at each
     # edge's neighbours), so that nothing needs to go up.
-    lower = np.linspace(0, 1, bins + 1)[:-1]
-    lower[0] = -np.inf
-    index -= p <= lower[index]
+    index -= p <= np.concatenate([[-np.inf], edges])[index]
     return index
 
 
@@ -242,13 +249,11 @@ def bin_index(p: Floats, edges: Floats) -> Ints:
 
 
 def binned_errors(
-    p: Floats, o: Floats, ids: Ints, num_groups: int, weight: Floats, bins: int | Sequence[float], strategy: Strategy
+    p: Floats, o: Floats, ids: Ints, num_groups: int, weight: Floats, edges: Floats, *, uniform: bool
 ) -> Floats:
-    """(G,) :func:`binned_error` of each group in common bins; samples with id -1 move quantiles, and no more."""
-    edges = bin_edges(p, weight, bins, strategy)
+    """(G,) :func:`binned_error` of each group in common bins."""
     size = len(edges) + 1
-    uniform = strategy == "uniform" and isinstance(bins, (int, np.integer))
-    index = uniform_index(p, size) if uniform else bin_index(p, edges)
+    index = uniform_index(p, edges) if uniform else bin_index(p, edges)
     sums = np.bincount((ids + 1) * size + index, weights=weight * (p - o), minlength=(num_groups + 1) * size)
     total = np.bincount(ids + 1, weights=weight, minlength=num_groups + 1)
     return ratio(np.abs(sums.reshape(-1, size)).sum(axis=1), total)[1:]

@@ -238,12 +238,15 @@ def class_values(
     if metric != "ece":
         return weighted_means(sample_errors(metric, p, o), ids, num_groups, weight)[:, None]
     if strategy != "range":
-        return binned_errors(p, o, ids, num_groups, weight, bins, strategy)[:, None]
+        edges = bin_edges(p, weight, bins, strategy, pred.precision)  # samples of unknown group move quantiles, too
+        uniform = strategy == "uniform" and isinstance(bins, (int, np.integer)) and len(edges) < 1 << 16
+        uniform &= pred.precision in ("float32", "float64")  # half precision may round an edge by more than a bin
+        return binned_errors(p, o, ids, num_groups, weight, edges, uniform=uniform)[:, None]
     values = np.full((num_groups, 1), np.nan)
     for g in range(num_groups):
         at = (ids == g) & (weight > 0)
         if at.any():
-            edges = bin_edges(p[at], weight[at], bins, "range")
+            edges = bin_edges(p[at], weight[at], bins, "range", pred.precision)
             values[g, 0] = binned_error(p[at], o[at], weight[at], edges)
     return values
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, Literal, get_args
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fairloss.core.checks import choice, expected, number
 from fairloss.groups.encode import number_labels
-from fairloss.metrics.arrays import Bools, Floats, Ints, as_array, as_finite
+from fairloss.metrics.arrays import Bools, Floats, Ints, as_array, as_finite, precision_of
 
 __all__ = ["Predictions", "Task", "as_predictions", "same_length"]
 
@@ -29,6 +29,7 @@ class Predictions:
         decided: (N, K) bool, the hard decisions.
         score: (N, K) float64, or None where labels alone were given.
         classes: the K classes' labels.
+        precision: the type that the scores were given in; bins are cut in it.
     """
 
     task: str
@@ -36,6 +37,7 @@ class Predictions:
     decided: Bools
     score: Floats | None
     classes: tuple[Any, ...]
+    precision: str = "float64"
 
     def __len__(self) -> int:
         return len(self.target)
@@ -50,7 +52,7 @@ class Predictions:
     def take(self, index: NDArray[Any]) -> Predictions:
         """The samples at ``index``."""
         score = None if self.score is None else self.score[index]
-        return Predictions(self.task, self.target[index], self.decided[index], score, self.classes)
+        return replace(self, target=self.target[index], decided=self.decided[index], score=score)
 
 
 def same_length(true: NDArray[Any], pred: NDArray[Any]) -> None:
@@ -76,6 +78,7 @@ def as_predictions(
     choice("task", task, get_args(Task))
     threshold = number("threshold", threshold)
     pred = _unboxed(as_array(y_pred, "y_pred"))
+    precision = precision_of(y_pred, pred)
     if pred.ndim == 0:
         raise ValueError(expected("y_pred", "one prediction per sample", "one value"))
     if pred.dtype.kind == "f" and pred.dtype.itemsize < 8:
@@ -91,7 +94,7 @@ def as_predictions(
     pred = pred[:, 0] if true.ndim == 1 and pred.ndim == 2 and pred.shape[1] == 1 else pred
     kind = _task_of(true, pred) if task == "auto" else task
     if kind == "multiclass":
-        return _multiclass(true, pred, labels)
+        return replace(_multiclass(true, pred, labels), precision=precision)
     if kind == "binary":
         if true.ndim != 1 or pred.ndim != 1:
             raise ValueError(expected("y_pred", "shape (N,) for a binary task", f"shape {pred.shape}"))
@@ -103,7 +106,7 @@ def as_predictions(
         classes = _class_names(labels, true.shape[1])
     target, score = _zero_one(true), as_finite(pred, "y_pred")
     decided = np.asarray(score > threshold if strict else score >= threshold)
-    return Predictions(kind, target, decided, score, classes)
+    return Predictions(kind, target, decided, score, classes, precision)
 
 
 def _unboxed(array: NDArray[Any]) -> NDArray[Any]:

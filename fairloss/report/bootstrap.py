@@ -136,7 +136,7 @@ class _Metrics:
         for name in scored:
             if name == "ece":
                 # Bins stay those of the data at hand: a replicate does not move them.
-                edges = bin_edges(p, weight, 10, "uniform")
+                edges = bin_edges(p, weight, 10, "uniform", pred.precision)
                 blocks[name] = (bin_index(p, edges)[:, None] == np.arange(len(edges) + 1)) * (p - o)[:, None]
             else:
                 blocks[name] = sample_errors(name, p, o)[:, None]

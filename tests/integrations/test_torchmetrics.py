@@ -88,10 +88,17 @@ def test_scores():
     close(run(ft.CalibrationGap(G, bins=7), preds, target, groups), fm.calibration_gap(target, preds, groups, bins=7))
     # Histograms tie what falls into one bin.
     for bins in (5, 1000):
-        tied = (preds.double() * bins).floor().clamp(max=bins - 1)
+        tied = ((preds.double() * 50).round() * bins / 50).ceil().clamp(min=1)  # of whole numbers: closed on the right
         close(run(ft.AUCGap(G, bins=bins), preds, target, groups), fm.auc_gap(target, tied, groups))
         found = run(ft.EquityScaledAUC(G, bins=bins), preds, target, groups)
         close(found, fm.equity_scaled_auc(target, tied, groups))
+    # Scores lie on the edges of bins: in every precision they stay on their side of them.
+    tenths = (preds * 10).round() / 10
+    for kind in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        written = torch.tensor(tenths.tolist(), dtype=torch.float64).mul(10).round().div(10).to(kind)
+        close(run(ft.CalibrationGap(G), written, target, groups), fm.calibration_gap(target, written, groups))
+        found = run(ft.AUCGap(G, bins=10), written, target, groups)
+        close(found, fm.auc_gap(target, (tenths * 10).round().clamp(min=1), groups))
     half = preds.bfloat16()
     close(run(ft.AUCGap(G), half, target, groups), fm.auc_gap(target, half, groups))
 
@@ -149,7 +156,7 @@ def test_in_a_collection():
         torch.cat(pair)
         for pair in ((torch.tensor([1.0, 0.0]), preds), (torch.tensor([1, 0]), target), (torch.tensor([0, 1]), groups))
     )
-    tied = (preds.double() * 10).floor().clamp(max=9)
+    tied = ((preds.double() * 50).round() / 5).ceil().clamp(min=1)
     expected = {
         "accuracy": fm.max_accuracy_gap(target, preds, groups),
         "odds": fm.equalized_odds_difference(target, preds, groups),

@@ -7,9 +7,14 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 
 import fairloss.metrics as fm
+from fairloss.metrics.arrays import round_as
 from fairloss.metrics.calibration import bin_index, uniform_index
+from fairloss.metrics.predictions import as_predictions
+from fairloss.report import FairnessReport
+from fairloss.report.bootstrap import _Metrics
 from tests.oracles import metrics as oracle
 
 Y, P = [1, 0, 1, 0], [0.9, 0.2, 0.4, 0.6]
@@ -58,10 +63,103 @@ def test_bins():
 
 @pytest.mark.parametrize("bins", [*range(1, 60), 100, 1000, 12_345])
 def test_bins_by_arithmetic_are_those_by_search(bins):
-    edges = np.linspace(0, 1, bins + 1)
+    edges = np.arange(bins + 1) / bins
     near = np.concatenate([edges, np.nextafter(edges, 0), np.nextafter(edges, 1).clip(max=1)])
     scores = np.concatenate([near, [0.0, -0.0, 5e-324, 1.0], np.random.default_rng(bins).random(2000)])
-    assert (uniform_index(scores, bins) == bin_index(scores, edges[1:-1])).all()
+    for precision in ("float64", "float32"):
+        rounded = round_as(edges, precision)
+        kept = (
+            scores if precision == "float64" else round_as(np.concatenate([scores, *_neighbours(rounded)]), precision)
+        )
+        assert (uniform_index(kept, rounded[1:-1]) == bin_index(kept, rounded[1:-1])).all(), precision
+
+
+def _neighbours(edges):
+    return [np.nextafter(np.float32(edges), np.float32(to)).astype(float) for to in (0, 1)]
+
+
+def ece_of_hundredths(y, hundredths, bins=10):
+    """By hand, in whole numbers: a score of k / 100 is in bin b where 100 b < bins k <= 100 (b + 1)."""
+    sums = {}
+    for label, k in zip(y, hundredths, strict=True):
+        b = max(0, -(-bins * k // 100) - 1)
+        sums[b] = sums.get(b, 0) + k - 100 * label
+    return sum(map(abs, sums.values())) / (100 * len(y))
+
+
+KINDS = {
+    "list": list,
+    "float64": lambda s: np.array(s),
+    "float32": lambda s: np.array(s, dtype=np.float32),
+    "float16": lambda s: np.array(s, dtype=np.float16),
+    "tensor": lambda s: torch.tensor(s),
+    "bfloat16": lambda s: torch.tensor(s, dtype=torch.bfloat16),
+}
+
+
+def test_a_score_on_an_edge_by_hand():
+    for kind in KINDS.values():
+        assert fm.expected_calibration_error([1, 0], kind([0.3, 0.25])) == pytest.approx(0.225, abs=2e-3)
+    assert fm.expected_calibration_error([1, 0], [0.3, 0.25]) == pytest.approx(0.225, abs=1e-15)
+
+
+@pytest.mark.parametrize("bins", [5, 10, 20, 25, 100])
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_of_two_decimals_fall_into_the_bins_of_their_decimals(kind, bins):
+    rng = np.random.default_rng(bins)
+    tolerance = {"float16": 5e-4, "bfloat16": 4e-3}.get(kind, 1e-7)
+    for _ in range(40):
+        k, y, g = rng.integers(0, 101, 100), rng.integers(0, 2, 100), rng.integers(0, 2, 100)
+        if kind == "bfloat16":
+            k = k // 10 * 10  # eight bits do not tell hundredths apart
+        score = KINDS[kind]((k / 100).tolist())
+        groups = [ece_of_hundredths(y[g == j], k[g == j].tolist(), bins) for j in (0, 1)]
+        whole = ece_of_hundredths(y, k.tolist(), bins)
+        found = fm.group_metric("ece", y, score, g, bins=bins)
+        assert [*found.values, found.overall] == pytest.approx([*groups, whole], abs=tolerance)
+        assert fm.expected_calibration_error(y, score, bins=bins) == pytest.approx(whole, abs=tolerance)
+        edges = np.arange(bins + 1) / bins
+        assert fm.expected_calibration_error(y, score, bins=edges) == pytest.approx(whole, abs=tolerance)
+        assert fm.calibration_gap(y, score, g, bins=bins) == pytest.approx(
+            abs(groups[0] - groups[1]), abs=2 * tolerance
+        )
+
+
+@pytest.mark.parametrize("strategy", ["range", "quantile"])
+def test_bins_of_the_scores_own_are_those_of_their_decimals(strategy):
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        low = int(rng.integers(0, 40))
+        k, y = rng.integers(low, low + 50, 100), rng.integers(0, 2, 100)
+        k[:2] = low, low + 50
+        double, single = (
+            fm.expected_calibration_error(y, (k / 100).astype(t), bins=5, strategy=strategy) for t in (float, "float32")
+        )
+        assert single == pytest.approx(double, abs=1e-7)
+        if strategy == "range":
+            sums = [(k[b] / 100 - y[b]).sum() for b in range_bins(k, low)]
+            assert double == pytest.approx(sum(map(abs, sums)) / 100)
+
+
+def range_bins(k, low):
+    """Masks of five bins between low and low + 50 hundredths, in whole numbers."""
+    return [(k > low + 10 * b if b else k >= low) & (k <= low + 10 * (b + 1)) for b in range(5)]
+
+
+@pytest.mark.parametrize("kind", ["float64", "float32"])
+def test_the_report_bins_as_the_function_does(kind):
+    rng = np.random.default_rng(2)
+    k, y, g = rng.integers(0, 101, 400), rng.integers(0, 2, 400), rng.integers(0, 2, 400)
+    score = (k / 100).astype(kind)
+    found = FairnessReport.from_predictions(y, score, g, metrics=["ece"], num_replicates=100)
+    by_hand = [ece_of_hundredths(y[g == j], k[g == j].tolist()) for j in (0, 1)]
+    assert [group.metrics["ece"].value for group in found["group"].groups] == pytest.approx(by_hand, abs=1e-7)
+    # Replicates are binned alike: their middle lies above the value by the noise of the bins alone.
+    pred = as_predictions(y, score)
+    drawn = _Metrics(pred, ["ece"], np.ones(400), "standard")
+    assert drawn.from_sums(drawn.columns.sum(axis=0)).tolist() == pytest.approx(
+        [ece_of_hundredths(y, k.tolist())], abs=1e-7
+    )
 
 
 @pytest.mark.parametrize("seed", range(12))
