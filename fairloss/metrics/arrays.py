@@ -69,10 +69,10 @@ def precision_of(values: Any, array: NDArray[Any]) -> str:
 def round_as(values: Any, precision: str) -> Floats:
     """``values`` as a number of that precision holds them, so that what is written alike compares alike."""
     if precision != "bfloat16":
-        return np.asarray(np.asarray(values, dtype=precision), dtype=np.float64)
-    bits = np.atleast_1d(np.asarray(values, dtype=np.float32)).view(np.uint32)
+        return np.asarray(values, dtype=precision).astype(np.float64)
+    bits = np.asarray(values, dtype=np.float32).view(np.uint32)
     bits = (bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)  # to nearest, ties to even
-    return np.asarray(bits.view(np.float32), dtype=np.float64).reshape(np.shape(values))
+    return bits.view(np.float32).astype(np.float64)
 
 
 def as_floats(values: Any, name: str) -> Floats:
