@@ -70,8 +70,9 @@ def round_as(values: Any, precision: str) -> Floats:
     """``values`` as a number of that precision holds them, so that what is written alike compares alike."""
     if precision != "bfloat16":
         return np.asarray(values, dtype=precision).astype(np.float64)
-    bits = np.asarray(values, dtype=np.float32).view(np.uint32)
-    bits = (bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)  # to nearest, ties to even
+    bits: NDArray[np.uint32] = np.array(values, dtype=np.float32).view(np.uint32)  # a copy, changed in place
+    bits += 0x7FFF + (bits >> 16 & 1)  # to nearest, ties to even
+    bits &= 0xFFFF0000
     return bits.view(np.float32).astype(np.float64)
 
 

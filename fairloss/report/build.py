@@ -164,7 +164,7 @@ def _combined(found: Replicates, level: float, trials: Floats) -> list[Gap]:
         each = (1 + level) / 2
         bounds = np.max([gap_interval(found.values[i], found.drawn[:, i], each, trials[i]) for i in pair], axis=0)
         corrected = float(np.max([corrected_gap(found.values[i], found.drawn[:, i]) for i in pair]))
-        interval = Estimate(value, float(bounds[0]), min(1.0, float(bounds[1])))
+        interval = Estimate(value, float(bounds[0]), float(np.minimum(1.0, bounds[1])))  # NaN where a gap is undefined
         corrected = float(np.minimum(np.maximum(corrected, interval.low), interval.high))
         gaps.append(Gap("equalized_odds", "equalized odds difference", interval, corrected))
     if "positive_rate" in names:

@@ -264,6 +264,21 @@ def test_scores_that_are_no_probabilities_are_warned_of():
     assert warned(np.stack([50 * s, 100 - 50 * s], axis=1), task="multiclass") == []
 
 
+def test_undefined_equalized_odds_have_no_interval():
+    """B has no positive: its TPR, and with it the larger of the two gaps, is undefined."""
+    y = [0, 1] * 50 + [0] * 100
+    report = fr.FairnessReport.from_predictions(y, y, ["A"] * 100 + ["B"] * 100, num_replicates=100)
+    found = report.to_dict()["attributes"]["group"]["gaps"]["equalized_odds"]
+    assert [found[k] for k in ("value", "low", "high", "corrected")] == [None] * 4
+    row = report.to_frame().query("metric == 'equalized_odds'")
+    assert row[["value", "low", "high"]].isna().all(axis=None)
+    # One that is defined keeps both ends.
+    y = [0, 1] * 100
+    found = fr.FairnessReport.from_predictions(y, y, ["A"] * 100 + ["B"] * 100, num_replicates=100)
+    odds = found["group"].gap("equalized_odds").estimate
+    assert 0 <= odds.low <= odds.value <= odds.high <= 1
+
+
 def test_one_area_is_not_scaled():
     y, s, g = data(200, groups=2)
     alone = fr.FairnessReport.from_predictions(y, s, ["all"] * 200, num_replicates=100)
