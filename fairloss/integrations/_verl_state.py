@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fairloss.core import checks
 from fairloss.core.checks import expected
+from fairloss.integrations._labels import Labels
 from fairloss.integrations._trainers import Cell, listed, means_by_cell, save_state
-from fairloss.integrations._verl_labels import Labels
 
 __all__ = ["ROWS", "STATE_FILE", "FairGRPOState", "Rows"]
 
@@ -102,10 +103,10 @@ class FairGRPOState:
         if not discovers and group_key is None:
             cure = "without groups, discover_groups=kmeans is needed"
             raise ValueError(expected("algorithm.fair.group_key", "where a row's group is", "null", cure))
-        self._groups = Labels("group", groups, num_groups)
-        self._domains = Labels("domain", domains, num_domains)
+        self._groups = _labels("group", groups, num_groups)
+        self._domains = _labels("domain", domains, num_domains)
         self.group_key = group_key
-        self.domain_key = domain_key if self._domains.given else None
+        self.domain_key = domain_key if self._domains.size else None
         self._discovers = discovers
         self.fair = FairGRPOAdvantage(max(1, self._groups.size), num_domains=max(1, self._domains.size), **options)
         self.metrics: dict[str, float] = {}
@@ -184,7 +185,8 @@ class FairGRPOState:
         def on_device(values: Sequence[int]) -> Tensor:
             return torch.tensor(values, dtype=torch.long, device=wide.device)
 
-        scores = wide.sum(-1)[on_device(kept)]
+        # In float64, so that rewards that are equal are so wherever their tokens stand: rounding noise is no signal.
+        scores = wide.double().sum(-1).to(wide.dtype)[on_device(kept)]
         fair = self.fair.to(wide.device)
         found = fair(scores, on_device(groups), on_device(domains), prompt_ids=on_device(prompts))
         everyone = found.new_zeros(size + 1)  # the last stays 0: rows that belong to no scored one
@@ -220,7 +222,7 @@ class FairGRPOState:
         return [labels.id(value, key) for value in values]
 
     def _name(self, domain: int, group: str) -> str:
-        return f"{self._domains.name(domain)}/{group}" if self._domains.given else group
+        return f"{self._domains.name(domain)}/{group}" if self._domains.size else group
 
     def _measure(self, scores: list[float], cells: list[Cell], prompts: list[int]) -> None:
         """Each group's mean reward and weight in the batch, and the prompts seen so far."""
@@ -273,6 +275,15 @@ class FairGRPOState:
         labels = {"groups": self._groups.described(), "domains": self._domains.described()}
         discovery = "none" if self.fair.discovery is None else type(self.fair.discovery).__name__
         return {**labels, "history": self.fair.history.mode, "discovery": discovery}
+
+
+def _labels(what: str, labels: Sequence[Any] | None, number: int | None) -> Labels:
+    option = f"algorithm.fair.{what}s"
+    if labels is not None and number is not None:
+        raise ValueError(expected(option, f"one of {what}s and num_{what}s", "both"))
+    if number is not None:
+        checks.integer(f"algorithm.fair.num_{what}s", number, minimum=1)
+    return Labels(what, labels, number, option)
 
 
 def _scored_rows(size: int, rows: Rows) -> tuple[list[int], list[int]]:

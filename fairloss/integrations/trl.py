@@ -1,17 +1,18 @@
-"""FairGRPO inside TRL: a mixin for ``GRPOTrainer`` that multiplies TRL's advantages by each prompt's fair weight.
+"""FairGRPO inside TRL: a mixin for ``GRPOTrainer`` that multiplies advantages by each prompt's fair weight.
 
 TRL offers no hook for advantages, and a reward function cannot do it: a factor on a prompt's rewards cancels when they are
 standardized, and a reward function sees its own process alone. The mixin therefore wraps two methods of the trainer and
 copies none of their code: ``_calculate_rewards``, for rewards, groups and domains of all processes, and
-``_generate_and_score_completions``, whose ``"advantages"`` it reweighs. Whatever TRL computes before (``scale_rewards``,
-several reward functions and their weights, either aggregation) and after (every ``loss_type``, Liger's fused loss in the
-versions that have it) stays TRL's. Tried with TRL 1.16; another version whose methods do not fit is refused.
+``_generate_and_score_completions``, whose ``"advantages"`` it replaces. They are computed from the rewards as TRL's options
+say (``scale_rewards``, several reward functions and their weights, either aggregation), and not from TRL's advantages: those
+of equal rewards are rounding noise, 6e-4 at .1, which a division by the batch's deviation makes full-size. What comes after
+(every ``loss_type``, Liger's fused loss in the versions that have it) stays TRL's. Tried with TRL 1.16; another version whose
+methods do not fit is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -20,7 +21,10 @@ from torch import Tensor
 
 from fairloss.core.checks import expected
 from fairloss.integrations import _trainers
-from fairloss.integrations._trainers import Cell, id_name, listed
+from fairloss.integrations._labels import Labels
+from fairloss.integrations._trainers import Cell, listed
+from fairloss.policy.rewards import Rows, centered
+from fairloss.policy.weights import score_prompts
 
 if TYPE_CHECKING:
     from fairloss.policy import FairGRPOAdvantage, GroupDROAdvantage
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["FairGRPOMixin", "FairGRPOTrainer"]
 
 STATE_FILE = "fair_grpo.safetensors"
+_EPS = 1e-4  # TRL's, beside every standard deviation
 
 # What the mixin relies on: each method's parameters, the first ones of which must be these.
 _METHODS = {
@@ -44,6 +49,7 @@ class _Scored(NamedTuple):
     """Rewards and ids of one generation batch, of all processes, one row a completion."""
 
     rewards: Tensor
+    """(B, F), of each reward function; NaN where it gave none."""
     ids: list[Tensor]
     """Groups, and domains where there is a column of them."""
 
@@ -57,19 +63,22 @@ class FairGRPOMixin:
         *args: the trainer's.
         fair: a :class:`fairloss.FairGRPOAdvantage` or :class:`fairloss.policy.GroupDROAdvantage`, without process group:
             the mixin gathers rewards and ids itself, so that its state is the same on all processes.
-        group_column: column of the data sets with each prompt's group, an integer; -1 or None = unknown.
-        domain_column: column with each prompt's domain; None for one domain.
-        group_names: names of the groups in the logs.
-        domain_names: names of the domains in the logs.
+        group_column: column of the data sets with each prompt's group: one of ``group_names``, or an id from 0; None, NaN,
+            ``""`` and -1 = unknown.
+        domain_column: column with each prompt's domain, likewise; None for one domain.
+        group_names: what the groups of ids 0, 1, ... are called in the column and in the logs.
+        domain_names: what the domains are called there.
         **kwargs: the trainer's.
 
     Raises:
         ImportError: TRL's trainer is not one that the mixin fits.
-        ValueError: a data set lacks a column, or ``remove_unused_columns`` would drop it.
+        ValueError: a data set lacks a column, or ``remove_unused_columns`` would drop it; the names are not one for each
+            group or domain; in training, a group or domain that is not among them.
 
     Note:
-        The weight is the same for all completions of a prompt; the batch is then divided by its standard deviation over all
-        processes where ``fair.batch_normalize`` (``fair.options`` for FairGRPO) says so. The history advances once a
+        The weight is the same for all completions of a prompt, and equal rewards have advantage 0. The batch is then divided
+        by its standard deviation over all processes where ``fair.batch_normalize`` (``fair.options`` for FairGRPO) says so,
+        unless ``scale_rewards="none"`` asks for advantages that are not scaled. The history advances once a
         generation batch, whatever the gradient accumulation and ``num_iterations``, in training and not in evaluation; it is
         saved with every checkpoint (``fair_grpo.safetensors``) and restored on resuming. The log holds each group's mean
         reward and weight in the batch, ``fair/reward/...`` and ``fair/weight/...``, and the reweighted advantages.
@@ -93,7 +102,13 @@ class FairGRPOMixin:
         if fair.process_group is not None:
             cure = "the trainer gathers rewards and groups itself"
             raise ValueError(expected("fair", "a module without process_group", fair.process_group, cure))
-        self._fair_columns = tuple(c for c in (group_column, domain_column) if c is not None)
+        labels = [(group_column, Labels("group", group_names, fair.num_groups, "group_names"))]
+        if domain_column is not None:
+            # GroupDRO has no domains and takes any.
+            number = getattr(fair, "num_domains", len(domain_names or ()) or 2**31)
+            labels.append((domain_column, Labels("domain", domain_names, number, "domain_names")))
+        self._fair_labels = labels
+        self._fair_columns = tuple(column for column, _ in labels)
         bound = _trainers.arguments_of(base, args, kwargs)
         cure = "name the columns with group_column and domain_column"
         for name in ("train_dataset", "eval_dataset"):
@@ -104,7 +119,6 @@ class FairGRPOMixin:
         base.__init__(*args, **kwargs)
         this: Any = self
         self.fair = fair.to(this.accelerator.device)
-        self._fair_names = group_names, domain_names
         self._fair_scored: _Scored | None = None
 
     def _calculate_rewards(
@@ -113,7 +127,7 @@ class FairGRPOMixin:
         base: Any = super()
         trainer: Any = self
         # Checked before anything is gathered: a process that stops here would leave the others waiting.
-        ids = [_ids(inputs, column) for column in self._fair_columns]
+        ids = [_ids(inputs, column, labels) for column, labels in self._fair_labels]
         rewards: Tensor = base._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         gathered = [trainer.accelerator.gather(torch.tensor(i, device=rewards.device)) for i in ids]
         if rewards.ndim != 2 or any(len(g) != len(rewards) for g in gathered):
@@ -121,10 +135,7 @@ class FairGRPOMixin:
                 f"FairGRPOMixin: rewards of shape {tuple(rewards.shape)} from TRL for {len(gathered[0])} completions; "
                 f"{_versions()}"
             )
-        weights = trainer.reward_weights.to(rewards.device)
-        total = (rewards * weights).nansum(1)
-        total[torch.isnan(rewards).all(1)] = torch.nan
-        self._fair_scored = _Scored(total, gathered)
+        self._fair_scored = _Scored(rewards, gathered)
         return rewards
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -137,19 +148,19 @@ class FairGRPOMixin:
             raise RuntimeError(f"FairGRPOMixin: this trainer scores completions in another way; {_versions()}")
         training = bool(trainer.model.training)
         size = trainer.num_generations if training else trainer.num_generations_eval
-        rewards, ids = scored.rewards.view(-1, size), [i.view(-1, size) for i in scored.ids]
+        by_function, ids = scored.rewards.unflatten(0, (-1, size)), [i.view(-1, size) for i in scored.ids]
         if not all(bool((i == i[:, :1]).all()) for i in ids):
             raise RuntimeError(f"FairGRPOMixin: the completions of a prompt do not stand together; {_versions()}")
+        by_function = by_function * trainer.reward_weights.to(by_function.device)
+        rewards = torch.where(by_function.isnan().all(2), torch.nan, by_function.nansum(2))
         prompts = [i[:, 0] for i in ids]
         self.fair.train(training)
         weights = self.fair.prompt_weights(rewards, *prompts)
-        everyone = trainer.accelerator.gather(own)
-        advantages = everyone * weights.to(everyone.dtype).repeat_interleave(size)
-        if getattr(self.fair, "options", self.fair).batch_normalize:
+        scores = self._fair_scores(scored.rewards.unflatten(0, (-1, size)), rewards)
+        advantages = (scores * weights.unsqueeze(1)).flatten().to(own.dtype)
+        if getattr(self.fair, "options", self.fair).batch_normalize and trainer.scale_rewards != "none":
             # Unscorable completions have advantage 0 and are no part of the batch.
-            kept = advantages[~torch.isnan(scored.rewards)].double()
-            std = kept.std() if len(kept) > 1 else kept.new_zeros(())
-            advantages = advantages / (std + 1e-6).to(advantages.dtype)
+            advantages = advantages / (_std(advantages[~rewards.flatten().isnan()]) + 1e-6)
         start = trainer.accelerator.process_index * len(own)
         output["advantages"] = advantages[start : start + len(own)].clone()
         places = [0] * len(rewards) if len(prompts) == 1 else prompts[1].tolist()
@@ -157,15 +168,27 @@ class FairGRPOMixin:
         self._log_fair("train" if training else "eval", cells, rewards.nanmean(1), weights, advantages)
         return output
 
+    def _fair_scores(self, by_function: Tensor, rewards: Tensor) -> Tensor:
+        """What TRL's options make of (Q, R, F) rewards and of (Q, R), their sum; exactly 0 where a prompt's are equal."""
+        trainer: Any = self
+        if trainer.multi_objective_aggregation == "normalize_then_sum":
+            each = by_function.movedim(2, 0).flatten(0, 1)  # (F * Q, R)
+            each = score_prompts(each, Rows(len(each)), _EPS).scores.unflatten(0, (by_function.shape[2], -1))
+            scores: Tensor = (each * trainer.reward_weights.to(each.device).view(-1, 1, 1)).sum(0)
+            return scores / (_std(scores[~rewards.isnan()]) + _EPS)
+        scored = score_prompts(rewards, Rows(len(rewards)), _EPS)
+        if trainer.scale_rewards == "group":
+            return scored.scores
+        scores = torch.where(scored.informative.unsqueeze(1), centered(rewards, Rows(len(rewards)))[0], 0.0)
+        return scores if trainer.scale_rewards == "none" else scores / (_std(rewards[~rewards.isnan()]) + _EPS)
+
     def _log_fair(self, mode: str, cells: list[Cell], rewards: Tensor, weights: Tensor, advantages: Tensor) -> None:
         """Each group's mean reward and weight, and the advantages as they are used."""
         trainer: Any = self
-        group_names, domain_names = self._fair_names
+        names = [labels.name for _, labels in self._fair_labels]
         for what, values in (("reward", rewards), ("weight", weights)):
             for (domain, group), mean in _trainers.means_by_cell(cells, values.tolist()).items():
-                name = id_name("group", group, group_names)
-                if len(self._fair_columns) > 1:
-                    name = f"{id_name('domain', domain, domain_names)}/{name}"
+                name = names[0](group) if len(names) == 1 else f"{names[1](domain)}/{names[0](group)}"
                 trainer._metrics[mode][f"fair/{what}/{name}"].append(mean)
         logged = trainer._logs["advantages"]
         for _ in range(min(len(logged), len(advantages))):
@@ -191,20 +214,18 @@ def _versions() -> str:
     return _trainers.versions("trl", "FairGRPOMixin", "1.16")
 
 
-def _ids(inputs: list[dict[str, Any]], column: str) -> list[int]:
-    """The ids of one column, None read as -1."""
-    ids = []
+def _std(values: Tensor) -> Tensor:
+    """Standard deviation, 0 of fewer than two."""
+    return values.double().std().to(values.dtype) if len(values) > 1 else values.new_zeros(())
+
+
+def _ids(inputs: list[dict[str, Any]], column: str, labels: Labels) -> list[int]:
+    """The ids of one column."""
     for row in inputs:
         if column not in row:
             cure = "does the data set have it, and is remove_unused_columns False?"
             raise ValueError(expected("inputs", f"rows with a column {column!r}", listed(row), cure))
-        value = row[column]
-        value = value.item() if hasattr(value, "item") else value
-        if value is not None and not isinstance(value, Integral):
-            cure = "fairloss.encode_groups makes ids of names"
-            raise TypeError(expected(f"column {column!r}", "integer ids, -1 or None for unknown", repr(value), cure))
-        ids.append(-1 if value is None else int(value))
-    return ids
+    return [labels.id(row[column], f"column {column!r}") for row in inputs]
 
 
 def __getattr__(name: str) -> Any:

@@ -44,6 +44,16 @@ def test_token_rewards_are_summed_and_advantages_masked(dtype):
     torch.testing.assert_close(found, torch.tensor([[s, 0, s], [0, -s, -s]], dtype=found.dtype), rtol=1e-5, atol=1e-6)
 
 
+def test_equal_rewards_have_advantage_0_wherever_their_tokens_stand():
+    # In float32 .1 + .7 + .9 depends on the order of the three.
+    rewards = torch.tensor([[0.1, 0.7, 0.9], [0.9, 0.7, 0.1], [0.7, 0.9, 0.1], [0.9, 0.1, 0.7]]).repeat(2, 1)
+    assert len(rewards[:, 0].add(rewards[:, 1]).add(rewards[:, 2]).unique()) > 1
+    state = FairGRPOState(groups=["f"])
+    with state.rows({"extra_info": [{"demo_group": "f"}] * 8}):
+        found = state.advantages(rewards, torch.ones(8, 3), ["a", "b"] * 4)
+    assert torch.equal(found, torch.zeros(8, 3))
+
+
 def test_padding_and_earlier_outputs_of_a_rollout_count_for_nothing():
     plain, state = FairGRPOState(groups=["f", "m"]), FairGRPOState(groups=["f", "m"])
     groups = ["m", "f", "m", "f", "f", "f"]

@@ -1,4 +1,4 @@
-"""Labels in the data of a verl run, and the ids that FairGRPO takes."""
+"""Labels in the data of a run, and the ids that FairGRPO takes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from fairloss.core import checks
 from fairloss.core.checks import expected
 from fairloss.integrations._trainers import id_name
 
@@ -18,25 +17,26 @@ class Labels:
 
     Args:
         what: "group" or "domain".
-        labels: the known ones; or
-        number: how many there are, where the data has ids. Neither: there are none.
+        labels: the known ones, or None.
+        number: how many there are, where the data may have ids in place of labels (that are no integers themselves), or
+            None. Neither: there are none.
+        option: what the labels are called where the user lists them.
     """
 
-    def __init__(self, what: str, labels: Sequence[Any] | None, number: int | None) -> None:
-        name = f"algorithm.fair.{what}s"
-        if labels is not None and number is not None:
-            raise ValueError(expected(name, f"one of {what}s and num_{what}s", "both"))
+    def __init__(self, what: str, labels: Sequence[Any] | None, number: int | None, option: str) -> None:
         if labels is not None and (isinstance(labels, str) or not isinstance(labels, Sequence)):
-            raise TypeError(expected(name, "a list of labels", repr(labels)))
-        if number is not None:
-            checks.integer(f"algorithm.fair.num_{what}s", number, minimum=1)
-        self.what, self.given = what, labels is not None or number is not None
+            raise TypeError(expected(option, "a list of labels", repr(labels)))
+        self.what, self.option, self.number = what, option, number
         self.labels = None if labels is None else [_plain(label) for label in labels]
         if self.labels is not None and (not self.labels or any(map(_is_unknown, self.labels))):
-            raise ValueError(expected(name, "known labels, not '', null or -1", repr(labels)))
+            raise ValueError(expected(option, "known labels, not '', null or -1", repr(labels)))
+        if self.labels is not None and number is not None and len(self.labels) != number:
+            raise ValueError(expected(option, f"one label for each of {number} {what}s", repr(labels)))
         self._id = {_key(label): i for i, label in enumerate(self.labels or [])}
         if self.labels is not None and len(self._id) != len(self.labels):
-            raise ValueError(expected(name, "each label once", repr(labels)))
+            raise ValueError(expected(option, "each label once", repr(labels)))
+        if any(type(label) is int for label in self.labels or []):
+            self.number = None
         self.size = len(self.labels) if self.labels is not None else number or 0
 
     def id(self, value: Any, key: str) -> int:
@@ -44,14 +44,15 @@ class Labels:
         value = _plain(value)
         if _is_unknown(value):
             return -1
-        if self.labels is not None and _hashable(value) and _key(value) in self._id:
+        if _hashable(value) and _key(value) in self._id:
             return self._id[_key(value)]
-        if self.labels is None and type(value) is int and 0 <= value < self.size:
+        if self.number is not None and type(value) is int and 0 <= value < self.number:
             return value
-        known = f"ids 0 .. {self.size - 1}" if self.labels is None else ", ".join(map(repr, self.labels))
-        cure = f"add it to algorithm.fair.{self.what}s, or write None, '' or -1 for unknown"
-        wanted = f"one of the {self.what}s of algorithm.fair, {known if self.given else 'none'}"
-        raise ValueError(expected(key, wanted, repr(value), cure))
+        known = [", ".join(map(repr, self.labels or [])), f"ids 0 .. {self.number - 1}" if self.number else ""]
+        cure = f"add it to {self.option}, or write None, '' or -1 for unknown"
+        raise ValueError(
+            expected(key, f"one of {' or '.join(filter(None, known)) or f'no {self.what}s'}", repr(value), cure)
+        )
 
     def name(self, id_: int) -> str:
         """Its name in the logs."""
