@@ -36,7 +36,10 @@ def page_of(loss: Loss) -> str:
 
 def title_of(page: str) -> str:
     """The heading of a method's page."""
-    return (ROOT / "docs" / "methods" / page).read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+    path = ROOT / "docs" / "methods" / page
+    if not path.exists():
+        raise SystemExit(f"docs/methods/{page}: expected the method's page; docs/adding-a-loss.md says what is on it")
+    return path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
 
 
 def source(paper: Paper, place: str) -> str:
@@ -57,7 +60,7 @@ def origins() -> str:
         (
             (
                 f"`{loss.name}`",
-                "; ".join(source(*one) for one in loss.sources),
+                "; ".join(source(*one) for one in loss.sources) or "none",
                 f"`{loss.module.removeprefix('fairloss.').replace('.', '/')}.py`",
                 loss.differs,
             )
@@ -182,8 +185,7 @@ def rendered(path: str) -> str:
 
 def main() -> None:
     """Write every target that has changed."""
-    for path in TABLES:
-        text = rendered(path)
+    for path, text in [(path, rendered(path)) for path in TABLES]:  # all are made before one is written
         if text != (ROOT / path).read_text(encoding="utf-8"):
             (ROOT / path).write_text(text, encoding="utf-8")
             print(f"{path}: written")

@@ -36,6 +36,7 @@ class Loss(NamedTuple):
         attributes: whether ``num_groups`` may be a tuple.
         memory: which past samples it takes, and what for.
         variants: ``"default"``, ``"paper"``, ``"released"``; None: it has no ``variant``.
+        compared: whether it has an arm in the comparison of classifiers, ``benchmarks/fairness_methods.py``.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Loss(NamedTuple):
     attributes: str = "no"
     memory: str = "no"
     variants: tuple[str, str, str] | None = None
+    compared: str = "yes"
 
 
 ADVERSARIAL = Paper("Zhang et al.", 2018, "https://arxiv.org/abs/1801.07593")
@@ -142,6 +144,7 @@ LOSSES = (
             "none",
             "FairSeg's code: tanh scale on the probabilities, smallest for the worst group",
         ),
+        compared="no, segmentation",
     ),
     Loss(
         name="FairDistillationLoss",
@@ -298,6 +301,7 @@ LOSSES = (
             "section 3.3: sum over pairs; other true concepts stay negatives",
             "none",
         ),
+        compared="no, captions without groups",
     ),
     Loss(
         name="AdversarialGroupLoss",
@@ -334,6 +338,7 @@ LOSSES = (
             "eq 2: 1 / max(T_d T_dg, ε), no cap",
             "the authors' code: clamps T_d alone, no cap, clusters raw reward vectors",
         ),
+        compared="no, reinforcement",
     ),
 )
 """In the order of the tables."""
