@@ -117,21 +117,22 @@ class _Counted(Grouped):
             return ratio(counts[:, :, 0].sum(axis=1), counts[:, 0].sum(axis=1))[:, None]
         return rates(metric, counts, convention=self.convention)
 
-    def _gap(self, metric: str, statistic: Literal["gap", "ratio"] = "gap") -> float:
-        values = self._values(metric)
-        return gap_over_groups(values, statistic, over_classes=self.over_classes, convention=self.convention)
-
     def _tensor(self, value: Any) -> Tensor:
         return torch.as_tensor(value, dtype=torch.float64, device=self.device).float()
 
 
 class _RateGap(_Counted):
-    _metric: str
+    _rates: tuple[str, ...]
     _statistic: Literal["gap", "ratio"] = "gap"
+    agg: Literal["worst_case", "mean"] = "worst_case"
 
     def compute(self) -> Tensor:
         """The gap over all samples seen, a scalar; NaN where fewer than two groups have a value."""
-        return self._tensor(self._gap(self._metric, self._statistic))
+        values = [self._values(rate) for rate in self._rates]
+        found = gap_over_groups(
+            values, self._statistic, agg=self.agg, over_classes=self.over_classes, convention=self.convention
+        )
+        return self._tensor(found)
 
 
 class MaxAccuracyGap(_RateGap):
@@ -155,52 +156,50 @@ class MaxAccuracyGap(_RateGap):
         tensor(0.5000)
     """
 
-    _metric = "accuracy"
+    _rates = ("accuracy",)
 
 
 class DemographicParityDifference(_RateGap):
     """Gap of positive rates. Arguments as :class:`MaxAccuracyGap`."""
 
-    _metric = "positive_rate"
+    _rates = ("positive_rate",)
 
 
 class DemographicParityRatio(_RateGap):
     """Smallest over largest positive rate; 1 means equal rates. Arguments as :class:`MaxAccuracyGap`."""
 
     higher_is_better = True
-    _metric = "positive_rate"
+    _rates = ("positive_rate",)
     _statistic = "ratio"
 
 
 class EqualOpportunityDifference(_RateGap):
     """Gap of true-positive rates. Arguments as :class:`MaxAccuracyGap`."""
 
-    _metric = "tpr"
+    _rates = ("tpr",)
 
 
 class FalsePositiveRateDifference(_RateGap):
     """Gap of false-positive rates. Arguments as :class:`MaxAccuracyGap`."""
 
-    _metric = "fpr"
+    _rates = ("fpr",)
 
 
 class PredictiveParityDifference(_RateGap):
     """Gap of false-discovery rates. Arguments as :class:`MaxAccuracyGap`."""
 
-    _metric = "fdr"
+    _rates = ("fdr",)
 
 
-class EqualizedOddsDifference(_Counted):
-    """The larger of the gaps in TPR and FPR (``agg="mean"``: their mean). Other arguments as :class:`MaxAccuracyGap`."""
+class EqualizedOddsDifference(_RateGap):
+    """The larger of the gaps in TPR and FPR (``agg="mean"``: their mean), NaN where one is. See :class:`MaxAccuracyGap`."""
+
+    _rates = ("tpr", "fpr")
 
     def __init__(self, num_groups: int, *, agg: Literal["worst_case", "mean"] = "worst_case", **kwargs: Any) -> None:
         super().__init__(num_groups, **kwargs)
-        self.agg = choice("agg", agg, ("worst_case", "mean"))
-
-    def compute(self) -> Tensor:
-        """The difference over all samples seen; NaN where one of the two gaps is undefined."""
-        gaps = [self._gap(rate) for rate in ("tpr", "fpr")]
-        return self._tensor(np.max(gaps) if self.agg == "worst_case" else np.mean(gaps))
+        choice("agg", agg, ("worst_case", "mean"))
+        self.agg = agg
 
 
 class GroupValues(_Counted):

@@ -27,6 +27,7 @@ __all__ = [
     "demographic_parity_difference",
     "demographic_parity_ratio",
     "equal_opportunity_difference",
+    "equal_opportunity_ratio",
     "equalized_odds_difference",
     "equalized_odds_ratio",
     "false_positive_rate_difference",
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 OverClasses = Literal["mean_gap", "max_gap", "gap_of_mean"]
+Agg = Literal["worst_case", "mean", "score"]
 Statistic = Literal["gap", "ratio"]
 _Gap = TypeVar("_Gap", bound=Callable[..., float])
 
@@ -49,8 +51,10 @@ class GapOptions(TypedDict, total=False):
         strict: ... or where ``score > threshold``.
         task: ``"auto"``, ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
         labels: the classes, in the order of the columns of scores.
-        over_classes: with several classes, the ``"mean_gap"`` or ``"max_gap"`` of the classes' gaps, or the
-            ``"gap_of_mean"`` rate; by default the first, and the last with ``convention="fairgrpo"``.
+        over_classes: with several classes, the ``"mean_gap"`` (the mean over classes of each class's value, which of
+            equalized odds is that of its two gaps), the ``"max_gap"`` (the class of the largest gap or smallest
+            ratio), or the ``"gap_of_mean"`` (rates are averaged over classes first); by default the first, and the
+            last with ``convention="fairgrpo"``.
         convention: ``"standard"`` or ``"fairgrpo"`` (see :mod:`fairloss.metrics.rates`).
         undefined: ``"omit"`` leaves undefined values out with one warning; ``"raise"`` raises.
     """
@@ -87,17 +91,29 @@ class NamedGap(Protocol):
 
 
 def gap_over_groups(
-    values: Floats, statistic: Statistic = "gap", *, over_classes: OverClasses | None, convention: Convention
+    values: Sequence[Floats],
+    statistic: Statistic = "gap",
+    *,
+    agg: Agg = "worst_case",
+    over_classes: OverClasses | None,
+    convention: Convention,
 ) -> float:
-    """Gap (max - min) or ratio (min / max) over groups of (G, K) values, reduced over classes."""
+    """Gap (max - min) or ratio (min / max) over groups of the (G, K) values of each rate, joined by ``agg``, then over classes.
+
+    A class for which one of the rates has no gap has no value, and is left out.
+    """
     how = over_classes or ("gap_of_mean" if convention == "fairgrpo" else "mean_gap")
     choice("over_classes", how, get_args(OverClasses))
     if how == "gap_of_mean":
-        values = mean_over_classes(values)[:, None]
-    each = np.array([_gap_of_class(column[~np.isnan(column)], statistic) for column in values.T])
-    if how != "max_gap" or np.isnan(each).all():
-        return float(mean_over_classes(each))
-    return float(np.nanmax(each) if statistic == "gap" else np.nanmin(each))
+        values = [mean_over_classes(v)[:, None] for v in values]
+    each = np.array([[_gap_of_class(column[~np.isnan(column)], statistic) for column in v.T] for v in values])
+    if agg == "worst_case":
+        joined = each.max(axis=0) if statistic == "gap" else each.min(axis=0)
+    else:
+        joined = each.mean(axis=0) if agg == "mean" else 1 - each.mean(axis=0)
+    if how != "max_gap" or np.isnan(joined).all():
+        return float(mean_over_classes(joined))
+    return float(np.nanmax(joined) if statistic == "gap" and agg != "score" else np.nanmin(joined))
 
 
 def _gap_of_class(v: Floats, statistic: Statistic) -> float:
@@ -108,10 +124,16 @@ def _gap_of_class(v: Floats, statistic: Statistic) -> float:
     return float(v.min() / v.max()) if v.max() > 0 else float("nan")
 
 
-def _gaps(
-    rates: tuple[str, ...], statistic: Statistic, y_true: Any, y_pred: Any, groups: Any, options: GapOptions
-) -> list[float]:
-    """The gap of each rate, after one warning for each that is undefined somewhere; called by the public functions alone."""
+def _gap_of(
+    rates: tuple[str, ...],
+    statistic: Statistic,
+    y_true: Any,
+    y_pred: Any,
+    groups: Any,
+    options: GapOptions,
+    agg: Agg = "worst_case",
+) -> float:
+    """The gap of the rates, after one warning for each that is undefined somewhere; called by the public functions alone."""
     unknown = set(options) - set(_DEFAULTS)
     if unknown:
         raise TypeError(expected(min(unknown), f"an option among {', '.join(_DEFAULTS)}", "another"))
@@ -134,8 +156,8 @@ def _gaps(
         # FairGRPO's convention drops absent classes on purpose: only a group without any class has no value.
         whole = np.all if o["convention"] == "fairgrpo" else np.any
         report_undefined(rate, encoding, np.asarray(whole(np.isnan(values), axis=1)), o["undefined"], depth=4)
-        found.append(gap_over_groups(values, statistic, over_classes=o["over_classes"], convention=o["convention"]))
-    return found
+        found.append(values)
+    return gap_over_groups(found, statistic, agg=agg, over_classes=o["over_classes"], convention=o["convention"])
 
 
 def _show_options(function: _Gap) -> _Gap:
@@ -159,8 +181,7 @@ def _named_gap(name: str, rates: tuple[str, ...], meaning: str, *, example: str,
     statistic: Statistic = "ratio" if name.endswith("_ratio") else "gap"
 
     def gap(y_true: Any, y_pred: Any, groups: Any, **options: Unpack[GapOptions]) -> float:
-        found = _gaps(rates, statistic, y_true, y_pred, groups, options)
-        return float(np.max(found) if statistic == "gap" else np.min(found))
+        return _gap_of(rates, statistic, y_true, y_pred, groups, options)
 
     labels = "(N,) labels 0 and 1, (N,) classes, or (N, L) of 0 and 1"
     if rates == ("positive_rate",):
@@ -214,6 +235,13 @@ equal_opportunity_difference = _named_gap(
     example='[1, 1, 1, 1], [1, 1, 0, 1], ["F", "F", "M", "M"]',
     source=_HARDT,
 )
+equal_opportunity_ratio = _named_gap(
+    "equal_opportunity_ratio",
+    ("tpr",),
+    "min_g TPR_g / max_g TPR_g; 1 means that positives are found alike in all groups.",
+    example='[1, 1, 1, 1], [1, 1, 0, 1], ["F", "F", "M", "M"]',
+    source=_HARDT,
+)
 false_positive_rate_difference = _named_gap(
     "false_positive_rate_difference",
     ("fpr",),
@@ -242,13 +270,6 @@ demographic_parity_ratio = _named_gap(
     example='None, [1, 1, 0, 1], ["F", "F", "M", "M"]',
     source="Feldman et al., *Certifying and Removing Disparate Impact*, 2015 (the four-fifths rule).",
 )
-equalized_odds_ratio = _named_gap(
-    "equalized_odds_ratio",
-    ("tpr", "fpr"),
-    "The smaller of the ratios min_g / max_g of TPR and of FPR, NaN where one is; 1 means equal error rates.",
-    example='[1, 1, 1, 1, 0, 0], [1, 1, 0, 1, 1, 1], ["F", "F", "M", "M", "F", "M"]',
-    source=_HARDT,
-)
 
 
 @_show_options
@@ -257,7 +278,7 @@ def equalized_odds_difference(
     y_pred: Any,
     groups: Any,
     *,
-    agg: Literal["worst_case", "mean", "score"] = "worst_case",
+    agg: Agg = "worst_case",
     **options: Unpack[GapOptions],
 ) -> float:
     """The larger, or the mean, of the gaps in TPR and in FPR; 0 means equal error rates in all groups.
@@ -274,7 +295,8 @@ def equalized_odds_difference(
         options: :class:`GapOptions`, by keyword.
 
     Returns:
-        A fraction; NaN where one of the two gaps is undefined (half of equalized odds can look fair).
+        A fraction; NaN where one of the two gaps is undefined (half of equalized odds can look fair). A class of several
+        for which one is undefined is left out.
 
     Raises:
         ValueError: as :func:`max_accuracy_gap`.
@@ -286,9 +308,41 @@ def equalized_odds_difference(
         >>> equalized_odds_difference(y, p, g), equalized_odds_difference(y, p, g, agg="score")
         (0.5, 0.75)
     """
-    choice("agg", agg, ("worst_case", "mean", "score"))
-    gaps = _gaps(("tpr", "fpr"), "gap", y_true, y_pred, groups, options)
-    if agg == "worst_case":
-        return float(np.max(gaps))
-    mean = float(np.mean(gaps))
-    return mean if agg == "mean" else 1 - mean
+    choice("agg", agg, get_args(Agg))
+    return _gap_of(("tpr", "fpr"), "gap", y_true, y_pred, groups, options, agg)
+
+
+@_show_options
+def equalized_odds_ratio(
+    y_true: Any,
+    y_pred: Any,
+    groups: Any,
+    *,
+    agg: Literal["worst_case", "mean"] = "worst_case",
+    **options: Unpack[GapOptions],
+) -> float:
+    """The smaller, or the mean, of the ratios min_g / max_g of TPR and of FPR; 1 means equal error rates in all groups.
+
+    Args:
+        y_true: as in :func:`max_accuracy_gap`.
+        y_pred: as there.
+        groups: as there.
+        agg: ``"worst_case"`` min(TPR ratio, FPR ratio); ``"mean"`` of the two.
+        options: :class:`GapOptions`, by keyword.
+
+    Returns:
+        A ratio in [0, 1]; NaN where one of the two ratios is undefined. A class of several for which one is undefined is
+        left out.
+
+    Raises:
+        ValueError: as :func:`max_accuracy_gap`.
+
+    Reference: Hardt, Price and Srebro, *Equality of Opportunity in Supervised Learning*, 2016.
+
+    Example:
+        >>> y, p, g = [1, 1, 1, 1, 0, 0], [1, 1, 0, 1, 1, 1], ["F", "F", "M", "M", "F", "M"]
+        >>> equalized_odds_ratio(y, p, g), equalized_odds_ratio(y, p, g, agg="mean")
+        (0.5, 0.75)
+    """
+    choice("agg", agg, ("worst_case", "mean"))
+    return _gap_of(("tpr", "fpr"), "ratio", y_true, y_pred, groups, options, agg)

@@ -30,6 +30,7 @@ RATES = {
     "demographic_parity_difference": lambda a: gap_of(by_group(a, rate_of("positive_rate"))),
     "demographic_parity_ratio": lambda a: ratio_of(by_group(a, rate_of("positive_rate"))),
     "equal_opportunity_difference": lambda a: gap_of(by_group(a, rate_of("tpr"))),
+    "equal_opportunity_ratio": lambda a: ratio_of(by_group(a, rate_of("tpr"))),
     "false_positive_rate_difference": lambda a: gap_of(by_group(a, rate_of("fpr"))),
     "predictive_parity_difference": lambda a: gap_of(by_group(a, rate_of("fdr"))),
     "equalized_odds_difference": lambda a: nan_max([gap_of(by_group(a, rate_of(r))) for r in ("tpr", "fpr")]),

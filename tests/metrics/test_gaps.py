@@ -12,6 +12,7 @@ import fairloss.metrics as fm
 GAPS = [
     fm.max_accuracy_gap,
     fm.equal_opportunity_difference,
+    fm.equal_opportunity_ratio,
     fm.false_positive_rate_difference,
     fm.predictive_parity_difference,
     fm.demographic_parity_difference,

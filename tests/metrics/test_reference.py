@@ -151,6 +151,8 @@ def test_random_cases_match_scikit_learn_and_fairlearn(seed):
         (fm.equalized_odds_difference, fl.equalized_odds_difference, {}),
         (fm.equalized_odds_difference, fl.equalized_odds_difference, {"agg": "mean"}),
         (fm.equalized_odds_ratio, fl.equalized_odds_ratio, {}),
+        (fm.equalized_odds_ratio, fl.equalized_odds_ratio, {"agg": "mean"}),
+        (fm.equal_opportunity_ratio, fl.equal_opportunity_ratio, {}),
         (fm.equal_opportunity_difference, fl.equal_opportunity_difference, {}),
     ]:
         assert ours(y, s, g, sample_weight=w, **extra) == pytest.approx(
@@ -177,12 +179,44 @@ def test_multiclass_matches_scikit_learn(seed):
         expected = sk.roc_auc_score(y[at], p[at], multi_class="ovr", average="macro")
         assert fm.group_metric("auc", y, p, g).values[k] == pytest.approx(expected)
     per_class = [fl.equalized_odds_difference(y == c, d == c, sensitive_features=g) for c in range(classes)]
+    for ours, reference in [
+        (fm.equalized_odds_difference, fl.equalized_odds_difference),
+        (fm.equalized_odds_ratio, fl.equalized_odds_ratio),
+    ]:
+        for agg in ("worst_case", "mean"):
+            of_classes = [reference(y == c, d == c, sensitive_features=g, agg=agg) for c in range(classes)]
+            assert ours(y, p, g, agg=agg) == pytest.approx(np.mean(of_classes))
+            extreme = min(of_classes) if ours is fm.equalized_odds_ratio else max(of_classes)
+            assert ours(y, p, g, agg=agg, over_classes="max_gap") == pytest.approx(extreme)
     tpr = [fl.true_positive_rate_difference(y == c, d == c, sensitive_features=g) for c in range(classes)]
     assert fm.equal_opportunity_difference(y, p, g) == pytest.approx(np.mean(tpr))
     assert fm.equal_opportunity_difference(y, p, g, over_classes="max_gap") == pytest.approx(np.max(tpr))
     fpr = [fl.false_positive_rate_difference(y == c, d == c, sensitive_features=g) for c in range(classes)]
-    assert fm.equalized_odds_difference(y, p, g) == pytest.approx(max(np.mean(tpr), np.mean(fpr)))
+    assert fm.false_positive_rate_difference(y, p, g) == pytest.approx(np.mean(fpr))
+    score = [1 - (a + b) / 2 for a, b in zip(tpr, fpr, strict=True)]
+    assert fm.equalized_odds_difference(y, p, g, agg="score") == pytest.approx(np.mean(score))
+    assert fm.equalized_odds_difference(y, p, g, agg="score", over_classes="max_gap") == pytest.approx(min(score))
     assert max(per_class) == pytest.approx(fm.equalized_odds_difference(y, p, g, over_classes="max_gap"))
+
+
+def test_equalized_odds_of_three_classes_are_the_mean_over_classes_of_fairlearns():
+    """By hand 1/2, 1/2 and 1: the mean of each rate's gaps, taken first, is 0.5."""
+    y, d, g = np.array([0, 0, 1, 1, 2, 2] * 2), np.array([2, 0, 0, 0, 1, 2, 1, 0, 1, 1, 2, 2]), np.repeat([0, 1], 6)
+    of_classes = [fl.equalized_odds_difference(y == c, d == c, sensitive_features=g) for c in range(3)]
+    assert fm.equalized_odds_difference(y, d, g) == pytest.approx(np.mean(of_classes)) == pytest.approx(2 / 3)
+    # The rates averaged over classes first: TPR 1/3 and 5/6, FPR 1/3 and 1/12.
+    assert fm.equalized_odds_difference(y, d, g, over_classes="gap_of_mean") == pytest.approx(1 / 2)
+
+
+def test_a_class_without_one_of_the_two_gaps_is_left_out_of_equalized_odds():
+    """Only the first group has the class 2, whose TPR has no gap."""
+    y, d, g = [0, 1, 2, 0, 1, 0], [0, 1, 1, 1, 1, 0], list("aaabbb")
+    with pytest.warns(fm.UndefinedGroupWarning):
+        found = fm.equalized_odds_difference(y, d, g)
+    with pytest.warns(fm.UndefinedGroupWarning):
+        binary = fm.equalized_odds_difference([0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1])
+    assert found == pytest.approx((1 / 2 + 0) / 2)  # class 0: TPR 1 and 1/2; class 1: alike
+    assert np.isnan(binary)
 
 
 def test_importing_and_using_the_metrics_leaves_torch_out():
