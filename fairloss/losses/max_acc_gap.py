@@ -17,7 +17,7 @@ from fairloss.core.options import option_names, options_of
 from fairloss.groups.ids import AttributeReduction, check_groups
 from fairloss.groups.memory import GroupMemory, check_memory
 from fairloss.losses.gaps import check_gap_options, gap_of_values
-from fairloss.losses.likelihood import TOKEN_REDUCTIONS, TokenReduction, sample_likelihood
+from fairloss.losses.likelihood import TOKEN_REDUCTIONS, TokenReduction, likelihood_of, rows_of
 from fairloss.losses.tasks import Task, check_task, resolve_task
 
 __all__ = ["MaxAccGapLoss", "max_acc_gap"]
@@ -47,11 +47,12 @@ def max_acc_gap(
     """
     sizes = check_gap_options(num_groups, smoothing, attribute_reduction, process_group)
     checks.choice("token_reduction", token_reduction, TOKEN_REDUCTIONS)
-    resolve_task(input, target, task)
+    kind = resolve_task(input, target, task)
     check_memory(memory, sizes, device=input.device)
     # All ids are checked, those of samples without a likelihood included.
     ids = check_groups(groups, sizes, input.shape[0], device=input.device)
-    likelihood = sample_likelihood(input, target, task=task, ignore_index=ignore_index, token_reduction=token_reduction)
+    rows = rows_of(input, target, task=kind, auto=task == "auto", ignore_index=ignore_index)
+    likelihood = likelihood_of(rows, kind, target.shape, token_reduction)
     return gap_of_values(
         likelihood.prob,
         ids.known(likelihood.valid),
