@@ -184,8 +184,8 @@ class CrossGroupContrastiveLoss(nn.Module):
         Anchors without a positive, such as those of unknown group, are left out and not counted; unknown samples serve as
         negatives. No anchor with a positive: 0, and ``backward()`` works. Memory is O((N + M) D) for M keys, never N x M;
         the price is that the backward pass computes the similarities again. The choice of negatives by the margin is not
-        differentiated. Time grows as N (N + memory capacity) D. On a GPU with
-        Triton the op runs as tiles (docs/kernels.md); there half-precision embeddings meet the memory's rows in their own
+        differentiated. Time grows as N (N + memory capacity) D. With
+        the Triton kernel (docs/kernels.md; off by default) half-precision embeddings meet the memory's rows in their own
         precision. Second derivatives are not available. Under
         DistributedDataParallel each rank computes its own anchors against all ranks' keys; the gathers wait for the device.
 

@@ -100,6 +100,17 @@ def _wide(x: tl.constexpr):
 
 
 @triton.jit
+def _at_least(x, low):
+    """``clamp(min=low)``: a NaN stays one, which ``tl.maximum`` alone would replace."""
+    return tl.maximum(x, low, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def _at_most(x, high):
+    return tl.minimum(x, high, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def _add_shift(mean, shift):
     """``mean + shift``, 0 where nothing but rounding is left of the sum."""
     shifted = mean + shift
@@ -201,17 +212,17 @@ def cell_weights_kernel(partials, past, share, cluster_mean, shift_at,
     informative = tl.where(tl.sum(tl.sum(informative, 1), 0) > 0, informative, tl.where(known, prompts_all, 0.0))
     some = tl.sum(tl.sum(informative, 1), 0)
     if VARIANT == "default":
-        t_domain = SIZE_POWER * tl.log(tl.maximum(domain_count, 1e-300)) + REWARD_POWER * tl.log(
-            tl.maximum(domain_mean, _wide(_FLOOR))
+        t_domain = SIZE_POWER * tl.log(_at_least(domain_count, _wide(1e-300))) + REWARD_POWER * tl.log(
+            _at_least(domain_mean, _wide(_FLOOR))
         )
-        t_group = SIZE_POWER * tl.log(filled) + REWARD_POWER * tl.log(tl.maximum(means, _wide(_FLOOR)))
+        t_group = SIZE_POWER * tl.log(filled) + REWARD_POWER * tl.log(_at_least(means, _wide(_FLOOR)))
         weights = tl.exp(-(t_domain + t_group))
         if MAX_RATIO > 0:
             smallest = tl.min(tl.min(tl.where(cells, weights, float("inf")), 1), 0)
             middle = _median(tl.reshape(weights, (BD * BW,)), tl.reshape(informative, (BD * BW,)), BITS)
-            weights = tl.minimum(weights, MAX_RATIO * tl.where(some > 0, middle, smallest))
+            weights = _at_most(weights, MAX_RATIO * tl.where(some > 0, middle, smallest))
         average = _ratio(tl.sum(tl.sum(tl.where(informative > 0, weights * informative, 0.0), 1), 0), some)
-        weights = tl.minimum(weights / tl.where(average > 0, average, 1.0), _wide(_CEILING))
+        weights = _at_most(weights / tl.where(average > 0, average, 1.0), _wide(_CEILING))
         neutral = some * 0.0 + 1.0
     else:
         t_domain = _power(domain_count, SIZE_POWER, 1) * _power(domain_mean, REWARD_POWER, NEGATIVE_REWARD)
@@ -235,7 +246,7 @@ def cell_weights_kernel(partials, past, share, cluster_mean, shift_at,
         squares = _total(partials, 5, PROGRAMS, DOMAINS, WIDTH, BD, BW, CHUNK)
         mean = tl.sum(tl.sum(weights * sums, 1), 0) / tl.maximum(n, 1.0)
         square = tl.sum(tl.sum(weights * weights * squares, 1), 0)
-        std = tl.sqrt(tl.maximum(square - n * mean * mean, 0.0) / tl.maximum(n - 1.0, 1.0))
+        std = tl.sqrt(_at_least(square - n * mean * mean, 0.0) / tl.maximum(n - 1.0, 1.0))
         if VARIANT == "paper":
             tl.store(factor, tl.where(std > 0, 1.0 / tl.where(std > 0, std, 1.0), 0.0))
         else:

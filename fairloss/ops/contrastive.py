@@ -142,7 +142,8 @@ def contrastive_losses(
     Raises:
         RuntimeError: the backend is "triton" and the kernel cannot run (:mod:`fairloss.ops.dispatch`).
     """
-    triton = use_triton("contrastive_losses", anchors.device, _obstacle(anchors))
+    pairs = anchors.shape[0] * keys.shape[0]
+    triton = use_triton("contrastive_losses", anchors.device, _obstacle(anchors), dtype=anchors.dtype, size=pairs)
     if triton and anchors.dtype != torch.float16 and anchors.numel() > 0:
         shared = keys is anchors  # one process, no queue
         anchors = _within_range(anchors, anchors.shape[0])

@@ -104,7 +104,8 @@ def _relations(cosines, labels, other_labels, groups, other_groups, rows, cols, 
         a = tl.load(groups + (row * ATTRIBUTES + k), mask=row < rows, other=-1)
         b = tl.load(other_groups + (col * ATTRIBUTES + k), mask=col < cols, other=-1)
         cross = cross | ((a[:, None] != b[None, :]) & (a[:, None] >= 0) & (b[None, :] >= 0))
-    return same & cross & takes_part, (cosines > margin) & (same == 0) & takes_part
+    # Not "cosines > margin", which NaN fails: it has to reach the loss.
+    return same & cross & takes_part, ((cosines <= margin) == 0) & (same == 0) & takes_part
 
 
 @triton.jit
@@ -145,7 +146,8 @@ def forward_kernel(anchors, keys, anchor_norms, key_norms, labels, key_labels, g
         total = total * tl.exp(top - base) + tl.sum(tl.exp(s - base[:, None]), 1)
         top = higher
         count += tl.sum(tl.where(positive, 1.0, 0.0), 1)
-    lse = tl.where(total > 0, top + tl.log(tl.where(total > 0, total, 1.0)), float("-inf"))
+    empty = total == 0  # not "total > 0", which NaN fails
+    lse = tl.where(empty, float("-inf"), top + tl.log(tl.where(empty, 1.0, total)))
     loss = tl.zeros((OWN,), tl.float32)
     pulled = tl.zeros((OWN,), tl.float32)
     for step in range(tl.cdiv(m, OTHER)):

@@ -1,9 +1,10 @@
 """Which code runs an op: PyTorch ("eager") or a Triton kernel. One switch, and nothing looks at a device before it is used.
 
-``"auto"``, the default, takes the Triton kernel for CUDA (or ROCm) tensors where Triton is installed in a version that is
-tested and the op supports dtype and shape, and PyTorch otherwise. ``"eager"`` never takes it. ``"triton"`` takes it or raises
-with the reason why it cannot run, which is also how to ask why "auto" did not. The first value is the environment variable
-``FAIRLOSS_BACKEND``'s. Under ``TRITON_INTERPRET=1`` the kernels run, slowly, on CPU tensors, for tests.
+``"auto"``, the default, takes the Triton kernel where a recorded run on the same architecture found it no slower than
+PyTorch for that op, dtype and size (:mod:`fairloss.ops.measured`; while nothing is recorded there, nowhere), Triton is
+installed in a version that is tested, and the op supports dtype and shape. ``"eager"`` never takes it. ``"triton"`` takes it
+or raises with the reason why it cannot run. The first value is the environment variable ``FAIRLOSS_BACKEND``'s. Under
+``TRITON_INTERPRET=1`` the kernels run, slowly, on CPU tensors, for tests.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 import torch
 
 from fairloss.core import checks
+from fairloss.ops.measured import KERNEL_FROM
 
 __all__ = ["BACKENDS", "backend", "get_backend", "set_backend", "use_triton"]
 
@@ -119,22 +121,41 @@ def _obstacle(device: torch.device) -> str | None:
     return None
 
 
+def _architecture(device: torch.device) -> str:
+    """Of a CUDA or ROCm device, as Triton names its targets: "sm_90", "gfx942"."""
+    properties = torch.cuda.get_device_properties(device)
+    if torch.version.hip is not None:
+        return str(properties.gcnArchName).split(":")[0]
+    return f"sm_{properties.major}{properties.minor}"
+
+
 # What torch.compiler.assume_constant_result sets. Calling it would import torch's compiler, as much again as torch itself.
-_obstacle._dynamo_marked_constant = True  # type: ignore[attr-defined]
+for _constant in (_obstacle, _architecture):
+    _constant._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def use_triton(op: str, device: torch.device, obstacle: str | None = None) -> bool:
+def _recorded(op: str, device: torch.device, dtype: torch.dtype, size: int) -> bool:
+    """Whether a recorded run says that the kernel is no slower."""
+    if not KERNEL_FROM or device.type != "cuda":
+        return False
+    least = KERNEL_FROM.get((_architecture(device), op, str(dtype).removeprefix("torch.")))
+    return least is not None and size >= least
+
+
+def use_triton(op: str, device: torch.device, obstacle: str | None = None, *, dtype: torch.dtype, size: int) -> bool:
     """Whether ``op`` runs its Triton kernel on ``device``.
 
     Args:
-        op: its name in the error.
+        op: its name in the error and in the recorded run.
         device: of the tensors.
         obstacle: why the kernel does not support this call, from dtype and shape alone; None where it does.
+        dtype: of the input that decides what the kernel costs.
+        size: how much work the call is; what counts is the op's own affair, but always the same.
 
     Raises:
         RuntimeError: the backend is "triton" and the kernel cannot run.
     """
-    if _backend == "eager" or (_backend == "auto" and device.type != "cuda"):
+    if _backend == "eager" or (_backend == "auto" and not _recorded(op, device, dtype, size)):
         return False
     why = obstacle if obstacle is not None else _obstacle(device)
     if why is None:

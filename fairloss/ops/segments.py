@@ -37,7 +37,9 @@ def _index_add(values: Tensor, slots: Tensor, groups: int) -> Tensor:
 
 def _on_kernel(values: Tensor, groups: int) -> bool:
     # Integers add up the same in any order: index_add serves them everywhere.
-    return values.dtype.is_floating_point and use_triton("segment_sums", values.device, _obstacle(values, groups))
+    return values.dtype.is_floating_point and use_triton(
+        "segment_sums", values.device, _obstacle(values, groups), dtype=values.dtype, size=values.numel()
+    )
 
 
 def _obstacle(values: Tensor, groups: int) -> str | None:

@@ -255,7 +255,8 @@ def compute_advantages(
         mask: (B, L), a row per rollout: also return ``tokens``.
     """
     width = num_groups + 1 + (0 if clusters is None else clusters.share.shape[1])
-    if use_triton("fair_grpo_advantages", rewards.device, obstacle(rewards, num_domains, width)):
+    unfit = obstacle(rewards, num_domains, width)
+    if use_triton("fair_grpo_advantages", rewards.device, unfit, dtype=rewards.dtype, size=rewards.numel()):
         numbers = Setting(num_domains, num_groups, width, options, decay, include_batch).flat()
         scores, sums = fused.score_prompts(rewards, domains, slots, *numbers)
         if process_group is not None:

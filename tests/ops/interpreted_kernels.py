@@ -27,6 +27,7 @@ from fairloss.ops import (
     segments_triton,
 )
 from fairloss.ops.segments import segment_totals
+from fairloss.policy.weights import compute_advantages
 from tests.ops.kernel_tolerances import relative, tolerance
 from tests.oracles import policy as oracles_policy
 from tests.oracles.embeddings import contrastive as contrastive_oracle
@@ -134,6 +135,22 @@ def test_contrastive_ignored_labels_empty_groups_dead_rows():
     loss = cross_group_contrastive(empty, y[:0], ids[:0])
     loss.backward()
     assert loss == 0
+
+
+@pytest.mark.parametrize(("group", "label"), [(-1, 0), (0, 0), (1, 2)])
+def test_contrastive_nan_in_nan_out(group, label):
+    """A row of NaN is some anchor's negative or positive, and the eager form's loss and gradients say so."""
+    z, y, ids = draw(20, 5)
+    z[3], ids[3], y[3] = torch.nan, group, label
+    x = z.float().requires_grad_()
+    losses = cross_group_contrastive(x, y, ids, return_parts=True).anchor_losses
+    (grad,) = torch.autograd.grad(losses.sum(), x)
+    with kernels.backend("eager"):
+        expected = cross_group_contrastive(x, y, ids, return_parts=True).anchor_losses
+        (expected_grad,) = torch.autograd.grad(expected.sum(), x)
+    assert torch.isnan(expected).any()
+    assert torch.equal(torch.isnan(losses), torch.isnan(expected))
+    assert torch.equal(torch.isnan(grad), torch.isnan(expected_grad))
 
 
 def test_contrastive_small_temperature_non_contiguous_and_columns_across_blocks():
@@ -295,6 +312,26 @@ def test_advantages_with_as_many_programs_as_on_a_gpu(monkeypatch):
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered")
+@pytest.mark.parametrize("variant", ["default", "paper", "released"])
+@pytest.mark.parametrize("bad", ["a reward", "the past"])
+def test_advantages_nan_in_nan_out(variant, bad):
+    """NaN is a missing rollout to the public functions, which refuse infinities; below them neither may be lost."""
+    rewards, groups, domains = batch(0, q=12, r=4)
+    past = torch.ones(3, 3, 5, dtype=torch.float64)
+    if bad == "a reward":
+        rewards[2, 1] = torch.inf
+    else:
+        past[2, 0, 1] = torch.nan
+    sizes = {"num_domains": 3, "num_groups": 4, "options": fair_grpo_setting.Options(variant=variant), "past": past}
+    slots = groups.masked_fill(groups < 0, 4)
+    found = compute_advantages(rewards, domains, slots, **sizes)
+    with kernels.backend("eager"):
+        expected = compute_advantages(rewards, domains, slots, **sizes)
+    for name, a, b in zip(found._fields[:-1], found, expected, strict=False):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, equal_nan=True, msg=lambda m, name=name: f"{name}: {m}")
+
+
 def test_advantages_nothing_to_tell_apart():
     ids = torch.zeros(3, dtype=torch.int64)
     assert (fair_grpo_advantages(torch.ones(3, 4), ids, num_groups=1) == 0).all()
@@ -332,6 +369,21 @@ def test_segments_equal_the_loop(n, shape, groups, dtype):
     (grad,) = torch.autograd.grad(sums, values, grad_output)
     (expected_grad,) = torch.autograd.grad(expected, wide, grad_output.double())
     assert relative(grad, expected_grad) <= tolerance("segments", dtype).gradient
+
+
+def test_segments_nan_in_nan_out():
+    values = torch.randn(300, 2)
+    values[[3, 7], [0, 1]] = torch.nan
+    slots = torch.arange(300) % 4  # row 3 is in no group, row 7 too
+    slots[7] = 2
+    values.requires_grad_()
+    sums, _ = segment_totals(values, slots, 3)
+    assert torch.isnan(sums).tolist() == [[False, False], [False, False], [False, True]]
+    grad_output = torch.ones(3, 2)
+    grad_output[1, 0] = torch.nan
+    (grad,) = torch.autograd.grad(sums, values, grad_output)
+    assert torch.equal(torch.isnan(grad[:, 0]), slots == 1)
+    assert not torch.isnan(grad[:, 1]).any()
 
 
 def test_segments_serve_the_losses_and_their_second_derivatives(launches):

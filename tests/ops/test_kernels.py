@@ -101,6 +101,24 @@ def test_the_switch():
         kernels.set_backend("cuda")
 
 
+def test_auto_goes_by_the_recorded_run_and_is_eager_without_one(monkeypatch):
+    def asked(op="nll", dtype=torch.bfloat16, size=1000, device="cuda"):
+        return dispatch.use_triton(op, torch.device(device), dtype=dtype, size=size)
+
+    monkeypatch.setattr(dispatch, "_architecture", lambda device: "sm_90")
+    monkeypatch.setattr(dispatch, "_obstacle", lambda device: None)
+    monkeypatch.setattr(dispatch, "KERNEL_FROM", {})
+    assert not asked()
+    monkeypatch.setattr(dispatch, "KERNEL_FROM", {("sm_90", "nll", "bfloat16"): 1000, ("sm_80", "nll", "float32"): 0})
+    assert asked()
+    assert not asked(size=999)
+    assert not asked(op="dice_sums")
+    assert not asked(dtype=torch.float32)
+    assert not asked(device="cpu")
+    monkeypatch.setattr(dispatch, "_obstacle", lambda device: "no Triton")
+    assert not asked()
+
+
 @pytest.fixture
 def ask_again():
     """Forget what was found out about the installed Triton, now on each call and at the end of the test."""
@@ -219,4 +237,5 @@ def test_what_stands_in_the_way_is_a_constant_to_the_compiler():
     def other():
         """Marked by torch itself."""
 
-    assert vars(torch.compiler.assume_constant_result(other)).items() <= vars(dispatch._obstacle).items()
+    for function in (dispatch._obstacle, dispatch._architecture):
+        assert vars(torch.compiler.assume_constant_result(other)).items() <= vars(function).items()
