@@ -9,7 +9,15 @@ from fairloss.metrics.calibration import (
     expected_calibration_error,
     mean_absolute_calibration_error,
 )
-from fairloss.metrics.disparity import equity_scaled, error_skew, gap, group_std, performance_scaled_disparity, worst
+from fairloss.metrics.disparity import (
+    equity_scaled,
+    error_skew,
+    gap,
+    group_std,
+    performance_scaled_disparity,
+    ratio,
+    worst,
+)
 from fairloss.metrics.gaps import (
     GapOptions,
     demographic_parity_difference,
@@ -65,5 +73,6 @@ __all__ = [
     "paired_t_test",
     "performance_scaled_disparity",
     "predictive_parity_difference",
+    "ratio",
     "worst",
 ]

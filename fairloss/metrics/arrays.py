@@ -117,7 +117,7 @@ def as_weights(sample_weight: Any, n: int) -> Floats:
     return weight
 
 
-def as_groups(groups: Any, n: int) -> GroupEncoding:
+def as_groups(groups: Any, n: int, name: str = "groups") -> GroupEncoding:
     """Ids and labels of one attribute; -1, None and NaN are unknown, and a :class:`GroupEncoding` is taken as it is."""
     if isinstance(groups, GroupEncoding):
         encoding = groups
@@ -126,23 +126,23 @@ def as_groups(groups: Any, n: int) -> GroupEncoding:
     elif hasattr(getattr(groups, "dtype", None), "categories"):
         encoding = encode_groups(groups)
     else:
-        array = as_array(groups, "groups")
+        array = as_array(groups, name)
         array = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
         if array.ndim != 1:
             cure = "pass several attributes as a mapping of names to labels, which is read as their intersection"
-            raise ValueError(expected("groups", "one attribute, (N,)", f"shape {array.shape}", cure))
-        encoding = _encode_integers(array) if array.dtype.kind in "biu" else encode_groups(array)
+            raise ValueError(expected(name, "one attribute, (N,)", f"shape {array.shape}", cure))
+        encoding = _encode_integers(array, name) if array.dtype.kind in "biu" else encode_groups(array)
     if encoding.ids.shape != (n,):
-        raise ValueError(expected("groups", f"one label for each of {n} samples", f"{len(encoding.ids)} labels"))
+        raise ValueError(expected(name, f"one label for each of {n} samples", f"{len(encoding.ids)} labels"))
     return encoding
 
 
-def _encode_integers(array: NDArray[Any]) -> GroupEncoding:
+def _encode_integers(array: NDArray[Any], name: str) -> GroupEncoding:
     labels, ids = _distinct(array)
     if array.dtype.kind != "i":
         return GroupEncoding(ids, tuple(labels.tolist()))
     if labels.size and labels[0] < -1:
-        raise ValueError(expected("groups", "ids from 0, or -1 for unknown", labels[0]))
+        raise ValueError(expected(name, "ids from 0, or -1 for unknown", labels[0]))
     known = labels[labels != -1]
     return GroupEncoding(ids - (len(labels) - len(known)), tuple(known.tolist()))
 

@@ -12,6 +12,7 @@ equation 11, but its tables follow the sample one. Hence ``penalty`` and ``ddof`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -19,8 +20,19 @@ import numpy as np
 from fairloss.core.checks import choice, expected
 from fairloss.metrics.arrays import Floats, as_values
 
-__all__ = ["equity_scaled", "error_skew", "gap", "group_std", "performance_scaled_disparity", "worst"]
+__all__ = [
+    "Method",
+    "equity_scaled",
+    "error_skew",
+    "gap",
+    "group_std",
+    "performance_scaled_disparity",
+    "ratio",
+    "reference_of",
+    "worst",
+]
 
+Method = Literal["between_groups", "to_overall"]
 Penalty = Literal["mean_abs", "sum_abs", "max_abs", "std", "gap"]
 
 
@@ -35,25 +47,73 @@ def _check_ddof(ddof: int) -> None:
         raise ValueError(expected("ddof", "0 (population) or 1 (sample)", repr(ddof)))
 
 
-def gap(values: Any) -> float:
-    """max_g v_g - min_g v_g; 0 means that all groups have the same value.
+def reference_of(method: Method, reference: Any, labels: Sequence[Any]) -> int | None:
+    """The place of the group that the others are compared with; None without a ``reference``.
+
+    Raises:
+        ValueError: an unknown method, a reference that is no group, or one beside ``method="to_overall"``.
+    """
+    choice("method", method, get_args(Method))
+    if reference is None:
+        return None
+    if method == "to_overall":
+        wanted = "None with method='to_overall', which compares with all samples"
+        raise ValueError(expected("reference", wanted, repr(reference), "leave out one of the two"))
+    for place, label in enumerate(labels):
+        same = label == reference  # an array where the reference is one, pandas.NA where it is that
+        if isinstance(same, (bool, np.bool_)) and same:
+            return place
+    raise ValueError(expected("reference", f"a group among {list(labels)}", repr(reference)))
+
+
+def gap(values: Any, *, baseline: float | None = None) -> float:
+    """max_g v_g - min_g v_g, or with a baseline max_g |v_g - baseline|; 0 means that all groups have the same value.
 
     Args:
         values: (G,) one value per group; NaN is left out.
+        baseline: a value with which every group is compared (that over all samples, a reference group's) in place of
+            the other groups.
 
     Returns:
-        The gap, NaN with fewer than two defined values.
+        The gap, NaN with fewer than two defined values, or where the baseline is NaN.
 
     Note:
         In small samples the gap of an estimate is biased upwards: it is positive even where all groups are alike.
         :class:`fairloss.report.FairnessReport` puts a bias-corrected estimate beside it.
 
     Example:
-        >>> gap([0.75, 0.5, float("nan")])
-        0.25
+        >>> gap([0.75, 0.5, float("nan")]), gap([0.75, 0.5], baseline=0.625)
+        (0.25, 0.125)
     """
     v = _defined(values)
-    return float("nan") if v is None else float(v.max() - v.min())
+    return float("nan") if v is None else float(np.abs(v - (v.max() if baseline is None else baseline)).max())
+
+
+def ratio(values: Any, *, baseline: float | None = None) -> float:
+    """min_g v_g / max_g v_g, or with a baseline the smallest v_g / baseline or baseline / v_g; 1 means the same value.
+
+    Args:
+        values: (G,) one value >= 0 per group; NaN is left out.
+        baseline: as of :func:`gap`.
+
+    Returns:
+        The ratio, in [0, 1]; NaN with fewer than two defined values, where all are 0, or where the baseline is NaN.
+
+    Raises:
+        ValueError: a negative value, of which no ratio has a meaning.
+
+    Example:
+        >>> ratio([0.75, 0.5, 1.0]), ratio([0.75, 0.5], baseline=1.0)
+        (0.5, 0.5)
+    """
+    v = _defined(values)
+    if v is None:
+        return float("nan")
+    base = v.max() if baseline is None else baseline
+    if min(v.min(), base) < 0:
+        raise ValueError(expected("values", "values >= 0, of which there is a ratio", min(v.min(), base)))
+    low, high = np.minimum(v, base), np.maximum(v, base)
+    return float((low[high > 0] / high[high > 0]).min()) if (high > 0).any() else float("nan")
 
 
 def worst(values: Any, *, higher_is_better: bool = True) -> float:

@@ -77,9 +77,22 @@ class GroupMetric:
         """Labels of the groups without a value, those without a sample among them."""
         return tuple(label for label, v in zip(self.labels, self.values, strict=True) if np.isnan(v))
 
-    def gap(self) -> float:
-        """Max - min over groups."""
-        return disparity.gap(self.values)
+    def gap(self, *, method: disparity.Method = "between_groups", reference: Any = None) -> float:
+        """Max - min over groups; or the largest difference from the overall value, or from a ``reference`` group's.
+
+        ``method`` and ``reference`` are those of :func:`fairloss.metrics.max_accuracy_gap`.
+        """
+        return disparity.gap(self.values, baseline=self._baseline(method, reference))
+
+    def ratio(self, *, method: disparity.Method = "between_groups", reference: Any = None) -> float:
+        """Min / max over groups; or the smallest ratio to the overall value, or to a ``reference`` group's, or its inverse."""
+        return disparity.ratio(self.values, baseline=self._baseline(method, reference))
+
+    def _baseline(self, method: disparity.Method, reference: Any) -> float | None:
+        place = disparity.reference_of(method, reference, self.labels)
+        if place is not None:
+            return float(self.values[place])
+        return self.overall if method == "to_overall" else None
 
     def worst(self) -> float:
         """The worst group's value."""
@@ -282,7 +295,7 @@ def _result(
 
 
 def report_undefined(
-    name: str, encoding: GroupEncoding, missing: Bools, undefined: Undefined, *, depth: int = 3
+    name: str, encoding: GroupEncoding, missing: Bools, undefined: Undefined, *, of: str = "group(s)", depth: int = 3
 ) -> None:
     """One warning, or an error, that names the ``missing`` groups (G,); a category that nobody has is no group here."""
     if not missing.any():
@@ -291,7 +304,7 @@ def report_undefined(
     labels = [str(label) for label, bad in zip(encoding.labels, missing & used, strict=True) if bad]
     if not labels:
         return
-    text = f"{name} is undefined in group(s) {', '.join(labels)}"
+    text = f"{name} is undefined in {of} {', '.join(labels)}"
     if undefined == "raise":
         raise ValueError(text)
     warnings.warn(f"{text}: left out", UndefinedGroupWarning, stacklevel=depth)

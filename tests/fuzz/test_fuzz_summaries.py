@@ -25,6 +25,7 @@ def defined(values):
 
 SUMMARIES = {
     "gap": (metrics.gap, lambda v: max(v) - min(v), 2),
+    "ratio": (metrics.ratio, lambda v: min(v) / max(v) if max(v) > 0 else math.nan, 2),
     "worst": (metrics.worst, min, 1),
     "group_std": (lambda v: metrics.group_std(v, ddof=1), lambda v: float(np.std(v, ddof=1)), 2),
     "error_skew": (metrics.error_skew, None, 2),
@@ -51,6 +52,7 @@ def test_summaries(name, values):
         refused(error, "values")
         wrong = not isinstance(values, list) or not all(isinstance(v, float) for v in values)
         wrong = wrong or any(map(math.isinf, values)) or (name == "error_skew" and max(defined(values)) > 1)
+        wrong = wrong or (name == "ratio" and min(defined(values)) < 0)
         if not wrong:
             raise
         return

@@ -1,0 +1,42 @@
+"""Groups within the values of a control attribute: each hospital's patients are compared with its own."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fairloss.groups.encode import GroupEncoding
+from fairloss.metrics.arrays import Floats, as_groups
+
+__all__ = ["Strata", "as_strata"]
+
+
+class Strata(NamedTuple):
+    """Groups, strata, and the cells of each stratum and group.
+
+    Attributes:
+        groups: ids and labels of the G groups, over all samples.
+        control: those of the S strata; without a control attribute one, labelled None, with all samples.
+        cells: those of the S * G cells, stratum by stratum; a sample of unknown group or stratum is in none.
+    """
+
+    groups: GroupEncoding
+    control: GroupEncoding
+    cells: GroupEncoding
+
+    def by_group(self, values: Floats) -> Floats:
+        """(S * G, ...) values of the cells as (S, G, ...)."""
+        return values.reshape(self.control.num_groups, self.groups.num_groups, *values.shape[1:])
+
+
+def as_strata(groups: Any, control: Any, n: int) -> Strata:
+    """Read ``groups`` and, where given, ``control``, either as :func:`fairloss.metrics.arrays.as_groups` does."""
+    of = as_groups(groups, n)
+    if control is None:
+        return Strata(of, GroupEncoding(np.zeros(n, dtype=np.int64), (None,)), of)
+    within = as_groups(control, n, "control")
+    known = (of.ids >= 0) & (within.ids >= 0)
+    ids = np.where(known, within.ids * of.num_groups + of.ids, -1)
+    labels = tuple(f"{label} (control {stratum})" for stratum in within.labels for label in of.labels)
+    return Strata(of, within, GroupEncoding(ids, labels))
