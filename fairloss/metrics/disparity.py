@@ -70,7 +70,8 @@ def gap(values: Any, *, baseline: float | None = None) -> float:
     """max_g v_g - min_g v_g, or with a baseline max_g |v_g - baseline|; 0 means that all groups have the same value.
 
     Args:
-        values: (G,) one value per group; NaN is left out.
+        values: (G,) one value per group; NaN is left out. Of a :class:`fairloss.metrics.per_group.GroupMetric` its own
+            ``gap()``, class by class.
         baseline: a value with which every group is compared (that over all samples, a reference group's) in place of
             the other groups.
 
@@ -85,6 +86,8 @@ def gap(values: Any, *, baseline: float | None = None) -> float:
         >>> gap([0.75, 0.5, float("nan")]), gap([0.75, 0.5], baseline=0.625)
         (0.25, 0.125)
     """
+    if baseline is None and hasattr(values, "by_class"):
+        return float(values.gap())
     v = _defined(values)
     return float("nan") if v is None else float(np.abs(v - (v.max() if baseline is None else baseline)).max())
 
@@ -106,6 +109,8 @@ def ratio(values: Any, *, baseline: float | None = None) -> float:
         >>> ratio([0.75, 0.5, 1.0]), ratio([0.75, 0.5], baseline=1.0)
         (0.5, 0.5)
     """
+    if baseline is None and hasattr(values, "by_class"):
+        return float(values.ratio())
     v = _defined(values)
     if v is None:
         return float("nan")

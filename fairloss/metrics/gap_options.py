@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypedDict, TypeVar
 
 from fairloss.metrics.disparity import Method
-from fairloss.metrics.per_group import Undefined
 from fairloss.metrics.predictions import Task
 from fairloss.metrics.rates import Convention
+from fairloss.metrics.undefined import Undefined
 
 __all__ = ["DEFAULTS", "Agg", "GapOptions", "OddsOptions", "OverClasses", "RatioOptions", "write_options"]
 

@@ -24,10 +24,11 @@ from fairloss.metrics.gap_options import (
     RatioOptions,
     write_options,
 )
-from fairloss.metrics.per_group import class_values, report_undefined
+from fairloss.metrics.per_group import class_values
 from fairloss.metrics.predictions import as_predictions
-from fairloss.metrics.rates import Convention, mean_over_classes
+from fairloss.metrics.rates import Convention, common_classes, mean_over_classes
 from fairloss.metrics.strata import as_strata
+from fairloss.metrics.undefined import classes_named, report_undefined
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -89,13 +90,16 @@ def gap_over_groups(
     """Gap or ratio over groups of the (G, K) values of each rate, joined by ``agg``, then over classes.
 
     Groups are compared with one another, or with the (K,) ``baselines`` of each rate. A class for which one of the
-    rates has no gap has no value, and is left out.
+    rates has no gap has no value, and is left out; the ``"gap_of_mean"`` takes the classes that every group has (with
+    FairGRPO's convention each group's own).
     """
     how = over_classes or ("gap_of_mean" if convention == "fairgrpo" else "mean_gap")
     choice("over_classes", how, get_args(OverClasses))
     if how == "gap_of_mean":
-        values = [mean_over_classes(v)[:, None] for v in values]
-        baselines = baselines and [mean_over_classes(b)[None] for b in baselines]
+        own = convention == "fairgrpo"
+        shared = [np.where(own | common_classes(v), 0.0, np.nan) for v in values]
+        baselines = baselines and [mean_over_classes(b + s)[None] for b, s in zip(baselines, shared, strict=True)]
+        values = [mean_over_classes(v + s)[:, None] for v, s in zip(values, shared, strict=True)]
     of = disparity.gap if statistic == "gap" else disparity.ratio
     each = np.array(
         [
@@ -142,10 +146,8 @@ def _gap_of(rates: tuple[str, ...], statistic: Statistic, y_true: Any, y_pred: A
         def value(encoding: GroupEncoding, rate: str = rate) -> Floats:
             return class_values(rate, pred, encoding.ids, encoding.num_groups, weight, convention=o["convention"])
 
-        values = value(strata.cells)
-        # FairGRPO's convention drops absent classes on purpose: only a group without any class has no value.
-        whole = np.all if o["convention"] == "fairgrpo" else np.any
-        report_undefined(rate, strata.cells, np.asarray(whole(np.isnan(values), axis=1)), o["undefined"], depth=4)
+        values, classes = value(strata.cells), classes_named(pred, o["convention"])
+        report_undefined(rate, strata.cells, values, o["undefined"], classes=classes, depth=4)
         found.append(strata.by_group(values))
         if reference is not None:
             baselines.append(found[-1][:, reference])
@@ -164,7 +166,9 @@ def _gap_of(rates: tuple[str, ...], statistic: Statistic, y_true: Any, y_pred: A
     ]
     if o["control"] is not None:
         name = f"a comparison of groups by {' and '.join(rates)}"
-        report_undefined(name, strata.control, np.isnan(gaps), o["undefined"], of="control stratum(s)", depth=4)
+        report_undefined(
+            name, strata.control, np.array(gaps)[:, None], o["undefined"], of="control stratum(s)", depth=4
+        )
     return _worst(np.array(gaps), statistic, o["agg"])
 
 

@@ -2,12 +2,12 @@
 
 The values of a group where the metric is undefined (no positives for a true-positive rate, one class for an AUC) are
 NaN, with one warning that names the groups: fairlearn and torchmetrics report 0 there, which reads as "maximally
-unfair" or "perfectly fair" depending on the rate.
+unfair" or "perfectly fair" depending on the rate. Where a group lacks some of several classes, its value is the mean over
+those it has; comparisons of groups leave these classes out, and the warning names them.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,20 +31,26 @@ from fairloss.metrics.calibration import (
 )
 from fairloss.metrics.predictions import Predictions, Task, as_predictions, same_length
 from fairloss.metrics.ranking import auc_by_group
-from fairloss.metrics.rates import RATES, Convention, Rate, confusion_counts, mean_over_classes, rates, ratio
+from fairloss.metrics.rates import (
+    RATES,
+    Convention,
+    Rate,
+    common_classes,
+    confusion_counts,
+    mean_over_classes,
+    mean_over_common,
+    rates,
+    ratio,
+)
+from fairloss.metrics.undefined import Undefined, UndefinedGroupWarning, classes_named, report_undefined
 
 __all__ = ["METRICS", "GroupMetric", "Metric", "UndefinedGroupWarning", "group_mean", "group_metric"]
 
-Undefined = Literal["omit", "raise"]
 Metric = Literal[Rate, "auc", "ece", "mean_abs_calibration_error", "bce", "brier"]
 _SMALLER_IS_BETTER = ("fpr", "fnr", "fdr", "ece", "mean_abs_calibration_error", "bce", "brier")
 # For positive_rate and prevalence neither direction is better.
 METRICS: dict[Metric, bool] = {name: name not in _SMALLER_IS_BETTER for name in get_args(Metric)}
 """Names that :func:`group_metric` takes, and whether larger is better."""
-
-
-class UndefinedGroupWarning(UserWarning):
-    """A metric has no value in some group, which is left out of every comparison."""
 
 
 @dataclass(frozen=True)
@@ -54,23 +60,35 @@ class GroupMetric:
     Attributes:
         name: of the metric.
         labels: of the groups; the order of all that follows.
-        values: (G,) float64, NaN where undefined.
-        counts: (G,) samples of each group.
+        by_class: (G, K) the values of each of several classes, NaN where undefined; one column where the metric is no mean
+            over classes, and with ``convention="fairgrpo"``.
+        overall_by_class: (K,) over all samples, those of unknown group included.
+        counts: (G,) samples of each group; without those of weight 0.
         positives: (G,) positive labels of each group (binary tasks; else empty).
-        overall: the value over all samples, those of unknown group included.
         higher_is_better: direction of the metric.
     """
 
     name: str
     labels: tuple[Any, ...]
-    values: Floats
+    by_class: Floats
+    overall_by_class: Floats
     counts: Ints
-    overall: float
     higher_is_better: bool = True
     positives: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.array(self.values, dtype=dtype)
+        """(G,) the values as groups are compared: means over the classes that are defined in every group."""
+        return np.array(mean_over_common(self.by_class), dtype=dtype)
+
+    @property
+    def values(self) -> Floats:
+        """(G,) each group's mean over the classes that it has, NaN where it has none."""
+        return mean_over_classes(self.by_class)
+
+    @property
+    def overall(self) -> float:
+        """The value over all samples, those of unknown group included."""
+        return float(mean_over_classes(self.overall_by_class))
 
     @property
     def undefined(self) -> tuple[Any, ...]:
@@ -80,31 +98,35 @@ class GroupMetric:
     def gap(self, *, method: disparity.Method = "between_groups", reference: Any = None) -> float:
         """Max - min over groups; or the largest difference from the overall value, or from a ``reference`` group's.
 
-        ``method`` and ``reference`` are those of :func:`fairloss.metrics.max_accuracy_gap`.
+        ``method`` and ``reference`` are those of :func:`fairloss.metrics.max_accuracy_gap`. Of several classes, the mean of
+        each one's gap over the groups that have it.
         """
-        return disparity.gap(self.values, baseline=self._baseline(method, reference))
+        return self._mean_of(disparity.gap, method, reference)
 
     def ratio(self, *, method: disparity.Method = "between_groups", reference: Any = None) -> float:
         """Min / max over groups; or the smallest ratio to the overall value, or to a ``reference`` group's, or its inverse."""
-        return disparity.ratio(self.values, baseline=self._baseline(method, reference))
+        return self._mean_of(disparity.ratio, method, reference)
 
-    def _baseline(self, method: disparity.Method, reference: Any) -> float | None:
+    def _mean_of(self, statistic: Callable[..., float], method: disparity.Method, reference: Any) -> float:
         place = disparity.reference_of(method, reference, self.labels)
-        if place is not None:
-            return float(self.values[place])
-        return self.overall if method == "to_overall" else None
+        base = self.overall_by_class if place is None else self.by_class[place]
+        compared = place is not None or method == "to_overall"
+        pairs = zip(self.by_class.T, base, strict=True)
+        each = [statistic(v, baseline=float(b) if compared else None) for v, b in pairs]
+        return float(mean_over_classes(np.array(each)))
 
     def worst(self) -> float:
-        """The worst group's value."""
-        return disparity.worst(self.values, higher_is_better=self.higher_is_better)
+        """The worst group's value, over the classes that every group has."""
+        return disparity.worst(self, higher_is_better=self.higher_is_better)
 
     def std(self, *, ddof: int) -> float:
-        """Standard deviation over groups."""
-        return disparity.group_std(self.values, ddof=ddof)
+        """Standard deviation over groups, over the classes that every group has."""
+        return disparity.group_std(self, ddof=ddof)
 
     def equity_scaled(self, *, penalty: disparity.Penalty, ddof: int | None = None) -> float:
-        """Overall value scaled down by differences between groups."""
-        return disparity.equity_scaled(self.overall, self.values, penalty=penalty, ddof=ddof)
+        """Overall value scaled down by differences between groups, over the classes that every group has."""
+        overall = float(mean_over_classes(self.overall_by_class[common_classes(self.by_class)]))
+        return disparity.equity_scaled(overall, self, penalty=penalty, ddof=ddof)
 
     def to_dict(self) -> dict[Any, float]:
         """Label to value."""
@@ -146,14 +168,15 @@ def group_metric(
         task: ``"auto"``, ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
         labels: the classes, in the order of the columns of scores.
         convention: ``"standard"``, or ``"fairgrpo"`` (see :mod:`fairloss.metrics.rates`).
-        undefined: ``"omit"`` gives NaN and one warning; ``"raise"`` an error.
+        undefined: ``"omit"`` gives NaN and one warning, which names groups and classes; ``"raise"`` an error.
         bins: for ``ece``: number of bins, or their edges.
         strategy: for ``ece``: bins of ``"uniform"`` width on [0, 1] or of equal mass (``"quantile"``), the same for all
             groups; or on each group's own score ``"range"`` (FairMedFM's code).
 
     Returns:
         Values, counts and the overall value. Rates of a multi-class or multi-label task are means over the classes
-        (one-vs-rest) where they are defined; accuracy is the share of right answers.
+        (one-vs-rest) where they are defined; accuracy is the share of right answers. Groups are compared over classes
+        that they share.
 
     Raises:
         ValueError: shapes that do not fit, labels or scores outside what the metric takes, an unknown name, or an
@@ -173,10 +196,13 @@ def group_metric(
     )  # fmt: skip
     encoding, weight = as_groups(groups, len(pred)), as_weights(sample_weight, len(pred))
     of = partial(class_values, metric, pred, weight=weight, convention=convention, bins=bins, strategy=strategy)
-    values = mean_over_classes(of(ids=encoding.ids, num_groups=encoding.num_groups))
-    overall = mean_over_classes(of(ids=np.zeros_like(encoding.ids), num_groups=1))
-    report_undefined(metric, encoding, np.isnan(values), undefined)
-    return _result(metric, encoding, values, float(overall[0]), METRICS[metric], None if y_true is None else pred)
+    values = of(ids=encoding.ids, num_groups=encoding.num_groups)
+    overall = of(ids=np.zeros_like(encoding.ids), num_groups=1)
+    if convention == "fairgrpo":
+        values, overall = (mean_over_classes(v)[:, None] for v in (values, overall))
+    report_undefined(metric, encoding, values, undefined, classes=classes_named(pred, convention))
+    labelled = pred if y_true is not None and pred.task == "binary" else None
+    return _result(metric, encoding, values, overall[0], METRICS[metric], weight, labelled)
 
 
 def group_mean(
@@ -211,13 +237,11 @@ def group_mean(
     choice("undefined", undefined, get_args(Undefined))
     array = as_values(values, "values", "sample")
     encoding, weight = as_groups(groups, len(array)), as_weights(sample_weight, len(array))
-    defined = ~np.isnan(array)
-    array, weight, ids = array[defined], weight[defined], encoding.ids[defined]
-    means = weighted_means(array, ids, encoding.num_groups, weight)
-    counts = np.bincount(ids[ids >= 0], minlength=encoding.num_groups)
-    result = GroupMetric(name, encoding.labels, means, counts, weighted_mean(array, weight), higher_is_better)
-    report_undefined(name, encoding, np.isnan(means), undefined)
-    return result
+    weight = np.where(np.isnan(array), 0.0, weight)
+    array = np.where(weight > 0, array, 0.0)
+    means = weighted_means(array, encoding.ids, encoding.num_groups, weight)[:, None]
+    report_undefined(name, encoding, means, undefined)
+    return _result(name, encoding, means, np.array([weighted_mean(array, weight)]), higher_is_better, weight)
 
 
 def weighted_means(values: Floats, ids: Ints, num_groups: int, weight: Floats) -> Floats:
@@ -273,38 +297,29 @@ def _from_callable(
     weight = None if sample_weight is None else as_weights(sample_weight, len(true))
 
     def value(at: Bools) -> float:
+        at = at if weight is None else at & (weight > 0)
         if not at.any():
             return float("nan")
         return float(metric(true[at], pred[at], **({} if weight is None else {"sample_weight": weight[at]})))
 
-    values = np.array([value(encoding.ids == g) for g in range(encoding.num_groups)], dtype=np.float64)
+    values = np.array([[value(encoding.ids == g)] for g in range(encoding.num_groups)]).reshape(-1, 1)
     name = getattr(metric, "__name__", "metric")
-    report_undefined(name, encoding, np.isnan(values), undefined, depth=4)
-    return _result(name, encoding, values, value(np.ones(len(true), dtype=bool)), True, None)
+    report_undefined(name, encoding, values, undefined, depth=4)
+    present = np.ones(len(true)) if weight is None else weight
+    return _result(name, encoding, values, np.array([value(np.ones(len(true), dtype=bool))]), True, present)
 
 
 def _result(
-    name: str, encoding: GroupEncoding, values: Floats, overall: float, higher: bool, pred: Predictions | None
+    name: str,
+    encoding: GroupEncoding,
+    values: Floats,
+    overall: Floats,
+    higher: bool,
+    weight: Floats,
+    binary: Predictions | None = None,
 ) -> GroupMetric:
-    rows, size = encoding.ids + 1, encoding.num_groups + 1  # row 0 holds the unknown
-    counts = np.bincount(rows, minlength=size)[1:]
-    positives = np.zeros(0, dtype=np.int64)
-    if pred is not None and pred.task == "binary":
-        positives = np.bincount(rows, weights=pred.target[:, 0], minlength=size)[1:].astype(np.int64)
-    return GroupMetric(name, encoding.labels, values, counts, overall, higher, positives)
+    def count(at: Bools) -> Ints:
+        return np.bincount(encoding.ids[at] + 1, minlength=encoding.num_groups + 1)[1:]  # row 0 holds the unknown
 
-
-def report_undefined(
-    name: str, encoding: GroupEncoding, missing: Bools, undefined: Undefined, *, of: str = "group(s)", depth: int = 3
-) -> None:
-    """One warning, or an error, that names the ``missing`` groups (G,); a category that nobody has is no group here."""
-    if not missing.any():
-        return
-    used = np.bincount(encoding.ids + 1, minlength=encoding.num_groups + 1)[1:] > 0
-    labels = [str(label) for label, bad in zip(encoding.labels, missing & used, strict=True) if bad]
-    if not labels:
-        return
-    text = f"{name} is undefined in {of} {', '.join(labels)}"
-    if undefined == "raise":
-        raise ValueError(text)
-    warnings.warn(f"{text}: left out", UndefinedGroupWarning, stacklevel=depth)
+    positives = np.zeros(0, dtype=np.int64) if binary is None else count(binary.target[:, 0] & (weight > 0))
+    return GroupMetric(name, encoding.labels, values, overall, count(weight > 0), higher, positives)

@@ -24,9 +24,11 @@ __all__ = [
     "RATES",
     "Convention",
     "Rate",
+    "common_classes",
     "confusion_columns",
     "confusion_counts",
     "mean_over_classes",
+    "mean_over_common",
     "rates",
     "ratio",
 ]
@@ -104,3 +106,14 @@ def mean_over_classes(values: Floats) -> Floats:
     """Mean over the last axis of the values that are defined; NaN where none is."""
     defined = ~np.isnan(values)
     return ratio(np.where(defined, values, 0.0).sum(axis=-1), defined.sum(axis=-1))
+
+
+def common_classes(values: Floats) -> Bools:
+    """(K,) which classes are defined in every group that has a value at all, of (G, K) values."""
+    undefined = np.isnan(values)
+    return np.asarray(~undefined[~undefined.all(axis=1)].any(axis=0))
+
+
+def mean_over_common(values: Floats) -> Floats:
+    """(G,) means of (G, K) values over :func:`common_classes`, so that groups are compared over the same ones."""
+    return mean_over_classes(np.where(common_classes(values), values, np.nan))

@@ -8,8 +8,9 @@ from typing import Any, Literal
 from fairloss.core.checks import choice
 from fairloss.metrics.calibration import Strategy
 from fairloss.metrics.disparity import Penalty
-from fairloss.metrics.per_group import Undefined, group_metric
+from fairloss.metrics.per_group import group_metric
 from fairloss.metrics.predictions import Task
+from fairloss.metrics.undefined import Undefined
 
 __all__ = ["auc_gap", "calibration_gap", "equity_scaled_auc"]
 

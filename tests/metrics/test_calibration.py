@@ -189,5 +189,5 @@ def test_calibration_of_groups_against_loops(seed):
             }
             for name, value in expected.items():
                 assert found[name].values[i] == pytest.approx(value, abs=1e-12), name
-        assert found["ece"].counts.tolist() == [int((ids == g).sum()) for g in found["ece"].labels]
-        assert found["ece"].positives.tolist() == [int(y[ids == g].sum()) for g in found["ece"].labels]
+        assert found["ece"].counts.tolist() == [int(((ids == g) & (w > 0)).sum()) for g in found["ece"].labels]
+        assert found["ece"].positives.tolist() == [int(y[(ids == g) & (w > 0)].sum()) for g in found["ece"].labels]
