@@ -135,7 +135,7 @@ def threshold_optimizer(fold: Fold, constraints: str, seed: int, sizes: Sizes) -
 
 
 def gap_weight(fold: Fold, weight: float, *, counts: bool = False) -> Loss:
-    memory = fl.GroupMemory(fold.num_groups, capacity=MEMORY, group_counts=fold.counts)
+    memory = fl.GroupMemory(fold.num_groups, capacity=MEMORY, shares=fold.counts)
     group_counts = fold.counts if counts else None
     criterion = fl.FairCrossEntropyLoss(fold.num_groups, gap_weight=weight, group_counts=group_counts, memory=memory)
     return lambda z, logits, y, g: criterion(logits, y, g)
@@ -190,7 +190,7 @@ def inverse_frequency(fold: Fold, max_weight: float) -> Loss:
 
 
 def group_dro(fold: Fold, step_size: float) -> Loss:
-    criterion = fl.GroupDROLoss(fold.num_groups, step_size=step_size, group_counts=fold.counts)
+    criterion = fl.GroupDROLoss(fold.num_groups, step_size=step_size, shares=fold.counts)
     return lambda z, logits, y, g: criterion(F.cross_entropy(logits, y, reduction="none"), g)
 
 

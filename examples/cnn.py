@@ -44,7 +44,7 @@ def erm(num_groups: int, counts: Sequence[int], strength: float) -> nn.Module:
 def fr(num_groups: int, counts: Sequence[int], strength: float) -> nn.Module:
     # A batch of 64 holds 3 photographs of the smallest group: the memory ranks the groups on 256 each.
     return FairCrossEntropyLoss(
-        num_groups, gap_weight=strength, memory=GroupMemory(num_groups, capacity=256, group_counts=counts)
+        num_groups, gap_weight=strength, memory=GroupMemory(num_groups, capacity=256, shares=counts)
     )
 
 
@@ -53,7 +53,7 @@ def gr(num_groups: int, counts: Sequence[int], strength: float) -> nn.Module:
 
 
 def hybrid(num_groups: int, counts: Sequence[int], strength: float) -> nn.Module:
-    memory = GroupMemory(num_groups, capacity=256, group_counts=counts)
+    memory = GroupMemory(num_groups, capacity=256, shares=counts)
     return FairCrossEntropyLoss(num_groups, gap_weight=strength, group_counts=counts, memory=memory)
 
 
@@ -62,7 +62,7 @@ class GroupDRO(nn.Module):
 
     def __init__(self, num_groups: int, counts: Sequence[int], strength: float) -> None:
         super().__init__()
-        self.dro = GroupDROLoss(num_groups, step_size=strength, group_counts=counts)
+        self.dro = GroupDROLoss(num_groups, step_size=strength, shares=counts)
 
     def forward(self, logits: Tensor, label: Tensor, group: Tensor) -> Tensor:
         return self.dro(F.cross_entropy(logits.float(), label, reduction="none"), group)

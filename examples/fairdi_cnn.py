@@ -149,7 +149,7 @@ def end_to_end(method: str, trainer: Trainer) -> tuple[Backbone, nn.Linear]:
     head = nn.Linear(backbone.features, 2).to(trainer.device)
     if method == "GroupDRO":
         counts = torch.bincount(trainer.group[trainer.group >= 0], minlength=groups).tolist()
-        criterion: Any = GroupDROLoss(groups, step_size=0.01, group_counts=counts)
+        criterion: Any = GroupDROLoss(groups, step_size=0.01, shares=counts)
     elif method == "FIS":
         criterion = FISLoss(groups, c=0.5)
     else:

@@ -36,7 +36,7 @@ def criterion(method: str, data: Any, dice_weight: float) -> Callable[[Tensor, T
     if method.startswith("FEBS"):
         variant = "released" if method.endswith("released") else "default"
         return FEBSLoss(data.num_groups, num_classes=CLASSES, dice_weight=dice_weight, variant=variant)
-    dro = GroupDROLoss(data.num_groups, step_size=0.01, group_counts=data.group_counts)
+    dro = GroupDROLoss(data.num_groups, step_size=0.01, shares=data.group_counts)
 
     def loss(logits: Tensor, masks: Tensor, group: Tensor) -> Tensor:
         values = sample_dice_loss(logits, masks, dice_weight=dice_weight)

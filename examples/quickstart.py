@@ -52,7 +52,7 @@ def load(attribute: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]
 
 
 def group_dro(num_groups: int, counts: list[int]) -> Criterion:
-    loss = GroupDROLoss(num_groups, step_size=0.05, group_counts=counts)
+    loss = GroupDROLoss(num_groups, step_size=0.05, shares=counts)
     return lambda logits, target, groups: loss(F.cross_entropy(logits, target, reduction="none"), groups)
 
 

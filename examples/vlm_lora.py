@@ -34,7 +34,7 @@ class Method(NamedTuple):
 
     def build(self, counts: Sequence[int]) -> FairCrossEntropyLoss:
         # A micro-batch of 2 or 16 rarely holds every group: the memory ranks them on 256 samples each.
-        memory = GroupMemory(len(counts), capacity=256, group_counts=counts) if self.gap_weight else None
+        memory = GroupMemory(len(counts), capacity=256, shares=counts) if self.gap_weight else None
         weights = counts if self.weighted else None
         return FairCrossEntropyLoss(
             len(counts), gap_weight=self.gap_weight, group_counts=weights, max_weight=10.0, memory=memory

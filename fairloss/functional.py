@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from fairloss.losses.moment_alignment import moment_alignment as moment_alignment
     from fairloss.losses.parity import demographic_parity as demographic_parity
     from fairloss.losses.parity import equalized_odds as equalized_odds
+    from fairloss.losses.parts import WeightingParts as WeightingParts
     from fairloss.policy.advantages import fair_grpo_advantages as fair_grpo_advantages
     from fairloss.policy.objective import fair_grpo_policy_loss as fair_grpo_policy_loss
     # end of table
@@ -47,6 +48,7 @@ _HOME = {name: loss.module for loss in LOSSES for name in loss.functions} | {
     "ContrastiveParts": "fairloss.losses.cross_group_contrastive",
     "CrossEntropyParts": "fairloss.losses.fair_cross_entropy",
     "Likelihood": "fairloss.losses.likelihood",
+    "WeightingParts": "fairloss.losses.parts",
     "group_gap": "fairloss.losses.gaps",
     "fair_grpo_advantages": "fairloss.policy.advantages",
     "fair_grpo_policy_loss": "fairloss.policy.objective",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,19 +23,23 @@ __all__ = [
     "ATTRIBUTE_REDUCTIONS",
     "AttributeReduction",
     "GroupIds",
+    "GroupTable",
     "check_free_groups",
     "check_group_counts",
     "check_groups",
     "check_num_groups",
-    "estimate_scale",
-    "group_shares",
+    "group_tables",
     "intersect_groups",
     "reduce_attributes",
     "single_attribute",
+    "sum_by_attribute",
 ]
 
 AttributeReduction = Literal["mean", "sum", "max"]
 ATTRIBUTE_REDUCTIONS = ("mean", "sum", "max")
+
+GroupTable = Sequence[float] | Sequence[Sequence[float]] | Tensor
+"""One number per group; for several attributes one list each."""
 
 
 class GroupIds(NamedTuple):
@@ -73,7 +77,7 @@ class GroupIds(NamedTuple):
         columns = zip(self.ids.unbind(1), starts, strict=True)
         return torch.stack([(c + start).masked_fill(c < 0, total) for c, start in columns], 1).reshape(-1)
 
-    def _per_attribute(self, values: Tensor) -> Tensor:
+    def per_attribute(self, values: Tensor) -> Tensor:
         """(N, ...) -> (N * K, ...): each value once per attribute."""
         k = len(self.sizes)
         if k == 1:
@@ -85,11 +89,11 @@ class GroupIds(NamedTuple):
 
         Differentiable in ``values``; unknown samples receive gradient 0.
         """
-        return segments.segment_sums(self._per_attribute(values), self.slots(), sum(self.sizes))
+        return segments.segment_sums(self.per_attribute(values), self.slots(), sum(self.sizes))
 
     def totals(self, values: Tensor, process_group: ProcessGroup | None = None) -> tuple[Tensor, Tensor]:
         """Sums, (G, ...), and counts, (G,) in their dtype and without gradient, over all ranks of ``process_group``."""
-        sums, counts = segments.segment_totals(self._per_attribute(values), self.slots(), sum(self.sizes))
+        sums, counts = segments.segment_totals(self.per_attribute(values), self.slots(), sum(self.sizes))
         if process_group is not None:
             sums, counts = all_reduce_sums([sums, counts], process_group)
         return sums, counts.detach()
@@ -194,40 +198,48 @@ def _check_range(ids: Tensor, size: int | None, name: str) -> None:
     tensor_checks.all_inside(name, ids, ids >= -1 if size is None else (ids >= -1) & (ids < size), wanted)
 
 
-def check_group_counts(group_counts: Sequence[float] | Tensor, num_groups: int | None = None) -> Tensor:
-    """Training-set counts by group as a float64 tensor, (G,).
+def check_group_counts(
+    group_counts: GroupTable, num_groups: int | Sequence[int] | None = None, *, name: str = "group_counts"
+) -> list[Tensor]:
+    """Numbers by group as float64 tensors, one per attribute: a list of G for one attribute, K lists for K attributes.
 
     Raises:
         TypeError: not numbers.
-        ValueError: the length differs from ``num_groups``, a count is negative or not finite, or all are zero.
+        ValueError: other lengths than ``num_groups`` has, a number negative or not finite, or an attribute's all zero.
     """
+    tables = group_tables(group_counts, None if num_groups is None else check_num_groups(num_groups), name)
+    for counts in tables:
+        values = counts.tolist()
+        if not all(math.isfinite(c) and c >= 0 for c in values) or sum(values) == 0:
+            raise ValueError(expected(name, "numbers >= 0, not all 0", values))
+    return [counts + 0.0 for counts in tables]  # -0.0, of which 1 / count would be minus infinity, becomes 0
+
+
+def group_tables(value: GroupTable, sizes: tuple[int, ...] | None, name: str) -> list[Tensor]:
+    """The same without a look at the numbers."""
+    nested = isinstance(value, (list, tuple)) and all(
+        hasattr(part, "__len__") and getattr(part, "ndim", 1) for part in value
+    )
+    parts: Sequence[Any] = value if nested or getattr(value, "ndim", 1) == 2 else [value]  # type: ignore[assignment]
     try:
-        counts = torch.as_tensor(group_counts, dtype=torch.float64).detach().cpu()
+        tables = [torch.as_tensor(part, dtype=torch.float64).detach().cpu() for part in parts]
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(expected("group_counts", "one number per group", repr(group_counts))) from None
-    counts = counts + 0.0  # -0.0, of which 1 / count would be minus infinity, becomes 0
-    if counts.ndim != 1 or counts.numel() == 0:
-        raise ValueError(expected("group_counts", "one number per group", f"shape {tuple(counts.shape)}"))
-    if num_groups is not None and counts.numel() != num_groups:
-        raise ValueError(expected("group_counts", f"{num_groups} counts, as num_groups says", counts.numel()))
-    values = counts.tolist()
-    if not all(math.isfinite(c) and c >= 0 for c in values) or sum(values) == 0:
-        raise ValueError(expected("group_counts", "counts >= 0, not all 0", values))
-    return counts
+        raise TypeError(expected(name, "one number per group", repr(value))) from None
+    if not tables or any(table.ndim != 1 or table.numel() == 0 for table in tables):
+        raise ValueError(expected(name, "one number per group", f"shapes {[tuple(table.shape) for table in tables]}"))
+    given = tuple(table.numel() for table in tables)
+    if sizes is not None and given != sizes:
+        cure = "one list per attribute" if len(sizes) > 1 else ""
+        wanted = " and ".join(map(str, sizes))
+        raise ValueError(expected(name, f"{wanted} numbers, as num_groups says", " and ".join(map(str, given)), cure))
+    return tables
 
 
-def group_shares(group_counts: Tensor) -> Tensor:
-    """Shares of the groups among the known samples, (G,), sum 1 (all 0 where nothing was counted)."""
-    return group_counts / group_counts.sum().clamp(min=torch.finfo(group_counts.dtype).tiny)
-
-
-def estimate_scale(counts: Tensor, shares: Tensor) -> Tensor:
-    """1 / (n pi_g), (G,): times a batch's sums it is S_g = sum_{i in g} v_i / (n pi_g), unbiased at any batch size.
-
-    Its mean over the micro-batches of an epoch is the group's mean, while a mean of batch means weighs a sample by the luck
-    of its batch. ``counts`` are the batch's, n their sum, ``shares`` the pi_g; 1 / n for a group without share or sample.
-    """
-    return 1 / (counts.sum().clamp(min=1) * shares.masked_fill((counts == 0) | (shares == 0), 1.0))
+def sum_by_attribute(table: Tensor, sizes: Sequence[int], attribute_reduction: AttributeReduction = "mean") -> Tensor:
+    """The sum of a (G,) table over the groups of each attribute, reduced over attributes to a scalar."""
+    if len(sizes) == 1:
+        return table.sum()
+    return reduce_attributes(torch.stack([part.sum() for part in table.split(list(sizes))]), attribute_reduction)
 
 
 def reduce_attributes(values: Tensor, attribute_reduction: AttributeReduction) -> Tensor:

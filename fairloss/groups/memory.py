@@ -10,10 +10,10 @@ from torch import Tensor
 from fairloss.core import checks
 from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, gather_rows
-from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.state import StatefulModule
 from fairloss.core.tensor_checks import per_sample, same_device
-from fairloss.groups.ids import check_group_counts, check_groups, group_shares, single_attribute
+from fairloss.groups.ids import GroupTable, check_groups, check_num_groups
+from fairloss.groups.stream import attribute_sums, check_shares, decayed, estimate_scale
 
 __all__ = ["GroupMemory", "check_memory"]
 
@@ -26,19 +26,22 @@ class GroupMemory(StatefulModule):
 
         acc_g = mean over memory and batch, detached, + S_g - S_g.detach(),    S_g = sum_{i in g} v_i / (n pi_g)
 
-    with n the known samples of the batch and pi_g the group's share: summed over micro-batches, it is the full batch's
-    gradient. A plain batch mean in place of S_g weighs a sample by the luck of its batch: at two samples a step a rare
-    group's sample stands for half a batch or a whole one, never for its small group.
+    with n the known samples of the batch and pi_g the group's share of the stream that the batches are drawn from: summed
+    over micro-batches, it is the full batch's gradient. A plain batch mean in place of S_g weighs a sample by the luck of its
+    batch: at two samples a step a rare group's sample stands for half a batch or a whole one, never for its small group.
 
     Args:
-        num_groups: number of groups of the one attribute.
+        num_groups: number of groups; a tuple for several attributes, each with buffers of its own.
         capacity: values kept per group, >= 1.
-        group_counts: training-set counts per group, (num_groups,), for the shares pi_g. Without them the shares are those of
-            the samples seen so far.
+        shares: the groups' shares pi_g of the stream, (num_groups,), in any unit; for several attributes one list each. By
+            default they are counted: from the samples seen, whatever sampler draws them, half of the count being forgotten
+            every 10,000 samples.
+        max_weight: cap on 1 / pi_g in the gradient, >= 1: a group seen for the first time would weigh as much as the stream.
 
     Attributes:
-        values: (num_groups, capacity) float32, the ring buffers.
-        seen: (num_groups,) int64, values ever pushed; the next one goes to ``seen % capacity``.
+        values: (G, capacity) float32, the ring buffers, G the groups of all attributes.
+        seen: (G,) int64, values ever pushed; the next one goes to ``seen % capacity``.
+        stream: (G,) float64, the decaying counts.
 
     Note:
         A loss pushes into its memory in training mode with gradients enabled, once per call; ``eval()`` and ``no_grad`` leave
@@ -55,36 +58,57 @@ class GroupMemory(StatefulModule):
 
     values: Tensor
     seen: Tensor
-    counts: Tensor | None
+    stream: Tensor
+    shares: Tensor | None
 
-    def __init__(self, num_groups: int, *, capacity: int, group_counts: Sequence[float] | Tensor | None = None) -> None:
+    def __init__(
+        self,
+        num_groups: int | Sequence[int],
+        *,
+        capacity: int,
+        shares: GroupTable | None = None,
+        max_weight: float = 20.0,
+    ) -> None:
         super().__init__()
-        self.num_groups = single_attribute(num_groups, "GroupMemory")
+        self.num_groups = check_num_groups(num_groups)
         self.capacity = checks.integer("capacity", capacity, minimum=1)
-        counts = None if group_counts is None else check_group_counts(group_counts, self.num_groups)
-        self.register_constant("counts", counts)
-        self.register_state("values", torch.zeros(self.num_groups, self.capacity, dtype=torch.float32))
-        self.register_state("seen", torch.zeros(self.num_groups, dtype=torch.int64))
+        self.max_weight = checks.number("max_weight", max_weight, minimum=1)
+        total = sum(self.num_groups)
+        self.register_constant("shares", check_shares(shares, self.num_groups))
+        self.register_state("values", torch.zeros(total, self.capacity, dtype=torch.float32))
+        self.register_state("seen", torch.zeros(total, dtype=torch.int64))
+        self.register_state("stream", torch.zeros(total, dtype=torch.float64))
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"num_groups={self.num_groups}, capacity={self.capacity}"
 
     def totals(self) -> tuple[Tensor, Tensor]:
-        """Sum of the values held and their number, each (num_groups,) float32."""
+        """Sum of the values held and their number, each (G,) float32."""
         filled = self.seen.clamp(max=self.capacity)
         held = torch.arange(self.capacity, device=self.seen.device) < filled.unsqueeze(1)
         return torch.where(held, self.values, 0.0).sum(1), filled.to(torch.float32)
 
     def rows(self) -> tuple[Tensor, Tensor]:
-        """The values of all places, (num_groups * capacity,), and their ids, (num_groups * capacity, 1), -1 where empty."""
-        filled = torch.arange(self.capacity, device=self.seen.device) < self.seen.unsqueeze(1)
-        group = torch.arange(self.num_groups, device=self.seen.device).unsqueeze(1)
-        return self.values.reshape(-1), torch.where(filled, group, -1).reshape(-1, 1)
+        """The values of all places, (G * capacity,), and their ids, (G * capacity, K): of their own attribute, -1 elsewhere.
 
-    def shares(self, batch_counts: Tensor) -> Tensor:
-        """pi_g, (num_groups,): from ``group_counts``, else from all samples seen, the batch's ``batch_counts`` included."""
-        counts = self.counts if self.counts is not None else self.seen + batch_counts.detach()
-        return group_shares(counts.to(statistics_dtype(batch_counts.dtype)))
+        Empty places have the id -1 in all.
+        """
+        filled = torch.arange(self.capacity, device=self.seen.device) < self.seen.unsqueeze(1)
+        columns = []
+        for k, size in enumerate(self.num_groups):
+            start = sum(self.num_groups[:k])
+            group = torch.arange(-start, sum(self.num_groups) - start, device=self.seen.device).unsqueeze(1)
+            columns.append(torch.where(filled & (group >= 0) & (group < size), group, -1).reshape(-1))
+        return self.values.reshape(-1), torch.stack(columns, 1)
+
+    def scale(self, batch_counts: Tensor) -> Tensor:
+        """min(1 / pi_g, max_weight) / n, (G,), the batch's ``batch_counts`` included in the stream."""
+        stream = self.shares if self.shares is not None else self._streamed(batch_counts)
+        return estimate_scale(batch_counts.detach(), stream, self.num_groups, self.max_weight)
+
+    def _streamed(self, counts: Tensor) -> Tensor:
+        counts = counts.detach()
+        return decayed(self.stream, counts, attribute_sums(counts, self.num_groups))
 
     @torch.no_grad()
     def push(self, values: Tensor, groups: Tensor, *, process_group: ProcessGroup | None = None) -> None:
@@ -106,8 +130,10 @@ class GroupMemory(StatefulModule):
         ids = check_groups(groups, self.num_groups, values.shape[0], device=values.device).gathered(process_group)
         values = gather_rows(values.detach().to(torch.float32), process_group)
         ids = ids.known(torch.isfinite(values))
-        slots = ids.slots()  # (N,); unknown: one past the end
-        counts = ids.sum(torch.ones_like(slots))  # (G,) int64
+        values = ids.per_attribute(values)
+        slots = ids.slots()  # (N * K,); unknown: one past the end
+        total = sum(self.num_groups)
+        counts = slots.new_zeros(total + 1).index_add(0, slots, torch.ones_like(slots))[:-1]
         order = torch.argsort(slots, stable=True)
         slots, values = slots[order], values[order]
         # Tables with a place for the unknown, so that their slot can be looked up as well.
@@ -115,23 +141,24 @@ class GroupMemory(StatefulModule):
         seen_u = torch.cat([self.seen, slots.new_zeros(1)])
         rank = torch.arange(slots.shape[0], device=slots.device) - (counts_u.cumsum(0) - counts_u)[slots]
         # Of a group with more samples than places only the last ones are written: no place is written twice.
-        keep = (slots < self.num_groups) & (rank >= counts_u[slots] - self.capacity)
+        keep = (slots < total) & (rank >= counts_u[slots] - self.capacity)
         place = slots * self.capacity + (seen_u[slots] + rank) % self.capacity
-        spare = self.num_groups * self.capacity
+        spare = total * self.capacity
         flat = torch.cat([self.values.reshape(-1), self.values.new_zeros(1)])
         flat = flat.index_copy(0, torch.where(keep, place, spare), values)
         self.values.copy_(flat[:spare].reshape(self.values.shape))
+        self.stream.copy_(self._streamed(counts))
         self.seen.add_(counts)
 
 
 def check_memory(memory: GroupMemory | None, num_groups: tuple[int, ...], device: torch.device | None = None) -> None:
-    """Raise unless ``memory`` is None or fits the one attribute, and lies on the ``device`` of the samples."""
+    """Raise unless ``memory`` is None or has those groups, and lies on the ``device`` of the samples."""
     if memory is None:
         return
     if not isinstance(memory, GroupMemory):
         raise TypeError(expected("memory", "a fairloss.GroupMemory", type(memory).__name__))
-    size = single_attribute(num_groups, "a memory")
-    if memory.num_groups != size:
-        raise ValueError(expected("memory", f"{size} groups, as num_groups says", memory.num_groups))
+    if memory.num_groups != num_groups:
+        own, wanted = (" and ".join(map(str, sizes)) for sizes in (memory.num_groups, num_groups))
+        raise ValueError(expected("memory", f"{wanted} groups, as num_groups says", own))
     if device is not None:
         same_device("memory", memory.values, "the batch", device)

@@ -81,7 +81,7 @@ LOSSES = (
         optimizes="largest minus smallest group's mean probability of the true label",
         costs="one log-softmax, shared with the cross-entropy in `FairCrossEntropyLoss`; O(N C) time, O(N) memory",
         unknown=("no", "is left out of the gap; the task loss beside it takes every sample"),
-        attributes="yes, without a memory",
+        attributes="yes",
         memory="`memory=GroupMemory(...)`: which group is best, which worst",
     ),
     Loss(
@@ -95,7 +95,7 @@ LOSSES = (
         optimizes="cross-entropy (optionally weighted) + `gap_weight` x gap",
         costs="as `MaxAccGapLoss`",
         unknown=("yes", "is in the task term with weight 1, and in no group's accuracy"),
-        attributes="yes, without a memory and `group_counts`",
+        attributes="yes, without `group_counts`",
         memory="`memory=GroupMemory(...)`: which group is best, which worst",
     ),
     Loss(
@@ -191,11 +191,12 @@ LOSSES = (
         functions=("group_dro",),
         on="values",
         sources=((GROUP_DRO, "algorithm 1"),),
-        differs="unbiased group losses at any batch size; groups never seen have no weight",
-        needs="large or balanced batches: its estimates are unbiased at any size, and noisy at small ones; counts help",
+        differs="unbiased group losses at any batch size; q moves by the distance from the mean loss",
+        needs="large or balanced batches: its estimates are unbiased at any size, and noisy at small ones",
         optimizes="the worst group's loss, by weights that it keeps",
-        costs="O(N), a state of G numbers",
+        costs="O(N), a state of 3 G numbers",
         unknown=("no", "**is dropped**: add the mean loss of the unknown samples yourself if they should train"),
+        attributes="yes",
         memory="needs none: unbiased estimates",
         variants=(
             "group losses that are unbiased at any batch size; groups never seen have no weight",

@@ -122,7 +122,7 @@ def _check_options(
     checks.number("max_weight", max_weight, minimum=1)
     if group_counts is None:
         return sizes, None
-    counts = check_group_counts(group_counts, single_attribute(sizes, "group_counts"))
+    (counts,) = check_group_counts(group_counts, single_attribute(sizes, "group_counts"))
     return sizes, inverse_frequency_weights(counts, max_weight=max_weight)
 
 

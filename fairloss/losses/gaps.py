@@ -17,7 +17,6 @@ from fairloss.groups.ids import (
     GroupIds,
     check_groups,
     check_num_groups,
-    estimate_scale,
     reduce_attributes,
 )
 from fairloss.groups.memory import GroupMemory, check_memory
@@ -97,7 +96,7 @@ def gap_of_values(
         means, absent = _with_memory(sums, counts, memory)
     gap = gap_of_means(means, absent, ids.sizes, smoothing=smoothing, attribute_reduction=attribute_reduction)
     if memory is not None and memory.training and torch.is_grad_enabled():
-        memory.push(values, ids.column, process_group=process_group)
+        memory.push(values, ids.ids, process_group=process_group)
     return gap
 
 
@@ -105,7 +104,7 @@ def _with_memory(sums: Tensor, counts: Tensor, memory: GroupMemory) -> tuple[Ten
     """Means and absence over memory and batch; their gradient is that of S_g, an estimate from the batch's sums."""
     held_sums, held_counts = memory.totals()
     union = counts + held_counts
-    scale = estimate_scale(counts, memory.shares(counts))
+    scale = memory.scale(counts)
     # Plus an exact 0 that carries the gradient.
     return (sums.detach() + held_sums) / union.clamp(min=1) + scale * (sums - sums.detach()), union == 0
 

@@ -49,7 +49,7 @@ def inverse_frequency_weights(
         tensor([0.6250, 2.5000], dtype=torch.float64)
     """
     max_weight = checks.number("max_weight", max_weight, minimum=1)
-    counts = check_group_counts(group_counts)
+    (counts,) = check_group_counts(group_counts)
     weights = (counts.sum() / counts).clamp(max=max_weight)
     return weights / (counts / counts.sum() * weights).sum() if mean_one else weights
 

@@ -222,7 +222,7 @@ class GroupDROAdvantage(StatefulModule):
         self.register_state("seen", torch.zeros(self.num_groups, dtype=torch.int64))
         self.counts = None
         if group_counts is not None:
-            self.register_constant("counts", check_group_counts(group_counts, self.num_groups))
+            self.register_constant("counts", check_group_counts(group_counts, self.num_groups)[0])
 
     def _shares(self, seen: Tensor) -> Tensor:
         counts = (self.counts if self.counts is not None else seen).to(torch.float64)

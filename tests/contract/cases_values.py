@@ -9,6 +9,7 @@ from fairloss import functional as ff
 from tests.contract.batches import (
     COUNTS,
     counts,
+    sizes_of,
     two_attributes,
     values,
 )
@@ -44,50 +45,57 @@ def weighting_case(name, **options):
     )
 
 
-def dro_case(name, released=False, group_counts=False, adjustment=0.0, **kwargs):
+def dro_case(name, attributes=1, notes="", **options):
+    """Group DRO at its first step; ``options`` are those of the oracle."""
+    sizes = sizes_of(attributes)
+    released, shares = options.get("released", False), options.get("shares")
+    counts_given = options.get("counts")
+
+    def oracle(values, groups):
+        columns = groups.reshape(len(values), -1).T
+        parts = [group_dro(values, ids, [3, 2][k], **options)[0] for k, ids in enumerate(columns)]
+        return float(np.mean(parts))
+
+    def gradient(values, groups):
+        """d/dv of sum_g q_g Lhat_g with q held: Lhat is linear, so its coefficients come from unit vectors."""
+        columns = groups.reshape(len(values), -1).T
+        out = np.zeros(len(values))
+        for k, ids in enumerate(columns):
+            q, weight = group_dro(values, ids, [3, 2][k], **options)[1:]
+            out += [q[g] * weight[g] if g >= 0 else 0.0 for g in ids]
+        return out / len(columns)
+
     return value_case(
         f"group_dro-{name}",
         lambda num_groups=3, process_group=None: fairloss.GroupDROLoss(
-            num_groups,
+            sizes(num_groups),
             step_size=0.5,
-            adjustment=adjustment,
-            group_counts=counts(num_groups) if group_counts else None,
+            adjustment=options.get("adjustment", 0.0),
+            group_counts=counts(num_groups) if counts_given else None,
+            shares=[*shares, *[0.0] * (num_groups - 3)] if shares else None,
             variant="released" if released else "default",
             process_group=process_group,
         ),
-        lambda values, groups: oracles.group_dro_step(
-            values, groups, [0.0] * 3, [0] * 3, 0.5, COUNTS if group_counts else None, adjustment, released
-        )[0],
+        oracle,
         None,
+        attributes=attributes,
         zero_without_two_groups=False,
-        relabel=not group_counts,
-        oracle_gradient=lambda values, groups: numeric_linear_gradient(
-            values, groups, released, COUNTS if group_counts else None, adjustment
-        ),
-        **kwargs,
+        relabel=attributes == 1 and not counts_given and not shares,
+        oracle_gradient=gradient,
+        notes=notes,
     )
 
 
-def numeric_linear_gradient(values, groups, released, group_counts, adjustment):
-    """d/dv of sum_g q_g Lhat_g with q held: Lhat is linear, so its coefficients come from unit vectors."""
-
-    def losses_of(v):
-        sums, n = np.zeros(3), np.zeros(3)
-        for x, g in zip(v, groups, strict=True):
-            if g >= 0:
-                sums[g] += x
-                n[g] += 1
-        basis = n if group_counts is None else np.asarray(group_counts)
-        scale = n if released else n.sum() * basis / basis.sum() if basis.sum() else n
-        return np.where(n > 0, sums / np.where(n > 0, scale, 1), 0.0)
-
-    base = losses_of(values)
-    extra = adjustment / np.sqrt(group_counts) if adjustment else 0.0
-    log_q = 0.5 * (base + extra)
-    present = np.array([released or bool((groups == g).any()) for g in range(3)])
-    q = np.where(present, np.exp(log_q - log_q.max()), 0.0)
-    q = q / q.sum() if q.sum() else q
-    return np.array([float(q @ losses_of(e)) for e in np.eye(len(values))])
+def group_dro(values, groups, size, **options):
+    """Value, q and the weight of one sample of each group at the first step."""
+    value, log_q, seen, _ = oracles.group_dro_step(values, groups, *([[0.0] * size] * 3), 0.5, **options)
+    n = np.bincount(groups[groups >= 0], minlength=size)
+    released = options.get("released", False)
+    q = np.where(released | (np.array(seen) > 0), np.exp(np.array(log_q) - max(log_q)), 0.0)
+    basis = np.array(options.get("shares") or n, dtype=float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        weight = 1 / n if released else np.minimum(basis.sum() / basis, 20.0) / n.sum()
+    return value, q / q.sum() if q.sum() else q, weight
 
 
 CASES = [
@@ -113,7 +121,9 @@ CASES = [
     weighting_case("batch", normalize="batch"),
     weighting_case("paper", variant="paper"),
     dro_case("default"),
-    dro_case("counts", group_counts=True, adjustment=0.3),
+    dro_case("adjusted", counts=COUNTS, adjustment=0.3),
+    dro_case("shares", shares=[96.0, 3.0, 1.0]),  # of which the last is capped
+    dro_case("two_attributes", attributes=2),
     # All groups take part from the first step on: an unused id does change the released variant, as it did its authors'.
     dro_case("released", released=True, notes="unused id changes the result"),
 ]

@@ -134,7 +134,10 @@ def test_forward_arguments_keep_one_order(loss):
 
 # What only one of a class and its function can take.
 ONE_SIDED = {
-    "GroupDROLoss": ({"num_groups", "step_size", "adjustment", "group_counts", "variant"}, {"q", "shares"}),
+    "GroupDROLoss": (
+        {"num_groups", "step_size", "adjustment", "group_counts", "variant", "attribute_reduction"},
+        {"q"},
+    ),
 }
 
 

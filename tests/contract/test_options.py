@@ -89,5 +89,5 @@ def test_a_wrong_option_of_the_discovery_is_named(name, bad):
 
 
 def test_every_loss_function_is_here():
-    types = {"ContrastiveParts", "CrossEntropyParts", "Likelihood"}
+    types = {"ContrastiveParts", "CrossEntropyParts", "Likelihood", "WeightingParts"}
     assert set(ff.__all__) == set(FUNCTIONS) | OTHERS | types

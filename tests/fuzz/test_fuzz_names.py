@@ -20,6 +20,7 @@ REASONS = {
     "fairloss.functional.ContrastiveParts": "a named tuple: what the contrastive loss returns on request",
     "fairloss.functional.CrossEntropyParts": "a named tuple: what fair_cross_entropy returns",
     "fairloss.functional.Likelihood": "a named tuple: what sample_likelihood returns",
+    "fairloss.functional.WeightingParts": "a named tuple: what weighting losses return on request",
     "fairloss.metrics.GapOptions": "a dictionary's type: the gaps' targets pass its entries",
     "fairloss.policy.GroupRow": "a named tuple: a line of FairGRPOAdvantage.table",
     "fairloss.report.plot_gaps": "draws a FairnessReport, which the report's target makes; nothing else goes in",

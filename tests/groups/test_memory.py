@@ -64,10 +64,54 @@ def test_casts_leave_the_values_in_float32():
 def test_shares_from_counts_or_from_what_was_seen():
     memory = GroupMemory(2, capacity=2)
     memory.push(torch.ones(3), torch.tensor([0, 0, 1]))
-    assert memory.shares(torch.tensor([0.0, 1.0])).tolist() == [0.5, 0.5]
-    assert GroupMemory(2, capacity=2, group_counts=[9, 1]).shares(torch.tensor([5.0, 5.0])).tolist() == pytest.approx(
-        [0.9, 0.1]
-    )
+    # Two of each, one of them in a batch of one, whose weight is 1 / pi = 2.
+    assert memory.scale(torch.tensor([0.0, 1.0])).tolist() == pytest.approx([2, 2], rel=1e-3)
+    given = GroupMemory(2, capacity=2, shares=[9, 1])
+    assert given.scale(torch.tensor([5.0, 5.0])).tolist() == pytest.approx([1 / 0.9 / 10, 1 / 0.1 / 10])
+
+
+def test_shares_follow_the_stream_and_are_capped():
+    memory = GroupMemory(2, capacity=2, max_weight=5.0)
+    for _ in range(100):
+        memory.push(torch.ones(300), torch.tensor([0] * 270 + [1] * 30))
+    one = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    assert memory.scale(one).tolist() == pytest.approx([1 / 0.9, 5.0], rel=1e-3)  # 10 is above the cap
+    for _ in range(100):  # a sampler begins to balance: 30,000 samples are three half-lives
+        memory.push(torch.ones(300), torch.tensor([0] * 150 + [1] * 150))
+    assert memory.scale(one)[1].item() == pytest.approx((1 + 1 / 8) / (0.5 + 0.1 / 8), rel=1e-3)
+
+
+def test_balanced_batches_pull_both_groups_alike_whatever_the_training_set_holds():
+    memory = GroupMemory(2, capacity=64)
+    groups = torch.tensor([0, 1] * 8)
+    for _ in range(20):
+        memory.push(torch.tensor([0.9, 0.4] * 8), groups)
+    values = torch.tensor([0.9, 0.4] * 8, requires_grad=True)
+    fairloss.functional.group_gap(values, groups, num_groups=2, memory=memory).backward()
+    assert values.grad[groups == 0].sum().item() == pytest.approx(1, rel=1e-5)
+    assert values.grad[groups == 1].sum().item() == pytest.approx(-1, rel=1e-5)
+
+
+def test_several_attributes_have_buffers_of_their_own():
+    generator = torch.Generator().manual_seed(0)
+    both, alone = GroupMemory((3, 2), capacity=4), [GroupMemory(3, capacity=4), GroupMemory(2, capacity=4)]
+    for _ in range(5):
+        values = torch.rand(6, generator=generator)
+        groups = torch.stack([torch.randint(-1, g, (6,), generator=generator) for g in (3, 2)], 1)
+        both.push(values, groups)
+        for memory, ids in zip(alone, groups.unbind(1), strict=True):
+            memory.push(values, ids)
+    counts = torch.tensor([1.0, 2.0, 0.0, 1.0, 1.0])
+    for name in ("values", "seen", "stream"):
+        assert torch.equal(getattr(both, name), torch.cat([getattr(memory, name) for memory in alone]))
+    expected = [memory.scale(part) for memory, part in zip(alone, counts.split([3, 2]), strict=True)]
+    assert torch.equal(both.scale(counts), torch.cat(expected))
+    values, ids = both.rows()
+    for k, memory in enumerate(alone):
+        held, held_ids = memory.rows()
+        mine = ids[:, k] >= 0
+        assert torch.equal(values[mine], held[held_ids[:, 0] >= 0])
+        assert torch.equal(ids[mine, k], held_ids[held_ids[:, 0] >= 0, 0])
 
 
 def test_bad_input_changes_nothing():
@@ -89,12 +133,13 @@ def test_bad_input_changes_nothing():
 @pytest.mark.parametrize(
     ("kwargs", "named"),
     [
-        ({"num_groups": (2, 3), "capacity": 2}, "intersect_groups"),
         ({"num_groups": 0, "capacity": 2}, "num_groups"),
         ({"num_groups": 2, "capacity": 0}, "capacity"),
-        ({"num_groups": 2, "capacity": 2, "group_counts": [1]}, "group_counts"),
-        ({"num_groups": 2, "capacity": 2, "group_counts": [0, 0]}, "group_counts"),
-        ({"num_groups": 2, "capacity": 2, "group_counts": [-1, 2]}, "group_counts"),
+        ({"num_groups": 2, "capacity": 2, "shares": [1]}, "shares"),
+        ({"num_groups": 2, "capacity": 2, "shares": [0, 0]}, "shares"),
+        ({"num_groups": 2, "capacity": 2, "shares": [-1, 2]}, "shares"),
+        ({"num_groups": (2, 3), "capacity": 2, "shares": [1, 2]}, "shares: .*one list per attribute"),
+        ({"num_groups": 2, "capacity": 2, "max_weight": 0.5}, "max_weight"),
     ],
 )
 def test_bad_arguments_are_named(kwargs, named):

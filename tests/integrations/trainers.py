@@ -74,6 +74,4 @@ def lora(seed=0):
 
 
 def fair():
-    return FairCrossEntropyLoss(
-        3, gap_weight=0.5, group_counts=COUNTS, memory=GroupMemory(3, capacity=8, group_counts=COUNTS)
-    )
+    return FairCrossEntropyLoss(3, gap_weight=0.5, group_counts=COUNTS, memory=GroupMemory(3, capacity=8))

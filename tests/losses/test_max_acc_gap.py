@@ -85,7 +85,7 @@ def test_a_memory_has_the_second_derivatives_of_its_estimate():
     """With all values seen by the memory in equal shares S_g is the batch's mean, on which the curvature is taken."""
     values = torch.tensor([0.1, 0.4, 0.3, 0.9], dtype=torch.float64, requires_grad=True)
     groups = torch.tensor([0, 0, 1, 1])
-    memory = fairloss.GroupMemory(2, capacity=4, group_counts=[1, 1]).eval()
+    memory = fairloss.GroupMemory(2, capacity=4, shares=[1, 1]).eval()
 
     def hessian(memory):
         return torch.autograd.functional.hessian(

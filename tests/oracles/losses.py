@@ -164,29 +164,36 @@ def equalized_odds(input, target, groups, kind="binary", agg="mean", **options) 
     return float(((tpr + fpr) / 2 if agg == "mean" else np.maximum(tpr, fpr)).mean())
 
 
-def group_dro_step(values, groups, log_q, seen, step_size, counts=None, adjustment=0.0, released=False):
-    """One training step of group DRO: value, new log q (unnormalised), new counts of samples seen."""
+def group_dro_step(
+    values, groups, log_q, seen, losses, step_size, counts=None, adjustment=0.0, released=False, shares=None, cap=20.0
+):
+    """One training step of group DRO: value, new log q (unnormalised), new counts and sums of losses seen."""
     size = len(log_q)
     sums, n = [0.0] * size, [0] * size
     for v, g in zip(values, groups, strict=True):
         if g >= 0:
             sums[g] += float(v)
             n[g] += 1
-    seen = [a + b for a, b in zip(seen, n, strict=True)]
-    basis = counts if counts is not None else seen
-    losses = []
+    keep = 0.5 ** (sum(n) / 10_000)
+    seen = [keep * a + b for a, b in zip(seen, n, strict=True)]
+    losses = [keep * a + b for a, b in zip(losses, sums, strict=True)]
+    center = sum(losses) / sum(seen) if sum(seen) else 0.0
+    extra = [c / np.sqrt(m) for c, m in zip(np.broadcast_to(adjustment, size), counts or [1] * size, strict=True)]
+    estimates, steps = [0.0] * size, [0.0] * size
     for g in range(size):
-        if n[g] == 0:
-            losses.append(0.0)
-        elif released:
-            losses.append(sums[g] / n[g])
-        else:
-            losses.append(sums[g] / (sum(n) * basis[g] / sum(basis)))
-    extra = [adjustment / np.sqrt(c) if adjustment else 0.0 for c in (counts or [1] * size)]
-    log_q = [a + step_size * (b + e) for a, b, e in zip(log_q, losses, extra, strict=True)]
+        if released:
+            estimates[g] = steps[g] = sums[g] / max(n[g], 1)
+        elif n[g]:
+            basis = shares or seen
+            weight = min(sum(basis) / basis[g], cap) / sum(n)
+            estimates[g] = sums[g] * weight
+            steps[g] = sum((float(v) - center) * weight for v, i in zip(values, groups, strict=True) if i == g)
+    log_q = [a + step_size * (b + e) for a, b, e in zip(log_q, steps, extra, strict=True)]
+    if released:
+        estimates = [a + b for a, b in zip(estimates, extra, strict=True)]
     live = [released or s > 0 for s in seen]
     top = max([a for a, alive in zip(log_q, live, strict=True) if alive], default=0.0)
     q = [np.exp(a - top) if alive else 0.0 for a, alive in zip(log_q, live, strict=True)]
     total = sum(q)
-    value = sum(a / total * b for a, b in zip(q, losses, strict=True)) if total else 0.0
-    return value, log_q, seen
+    value = sum(a / total * b for a, b in zip(q, estimates, strict=True)) if total else 0.0
+    return value, log_q, seen, losses
