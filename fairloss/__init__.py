@@ -67,4 +67,6 @@ _HOME = {loss.name: loss.module for loss in LOSSES} | {
 
 __all__ = ["__version__", *_HOME]
 
-__getattr__, __dir__ = lazy_names(__name__, _HOME, ("functional", "integrations", "metrics", "policy", "report"))
+__getattr__, __dir__ = lazy_names(
+    __name__, _HOME, ("functional", "integrations", "metrics", "policy", "postprocess", "report")
+)

@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin, is_typeddict
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULES = ("fairloss", "fairloss.functional", "fairloss.metrics", "fairloss.policy", "fairloss.report", "fairloss.ops")
+MODULES = (
+    "fairloss",
+    "fairloss.functional",
+    "fairloss.metrics",
+    "fairloss.policy",
+    "fairloss.postprocess",
+    "fairloss.report",
+    "fairloss.ops",
+)
 INTEGRATIONS = ("transformers", "trl", "verl", "torchmetrics")
 WIDTH = 110
 

@@ -35,6 +35,7 @@ DATA = {
     ),
     *("old_logp", "ref_logp", "advantages", "mask", "lowest", "labels", "answers"),
     *("response_mask", "uid"),  # verl's
+    *("y", "attribute", "data"),  # scikit-learn's words, after training
 }
 BRITISH = re.compile(
     r"(normali|optimi|standardi|regulari|generali|minimi|maximi|summari)s|colour|centre|behaviour|labell"

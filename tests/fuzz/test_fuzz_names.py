@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fairloss
-from fairloss import functional, metrics, policy, report
+from fairloss import functional, metrics, policy, postprocess, report
 from tests.fuzz import (
     test_fuzz_functions,
     test_fuzz_groups,
@@ -11,6 +11,7 @@ from tests.fuzz import (
     test_fuzz_losses,
     test_fuzz_metrics,
     test_fuzz_policy,
+    test_fuzz_postprocess,
     test_fuzz_summaries,
 )
 from tests.fuzz.drawing import COVERED
@@ -23,6 +24,8 @@ REASONS = {
     "fairloss.functional.WeightingParts": "a named tuple: what weighting losses return on request",
     "fairloss.metrics.GapOptions": "a dictionary's type: the gaps' targets pass its entries",
     "fairloss.policy.GroupRow": "a named tuple: a line of FairGRPOAdvantage.table",
+    "fairloss.postprocess.CrossFit": "what cross_fit returns",
+    "fairloss.postprocess.Ensemble": "a mean of modules' outputs; the modules are the caller's",
     "fairloss.report.plot_gaps": "draws a FairnessReport, which the report's target makes; nothing else goes in",
     "fairloss.report.plot_groups": "draws a FairnessReport, which the report's target makes; nothing else goes in",
 }
@@ -32,6 +35,7 @@ SUITES = (
     test_fuzz_groups,
     test_fuzz_language,
     test_fuzz_policy,
+    test_fuzz_postprocess,
     test_fuzz_metrics,
     test_fuzz_summaries,
 )
@@ -39,11 +43,12 @@ SUITES = (
 
 def public():
     modules = {"": fairloss, ".functional": functional, ".metrics": metrics, ".policy": policy, ".report": report}
+    modules[".postprocess"] = postprocess
     return {f"fairloss{home}.{name}" for home, module in modules.items() for name in module.__all__}
 
 
 def test_every_public_name_has_a_target_or_a_reason():
-    assert len(SUITES) == 7
+    assert len(SUITES) == 8
     assert public() - COVERED - set(REASONS) == set()
 
 

@@ -1,0 +1,320 @@
+"""Thresholds on out-of-fold scores: every sample is scored by a model that did not see it, and none is held out for good."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairloss.core import checks
+from fairloss.core.checks import expected
+from fairloss.groups.encode import UNKNOWN
+from fairloss.metrics.arrays import as_array, as_finite, as_groups
+from fairloss.postprocess.bands import Floats, Ints
+from fairloss.postprocess.thresholds import GroupThresholds
+
+__all__ = ["CrossFit", "Output", "Splitter", "cross_fit"]
+
+Output = Literal["logit", "probability"]
+Average = Literal["logit", "probability", "vote"]
+
+
+class Splitter(Protocol):
+    """scikit-learn's splitters."""
+
+    def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[Ints, Ints]]:  # noqa: D102
+        ...
+
+
+@dataclass(frozen=True)
+class CrossFit:
+    """The members of :func:`cross_fit`, their out-of-fold scores and the thresholds fitted on these.
+
+    Attributes:
+        members: what ``fit`` returned, one per fold.
+        out_of_fold: (N,) scores by members that did not see the sample: logits, or probabilities with
+            ``average="probability"``.
+        thresholds: fitted on ``out_of_fold``.
+        average: what :meth:`score` and :meth:`predict` average.
+        output: what the members return.
+        positive_rates: label of a group to its positive rate out of fold, and by the average of all members on the same
+            samples. The two differ where averaging moves scores away from the thresholds.
+        notes: what to know about the fit.
+    """
+
+    members: tuple[Any, ...]
+    out_of_fold: Floats
+    thresholds: GroupThresholds
+    average: Average
+    output: Output | None
+    positive_rates: dict[Any, tuple[float, float]]
+    notes: tuple[str, ...]
+
+    def member_scores(self, data: Any) -> Floats:
+        """(M, N) scores of every member."""
+        scores = np.stack([_member_logits(member, data, self.output) for member in self.members])
+        return _probability(scores) if self.average == "probability" else scores
+
+    def score(self, data: Any) -> Floats:
+        """(N,) the mean of the members' scores; with ``average="vote"`` of their logits. Rank by it."""
+        return np.asarray(self.member_scores(data).mean(axis=0))
+
+    def predict(self, data: Any, attribute: Any) -> NDArray[np.bool_]:
+        """(N,) decisions, by the groups' thresholds."""
+        scores = self.member_scores(data)
+        if self.average == "vote":
+            return np.asarray((scores >= self.thresholds.at(attribute, n=scores.shape[1])).mean(axis=0) >= 0.5)
+        return self.thresholds.predict(scores.mean(axis=0), attribute)
+
+
+def cross_fit(
+    fit: Any,
+    data: Any,
+    *,
+    y: Any,
+    attribute: Any,
+    patients: Any = None,
+    folds: int | Splitter = 5,
+    average: Average = "logit",
+    output: Output | None = None,
+    seed: int = 0,
+    directory: str | Path | None = None,
+    **thresholds: Any,
+) -> CrossFit:
+    """Train on each fold's complement, fit thresholds on the out-of-fold scores, decide by the mean of the members.
+
+    Args:
+        fit: a scikit-learn estimator (cloned for each fold), or a function ``fit(data, y, attribute)`` of one fold's training
+            samples that returns a model: an ``nn.Module``, an estimator, or a function, which give one score per sample of
+            ``data``, (N,) or (N, 1), or two columns.
+        data: N samples that can be indexed by an integer array (an array, a tensor, a data frame); ``np.arange(N)`` where
+            ``fit`` and its models read the samples themselves.
+        y: (N,) labels 0 and 1.
+        attribute: (N,) group labels, or a mapping of names to attributes: their intersection.
+        patients: (N,) ids; a patient's samples are all in one fold.
+        folds: their number (stratified by label and group), or a splitter of scikit-learn's; a repeated one gives
+            every sample several out-of-fold scores, which are averaged.
+        average: of the members: ``"logit"``; ``"probability"``, which moves the scores away from the thresholds;
+            ``"vote"``, the majority of the members' decisions.
+        output: what a function's or module's scores are; None: logits, unless all lie in [0, 1], which raises. Estimators
+            say it themselves.
+        seed: of the folds.
+        directory: keeps each fold's member and scores there (joblib), and goes on from them when called again.
+        thresholds: options of :meth:`GroupThresholds.fit`: ``close="tpr_gap"``, ``budget=``, ``per_group=False``, ...;
+            ``common`` is 0 for logits and 0.5 for probabilities by default.
+
+    Returns:
+        Members, scores and thresholds.
+
+    Raises:
+        ValueError: a patient in two folds, a sample that no fold leaves out, scores with two readings, a directory with
+            another split's folds; and what :meth:`GroupThresholds.fit` refuses.
+
+    Warns:
+        Where a group's positive rate out of fold and that of the averaged members on the same samples differ by more than
+        two standard errors.
+
+    Example:
+        >>> from sklearn.linear_model import LogisticRegression
+        >>> rng = np.random.default_rng(0)
+        >>> sex = rng.integers(0, 2, 600)
+        >>> x = rng.standard_normal((600, 3)) + sex[:, None]
+        >>> y = (x[:, 0] + rng.standard_normal(600) > 0.5).astype(int)
+        >>> fitted = cross_fit(LogisticRegression(), x, y=y, attribute=sex, close="positive_rate_gap")
+        >>> fitted.predict(x[:2], sex[:2]).shape, sorted(fitted.thresholds.thresholds)
+        ((2,), [0, 1])
+
+    References:
+        Stone, *Cross-Validatory Choice and Assessment of Statistical Predictions*, JRSS B 36(2), 1974: out-of-fold scores.
+    """
+    checks.choice("average", average, get_args(Average))
+    if output is not None:
+        checks.choice("output", output, get_args(Output))
+    labels = as_finite(y, "y")
+    n = len(labels)
+    groups = as_groups(attribute, n)
+    splits = _splits(folds, labels, groups.ids, patients, seed)
+    ids = np.asarray(groups.decode(groups.ids), dtype=object)
+    store = None if directory is None else Path(directory)
+    total, times, members = np.zeros(n), np.zeros(n), []
+    for number, (train, test) in enumerate(splits):
+        kept = _load(store, number, train, labels)
+        if kept is None:
+            model = _trained(fit, _rows(data, train), _rows(y, train), ids[train])
+            kept = model, _member_logits(model, _rows(data, test), output)
+            _save(store, number, train, labels, kept)
+        member, scores = kept
+        if scores.shape != test.shape:
+            raise ValueError(expected("fit", f"a model with {len(test)} scores for {len(test)} samples", scores.shape))
+        members.append(member)
+        total[test] += _probability(scores) if average == "probability" else scores
+        times[test] += 1
+    if (times == 0).any():
+        raise ValueError(
+            expected(
+                "folds", "a splitter that leaves every sample out once", f"{int((times == 0).sum())} never left out"
+            )
+        )
+    out_of_fold = total / times
+    thresholds.setdefault("common", 0.5 if average == "probability" else 0.0)
+    fitted = GroupThresholds.fit(out_of_fold, labels, attribute, **thresholds)
+    notes = (
+        ()
+        if patients is not None
+        else ("Rows are taken as independent: without patients=, rows of one patient may lie in two folds.",)
+    )
+    result = CrossFit(tuple(members), out_of_fold, fitted, average, output, {}, notes)
+    before, after = fitted.predict(out_of_fold, attribute), result.predict(data, attribute)
+    apart = []
+    for g, label in enumerate(groups.labels):
+        inside = groups.ids == g
+        if not inside.any():
+            continue
+        rates = float(before[inside].mean()), float(after[inside].mean())
+        result.positive_rates[label] = rates
+        error = float((after[inside].astype(float) - before[inside]).std() / np.sqrt(inside.sum()))
+        if abs(rates[1] - rates[0]) > 2 * error + 1e-12:
+            apart.append(f"{label!r} {rates[0]:.3f} and {rates[1]:.3f}")
+    if apart:
+        warnings.warn(
+            "positive rates out of fold and by the average of the members are more than two standard errors apart, so the "
+            f"thresholds may not fit the average: {', '.join(apart)}",
+            stacklevel=2,
+        )
+    return result
+
+
+def _splits(folds: int | Splitter, y: Floats, ids: Ints, patients: Any, seed: int) -> list[tuple[Ints, Ints]]:
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    people = None if patients is None else np.unique(as_array(patients, "patients"), return_inverse=True)[1].ravel()
+    if people is not None and people.shape != y.shape:
+        raise ValueError(expected("patients", f"one id for each of {len(y)} samples", f"{len(people)} ids"))
+    if isinstance(folds, int):
+        checks.integer("folds", folds, minimum=2)
+        fewest = int(min((y == 1).sum(), (y != 1).sum()))
+        if fewest < folds:
+            raise ValueError(
+                expected("folds", "at most as many as the rarer label has samples", f"{folds} of {fewest}")
+            )
+        kind = StratifiedKFold if people is None else StratifiedGroupKFold
+        splitter: Splitter = kind(folds, shuffle=True, random_state=seed)
+        strata = ids * 2 + (y == 1)
+        rare = [s for s, count in zip(*np.unique(strata, return_counts=True), strict=True) if count < folds]
+        strata = np.where(np.isin(strata, rare), 2 * UNKNOWN + (y == 1), strata)  # too few to be in every fold
+    else:
+        splitter, strata = folds, (y == 1).astype(int)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The groups parameter is ignored")  # an error below, where it matters
+        warnings.filterwarnings(
+            "ignore", "The least populated class"
+        )  # a stratum of the rare, spread as far as it goes
+        splits = [(np.asarray(a), np.asarray(b)) for a, b in splitter.split(np.zeros(len(y)), strata, people)]
+    for train, test in splits:
+        if people is not None and np.isin(people[test], people[train]).any():
+            raise ValueError(
+                expected("folds", "a splitter that keeps a patient's samples together", "one that parts them")
+            )
+    return splits
+
+
+def _rows(data: Any, index: Ints) -> Any:
+    return (
+        data.iloc[index]
+        if hasattr(data, "iloc")
+        else data[index]
+        if hasattr(data, "shape")
+        else [data[i] for i in index]
+    )
+
+
+def _trained(fit: Any, data: Any, y: Any, attribute: Any) -> Any:
+    if hasattr(fit, "fit"):
+        from sklearn.base import clone
+
+        return clone(fit).fit(data, y)
+    if not callable(fit):
+        raise TypeError(
+            expected("fit", "a scikit-learn estimator, or a function fit(data, y, attribute)", type(fit).__name__)
+        )
+    return fit(data, y, attribute)
+
+
+def _probability(logits: Floats) -> Floats:
+    from scipy.special import expit
+
+    return np.asarray(expit(logits))
+
+
+def _member_logits(member: Any, data: Any, output: Output | None) -> Floats:
+    """(N,) logits of a model."""
+    if hasattr(member, "decision_function"):
+        values, output = member.decision_function(data), "logit"
+    elif hasattr(member, "predict_proba"):
+        values, output = member.predict_proba(data), "probability"
+    elif hasattr(member, "state_dict"):
+        import torch
+
+        training = member.training
+        with torch.no_grad():
+            values = member.eval()(torch.as_tensor(data) if isinstance(data, np.ndarray) else data)
+        member.train(training)
+    else:
+        values = member(data)
+    array = as_finite(values, "the model's scores")
+    if output is None and array.size and ((array >= 0) & (array <= 1)).all():
+        cure = "pass output='probability' or output='logit'"
+        raise ValueError(expected("output", "a word on what the scores are", "None, with all scores in [0, 1]", cure))
+    if array.ndim == 2 and array.shape[1] == 2:
+        array = array[:, 1] - array[:, 0] if output != "probability" else array[:, 1]
+    array = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+    if array.ndim != 1:
+        raise ValueError(expected("fit", "a model with one score per sample, (N,)", f"shape {array.shape}"))
+    if output != "probability":
+        return array
+    if ((array < 0) | (array > 1)).any():
+        raise ValueError(expected("output", "probabilities in [0, 1]", "values outside", "pass output='logit'"))
+    from scipy.special import logit
+
+    tiny = np.finfo(np.float32).eps  # a probability of 0 or 1 is a rounded one
+    return np.asarray(logit(np.clip(array, tiny, 1 - tiny)))
+
+
+def _key(train: Ints, y: Floats) -> str:
+    return hashlib.sha256(np.asarray(train, dtype=np.int64).tobytes() + y.tobytes()).hexdigest()
+
+
+def _load(store: Path | None, number: int, train: Ints, y: Floats) -> tuple[Any, Floats] | None:
+    path = None if store is None else store / f"fold-{number}.joblib"
+    if path is None or not path.exists():
+        return None
+    import joblib
+
+    key, member, scores = joblib.load(path)
+    if key != _key(train, y):
+        cure = "give each fit a directory of its own"
+        raise ValueError(expected("directory", "folds of these samples and this seed", f"others in {path.name}", cure))
+    return member, scores
+
+
+def _save(store: Path | None, number: int, train: Ints, y: Floats, kept: tuple[Any, Floats]) -> None:
+    if store is None:
+        return
+    import joblib
+
+    store.mkdir(parents=True, exist_ok=True)
+    unfinished = store / f"fold-{number}.part"
+    try:
+        joblib.dump((_key(train, y), *kept), unfinished)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise TypeError(
+            expected("fit", "a model that can be saved, beside directory=", f"one that cannot ({error})")
+        ) from error
+    unfinished.replace(store / f"fold-{number}.joblib")
