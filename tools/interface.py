@@ -189,7 +189,10 @@ def _annotation(annotation: Any, scope: dict[str, Any]) -> str:
         alias = scope.get(name[0])
         return str(alias).replace("typing.", "") if get_origin(alias) is Literal else name[0]
 
-    text = re.sub(r"ForwardRef\('([^']+)'\)", r"\1", text)
+    referred = re.fullmatch(r"ForwardRef\('(.+?)'(?:, module='([^']+)')?\)", text)
+    if referred:
+        text = referred[1]
+        scope = vars(importlib.import_module(referred[2])) if referred[2] else scope
     return re.sub(r"\b[A-Z]\w*\b", spelled, text).replace("'", '"')
 
 

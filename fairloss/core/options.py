@@ -1,12 +1,18 @@
-"""A function's keyword-only parameters as the one list of a method's options: its module holds them and passes them on."""
+"""Options written once: the keyword-only parameters of a function, which its module passes on, or a typed dictionary."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from typing import Any
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
-__all__ = ["option_names", "options_of"]
+from fairloss.core.checks import expected
+
+__all__ = ["given_options", "option_names", "options_of", "with_options"]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def option_names(function: Callable[..., Any], *, without: Sequence[str] = ()) -> tuple[str, ...]:
@@ -18,3 +24,43 @@ def option_names(function: Callable[..., Any], *, without: Sequence[str] = ()) -
 def options_of(module: object, names: Sequence[str]) -> dict[str, Any]:
     """The attributes of ``module`` that bear those names, as keyword arguments."""
     return {name: getattr(module, name) for name in names}
+
+
+def given_options(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults, and what is given in their place; TypeError names an option that is not among them."""
+    unknown = set(options) - set(defaults)
+    if unknown:
+        raise TypeError(expected(min(unknown), f"an option among {', '.join(defaults)}", "another"))
+    return {**defaults, **options}
+
+
+def with_options(defaults: Mapping[str, Any], *kinds: type) -> Callable[[_Function], _Function]:
+    """A decorator that writes ``defaults`` into a function's signature and documentation in place of its ``**options``.
+
+    Types and meanings are those of the typed dictionaries ``kinds``, each before what it inherits from; the
+    documentation says where they go by a line "options: by keyword.".
+    """
+    types: dict[str, Any] = {}
+    meanings: dict[str, str] = {}
+    for kind in kinds:
+        scope = vars(sys.modules[kind.__module__])  # a name such as Task means nothing where the function is read
+        texts = {name: getattr(t, "__forward_arg__", t) for name, t in kind.__annotations__.items()}
+        types |= {name: scope.get(text, text) if isinstance(text, str) else text for name, text in texts.items()}
+        listed = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")[2]
+        for name, meaning in re.findall(r"^    (\w+): (.*(?:\n        .*)*)", listed, re.MULTILINE):
+            meanings.setdefault(name, f"    {name}: {meaning}")
+
+    def decorate(function: _Function) -> _Function:
+        signature = inspect.signature(function)
+        kept = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        shown = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=types[name])
+            for name, default in defaults.items()
+        ]
+        function.__signature__ = signature.replace(parameters=[*kept, *shown])  # type: ignore[attr-defined]
+        text = inspect.cleandoc(function.__doc__ or "")
+        written = "\n".join(meanings[name] for name in defaults)
+        function.__doc__ = re.sub(r"    options: by keyword\.", lambda _: written, text)
+        return function
+
+    return decorate

@@ -31,6 +31,7 @@ from fairloss.metrics.gaps import (
     predictive_parity_difference,
 )
 from fairloss.metrics.per_group import METRICS, GroupMetric, UndefinedGroupWarning, group_mean, group_metric
+from fairloss.metrics.predictions import ReadingOptions
 from fairloss.metrics.ranking import auc
 from fairloss.metrics.scored import auc_gap, calibration_gap, equity_scaled_auc
 from fairloss.metrics.segmentation import dice, iou
@@ -40,6 +41,7 @@ __all__ = [
     "METRICS",
     "GapOptions",
     "GroupMetric",
+    "ReadingOptions",
     "UndefinedGroupWarning",
     "aggregate_disparity",
     "auc",

@@ -10,15 +10,25 @@ and in float64. The formula printed in FairMedFM (appendix C.2) is no binned err
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from fairloss.core.checks import choice, expected
-from fairloss.metrics.arrays import Floats, Ints, as_weights, round_as
-from fairloss.metrics.predictions import Predictions, Task, as_predictions
+from fairloss.core.options import given_options, with_options
+from fairloss.metrics.arrays import Floats, Ints, round_as
+from fairloss.metrics.predictions import (
+    BINARY_OPTIONS,
+    READING_OPTIONS,
+    Predictions,
+    ReadingOptions,
+    as_predictions,
+)
 from fairloss.metrics.rates import ratio
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = [
     "best_f1_threshold",
@@ -31,6 +41,7 @@ __all__ = [
 Strategy = Literal["uniform", "range", "quantile"]
 
 
+@with_options(READING_OPTIONS, ReadingOptions)
 def expected_calibration_error(
     y_true: Any,
     y_score: Any,
@@ -38,17 +49,19 @@ def expected_calibration_error(
     bins: int | Sequence[float] = 10,
     strategy: Strategy = "uniform",
     sample_weight: Any = None,
+    **options: Unpack[ReadingOptions],
 ) -> float:
     """Expected calibration error sum_b (n_b / n) |mean score_b - mean label_b|; 0 means calibrated in every bin.
 
     Args:
-        y_true: (N,) labels 0 and 1, or (N,) classes with (N, C) scores (then the largest score is set against whether
+        y_true: (N,) labels of two classes, or (N,) classes with (N, C) scores (then the largest score is set against whether
             that class is right).
-        y_score: (N,) or (N, C) probabilities in [0, 1].
+        y_score: (N,), (N, 2) or (N, C) probabilities in [0, 1].
         bins: their number, or the increasing edges themselves (scores outside fall into the outer bins).
         strategy: ``"uniform"`` equal width on [0, 1]; ``"range"`` equal width between the smallest and the largest
             score (FairMedFM's code); ``"quantile"`` equal mass.
         sample_weight: (N,) non-negative weights; an integer weight equals that many repetitions.
+        options: by keyword.
 
     Returns:
         The error in [0, 1].
@@ -64,19 +77,23 @@ def expected_calibration_error(
         >>> round(expected_calibration_error([0, 1, 1, 1], [0.1, 0.6, 0.6, 0.9]), 6)
         0.25
     """
-    pred = as_predictions(y_true, y_score)
+    pred = as_predictions(y_true, y_score, **given_options(options, READING_OPTIONS))
     p, o = top_label(pred)
-    weight = as_weights(sample_weight, len(pred))
+    weight = pred.weights(sample_weight)
     return binned_error(p, o, weight, bin_edges(p, weight, bins, strategy, pred.precision))
 
 
-def mean_absolute_calibration_error(y_true: Any, y_score: Any, *, sample_weight: Any = None) -> float:
+@with_options(READING_OPTIONS, ReadingOptions)
+def mean_absolute_calibration_error(
+    y_true: Any, y_score: Any, *, sample_weight: Any = None, **options: Unpack[ReadingOptions]
+) -> float:
     """Mean of |score - label| over samples, FairMedFM's printed "ECE"; 0 means certain and right everywhere.
 
     Args:
-        y_true: (N,) labels 0 and 1, or classes with (N, C) scores.
-        y_score: (N,) or (N, C) probabilities in [0, 1].
+        y_true: (N,) labels of two classes, or classes with (N, C) scores.
+        y_score: (N,), (N, 2) or (N, C) probabilities in [0, 1].
         sample_weight: (N,) non-negative weights.
+        options: by keyword.
 
     Returns:
         The mean in [0, 1]. It measures sharpness as much as calibration: a calibrated 0.5 scores 0.5.
@@ -88,17 +105,21 @@ def mean_absolute_calibration_error(y_true: Any, y_score: Any, *, sample_weight:
         >>> round(mean_absolute_calibration_error([0, 1], [0.25, 0.5]), 6)
         0.375
     """
-    p, o, weight = _read(y_true, y_score, sample_weight)
+    p, o, weight = _read(y_true, y_score, sample_weight, given_options(options, READING_OPTIONS))
     return weighted_mean(sample_errors("mean_abs_calibration_error", p, o), weight)
 
 
-def binary_cross_entropy(y_true: Any, y_score: Any, *, sample_weight: Any = None) -> float:
+@with_options(BINARY_OPTIONS, ReadingOptions)
+def binary_cross_entropy(
+    y_true: Any, y_score: Any, *, sample_weight: Any = None, **options: Unpack[ReadingOptions]
+) -> float:
     """Mean of -log(probability given to the label), logarithms cut at -100 as in torch; 0 means certain and right.
 
     Args:
         y_true: (N,) labels 0 and 1.
         y_score: (N,) probabilities in [0, 1].
         sample_weight: (N,) non-negative weights.
+        options: by keyword.
 
     Returns:
         The mean, in nats.
@@ -110,17 +131,19 @@ def binary_cross_entropy(y_true: Any, y_score: Any, *, sample_weight: Any = None
         >>> round(binary_cross_entropy([0, 1], [0.5, 0.5]), 6)
         0.693147
     """
-    p, o, weight = _read(y_true, y_score, sample_weight, task="binary")
+    p, o, weight = _read(y_true, y_score, sample_weight, {"task": "binary", **given_options(options, BINARY_OPTIONS)})
     return weighted_mean(sample_errors("bce", p, o), weight)
 
 
-def brier_score(y_true: Any, y_score: Any, *, sample_weight: Any = None) -> float:
+@with_options(READING_OPTIONS, ReadingOptions)
+def brier_score(y_true: Any, y_score: Any, *, sample_weight: Any = None, **options: Unpack[ReadingOptions]) -> float:
     """Mean of (score - label)^2; 0 means certain and right everywhere.
 
     Args:
-        y_true: (N,) labels 0 and 1, or classes with (N, C) scores (then of the largest score).
-        y_score: (N,) or (N, C) probabilities in [0, 1].
+        y_true: (N,) labels of two classes, or classes with (N, C) scores (then of the largest score).
+        y_score: (N,), (N, 2) or (N, C) probabilities in [0, 1].
         sample_weight: (N,) non-negative weights.
+        options: by keyword.
 
     Returns:
         The mean in [0, 1].
@@ -132,17 +155,21 @@ def brier_score(y_true: Any, y_score: Any, *, sample_weight: Any = None) -> floa
         >>> brier_score([0, 1], [0.5, 0.5])
         0.25
     """
-    p, o, weight = _read(y_true, y_score, sample_weight)
+    p, o, weight = _read(y_true, y_score, sample_weight, given_options(options, READING_OPTIONS))
     return weighted_mean(sample_errors("brier", p, o), weight)
 
 
-def best_f1_threshold(y_true: Any, y_score: Any, *, sample_weight: Any = None) -> float:
+@with_options(BINARY_OPTIONS, ReadingOptions)
+def best_f1_threshold(
+    y_true: Any, y_score: Any, *, sample_weight: Any = None, **options: Unpack[ReadingOptions]
+) -> float:
     """The score t for which the decisions ``score >= t`` have the largest F1; the smallest such t among ties.
 
     Args:
         y_true: (N,) labels 0 and 1, with at least one positive.
         y_score: (N,) scores of any range.
         sample_weight: (N,) non-negative weights.
+        options: by keyword.
 
     Returns:
         One of the scores.
@@ -158,22 +185,24 @@ def best_f1_threshold(y_true: Any, y_score: Any, *, sample_weight: Any = None) -
         >>> best_f1_threshold([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
         0.35
     """
-    pred = as_predictions(y_true, y_score, task="binary")
+    pred = as_predictions(y_true, y_score, task="binary", **given_options(options, BINARY_OPTIONS))
     assert pred.score is not None
-    weight, positive = as_weights(sample_weight, len(pred)), pred.target[:, 0]
+    weight = pred.weights(sample_weight)
+    present = weight > 0
+    weight, positive, score = weight[present], pred.target[present, 0], pred.score[present, 0]
     total = weight[positive].sum()
     if total <= 0:
         raise ValueError(expected("y_true", "at least one positive label", "none", "F1 is undefined without one"))
-    values, inverse = np.unique(pred.score[:, 0], return_inverse=True)
+    values, inverse = np.unique(score, return_inverse=True)
     tp = np.bincount(inverse, weights=weight * positive, minlength=len(values))[::-1].cumsum()[::-1]
     flagged = np.bincount(inverse, weights=weight, minlength=len(values))[::-1].cumsum()[::-1]
     return float(values[np.argmax(2 * tp / (flagged + total))])
 
 
-def _read(y_true: Any, y_score: Any, sample_weight: Any, task: Task = "auto") -> tuple[Floats, Floats, Floats]:
+def _read(y_true: Any, y_score: Any, sample_weight: Any, reading: Mapping[str, Any]) -> tuple[Floats, Floats, Floats]:
     """(N,) confidence, outcome and weight."""
-    pred = as_predictions(y_true, y_score, task=task)
-    return *top_label(pred), as_weights(sample_weight, len(pred))
+    pred = as_predictions(y_true, y_score, **reading)
+    return *top_label(pred), pred.weights(sample_weight)
 
 
 def weighted_mean(values: Floats, weight: Floats) -> float:
@@ -190,12 +219,11 @@ def top_label(pred: Predictions) -> tuple[Floats, Floats]:
         raise ValueError(
             expected("y_score", "scores of one label", f"{len(pred.classes)} labels", "take a label at a time")
         )
-    low, high = pred.score.min(), pred.score.max()
-    if low < 0 or high > 1:
-        raise ValueError(expected("y_score", "probabilities in [0, 1]", f"{low:g} .. {high:g}"))
+    pred.check_probabilities("calibration")
+    score = np.clip(pred.score, 0.0, 1.0)
     if pred.task == "binary":
-        return pred.score[:, 0], pred.target[:, 0].astype(np.float64)
-    return pred.score.max(axis=1), pred.correct()
+        return score[:, 0], pred.target[:, 0].astype(np.float64)
+    return score.max(axis=1), pred.correct()
 
 
 def sample_errors(metric: str, p: Floats, o: Floats) -> Floats:
@@ -223,7 +251,8 @@ def bin_edges(
     if strategy == "range":
         # The decimals that the ends were written as, and edges without the last bits of the division.
         kind = np.float32 if precision == "bfloat16" else np.dtype(precision).type
-        low, high = (float(str(kind(end))) for end in (p.min(), p.max()))
+        present = p[weight > 0]
+        low, high = (float(str(kind(end))) for end in ((present.min(), present.max()) if len(present) else (0, 1)))
         return round_as([float(f"{edge:.14g}") for edge in np.linspace(low, high, int(bins) + 1)[1:-1]], precision)
     order = np.argsort(p, kind="stable")
     mass = np.cumsum(weight[order])

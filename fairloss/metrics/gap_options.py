@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, Literal
 
 from fairloss.metrics.disparity import Method
-from fairloss.metrics.predictions import Task
+from fairloss.metrics.predictions import READING_OPTIONS, ReadingOptions
 from fairloss.metrics.rates import Convention
 from fairloss.metrics.undefined import Undefined
 
-__all__ = ["DEFAULTS", "Agg", "GapOptions", "OddsOptions", "OverClasses", "RatioOptions", "write_options"]
+__all__ = ["DEFAULTS", "Agg", "GapOptions", "OddsOptions", "OverClasses", "RatioOptions"]
 
 OverClasses = Literal["mean_gap", "max_gap", "gap_of_mean"]
 Agg = Literal["worst_case", "mean", "score"]
-_Gap = TypeVar("_Gap", bound=Callable[..., float])
 
 
-class GapOptions(TypedDict, total=False):
-    """Keyword arguments that every named gap takes.
+class GapOptions(ReadingOptions, total=False):
+    """Keyword arguments that every named gap takes, those of :class:`ReadingOptions` among them.
 
     Attributes:
         sample_weight: (N,) non-negative weights; by default all 1.
@@ -32,8 +29,6 @@ class GapOptions(TypedDict, total=False):
             Samples of unknown stratum are left out.
         threshold: a score is a positive decision where ``score >= threshold`` (0.5) ...
         strict: ... or where ``score > threshold``.
-        task: ``"auto"``, ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
-        labels: the classes, in the order of the columns of scores.
         over_classes: with several classes, the ``"mean_gap"`` (the mean over classes of each class's value, which of
             equalized odds is that of its two gaps), the ``"max_gap"`` (the class of the largest gap or smallest
             ratio), or the ``"gap_of_mean"`` (rates are averaged over classes first); by default the first, and the
@@ -48,8 +43,6 @@ class GapOptions(TypedDict, total=False):
     control: Any
     threshold: float
     strict: bool
-    task: Task
-    labels: Sequence[Any] | None
     over_classes: OverClasses | None
     convention: Convention
     undefined: Undefined
@@ -75,7 +68,7 @@ class OddsOptions(GapOptions, total=False):
     agg: Agg
 
 
-DEFAULTS: OddsOptions = {
+DEFAULTS: dict[str, Any] = {
     "agg": "worst_case",
     "sample_weight": None,
     "method": "between_groups",
@@ -83,27 +76,8 @@ DEFAULTS: OddsOptions = {
     "control": None,
     "threshold": 0.5,
     "strict": False,
-    "task": "auto",
-    "labels": None,
+    **READING_OPTIONS,
     "over_classes": None,
     "convention": "standard",
     "undefined": "omit",
 }
-
-
-def write_options(function: _Gap, options: type[Any]) -> _Gap:
-    """``function`` with the entries of ``options`` in its signature, and in its documentation in place of "options: ..."."""
-    signature = inspect.signature(function)
-    kept = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    texts = {name: str(getattr(kind, "__forward_arg__", kind)) for name, kind in options.__annotations__.items()}
-    types = {name: globals().get(text, text) for name, text in texts.items()}  # Task means nothing where this is read
-    listed = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=types[name])
-        for name, default in DEFAULTS.items()
-        if name in types
-    ]
-    function.__signature__ = signature.replace(parameters=[*kept, *listed])  # type: ignore[attr-defined]
-    documented = [options] if options is GapOptions else [options, GapOptions]
-    meanings = "\n".join(inspect.cleandoc(c.__doc__ or "").partition("Attributes:\n")[2] for c in documented)
-    function.__doc__ = (function.__doc__ or "").replace("    options: by keyword.", meanings)
-    return function

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 
-from fairloss.core.checks import choice, expected
+from fairloss.core.checks import choice
+from fairloss.core.options import given_options, with_options
 from fairloss.groups.encode import GroupEncoding
 from fairloss.metrics import disparity
-from fairloss.metrics.arrays import Floats, as_array, as_weights
+from fairloss.metrics.arrays import Floats
 from fairloss.metrics.gap_options import (
     DEFAULTS,
     Agg,
@@ -22,10 +23,9 @@ from fairloss.metrics.gap_options import (
     OddsOptions,
     OverClasses,
     RatioOptions,
-    write_options,
 )
 from fairloss.metrics.per_group import class_values
-from fairloss.metrics.predictions import as_predictions
+from fairloss.metrics.predictions import READING_OPTIONS, ReadingOptions, as_predictions
 from fairloss.metrics.rates import Convention, common_classes, mean_over_classes
 from fairloss.metrics.strata import as_strata
 from fairloss.metrics.undefined import classes_named, report_undefined
@@ -121,23 +121,12 @@ def _worst(gaps: Floats, statistic: Statistic, agg: Agg) -> float:
 
 def _gap_of(rates: tuple[str, ...], statistic: Statistic, y_true: Any, y_pred: Any, groups: Any, options: Any) -> float:
     """The gap of the rates, after one warning for each that is undefined somewhere; called by the public functions alone."""
-    unknown = set(options) - set(DEFAULTS) | (set(options) & {"agg"} if len(rates) == 1 else set())
-    if unknown:
-        raise TypeError(expected(min(unknown), f"an option among {', '.join(DEFAULTS)}", "another"))
-    o: OddsOptions = {**DEFAULTS, **options}
-    choice("agg", o["agg"], get_args(Agg) if statistic == "gap" else ("worst_case", "mean"))
-    if y_true is None and as_array(y_pred, "y_pred").ndim != 1:
-        raise TypeError(expected("y_true", "labels beside predictions of several columns", None))
-    pred = as_predictions(
-        y_true,
-        y_pred,
-        task=o["task"],
-        threshold=o["threshold"],
-        strict=o["strict"],
-        labels=o["labels"],
-        labels_matter=rates != ("positive_rate",),
-    )
-    strata, weight = as_strata(groups, o["control"], len(pred)), as_weights(o["sample_weight"], len(pred))
+    o = given_options(options, {k: v for k, v in DEFAULTS.items() if k != "agg" or len(rates) > 1})
+    agg: Agg = o.get("agg", "worst_case")
+    choice("agg", agg, get_args(Agg) if statistic == "gap" else ("worst_case", "mean"))
+    reading = {name: o[name] for name in ("threshold", "strict", *READING_OPTIONS)}
+    pred = as_predictions(y_true, y_pred, labels_matter=rates != ("positive_rate",), **reading)
+    strata, weight = as_strata(groups, o["control"], len(pred)), pred.weights(o["sample_weight"])
     reference = disparity.reference_of(o["method"], o["reference"], strata.groups.labels)
     found: list[Floats] = []  # of each rate (S, G, K)
     baselines: list[Floats] = []  # of each rate (S, K)
@@ -157,7 +146,7 @@ def _gap_of(rates: tuple[str, ...], statistic: Statistic, y_true: Any, y_pred: A
         gap_over_groups(
             [v[s] for v in found],
             statistic,
-            agg=o["agg"],
+            agg=agg,
             over_classes=o["over_classes"],
             convention=o["convention"],
             baselines=[b[s] for b in baselines] or None,
@@ -169,7 +158,7 @@ def _gap_of(rates: tuple[str, ...], statistic: Statistic, y_true: Any, y_pred: A
         report_undefined(
             name, strata.control, np.array(gaps)[:, None], o["undefined"], of="control stratum(s)", depth=4
         )
-    return _worst(np.array(gaps), statistic, o["agg"])
+    return _worst(np.array(gaps), statistic, agg)
 
 
 def _named_gap(
@@ -189,7 +178,7 @@ def _named_gap(
     def gap(y_true: Any, y_pred: Any, groups: Any, **options: Any) -> float:
         return _gap_of(rates, statistic, y_true, y_pred, groups, options)
 
-    labels = "(N,) labels 0 and 1, (N,) classes, or (N, L) of 0 and 1"
+    labels = "(N,) labels 0 and 1, or two others with ``positive``; (N,) classes; or (N, L) of 0 and 1"
     if rates == ("positive_rate",):
         labels += """; or None with (N,) predictions,
         since labels play no part (``task`` says what whole numbers other than 0 and 1 are)"""
@@ -200,7 +189,7 @@ def _named_gap(
 {more}
 Args:
     y_true: {labels}.
-    y_pred: (N,) scores or decisions, (N, C) scores or (N,) classes, or (N, L).
+    y_pred: (N,) scores or decisions, or (N, 2) probabilities, of two classes; (N, C) scores or (N,) classes; (N, L).
     groups: (N,) labels of any kind, or a mapping of names to attributes, read as their intersection; None, NaN and
         -1 are unknown and left out.
     options: by keyword.
@@ -219,7 +208,9 @@ Example:
     >>> {call.replace("f(", f"{name}(")}
     {value}
 """
-    return write_options(gap, options)
+    kinds = (options, GapOptions, ReadingOptions) if options is not GapOptions else (GapOptions, ReadingOptions)
+    shown = {k: v for k, v in DEFAULTS.items() if k in options.__annotations__}
+    return with_options(shown, *kinds)(gap)
 
 
 _RANGES = {

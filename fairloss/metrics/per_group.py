@@ -29,7 +29,8 @@ from fairloss.metrics.calibration import (
     top_label,
     weighted_mean,
 )
-from fairloss.metrics.predictions import Predictions, Task, as_predictions, same_length
+from fairloss.metrics.labels import same_length
+from fairloss.metrics.predictions import READING_OPTIONS, Predictions, Task, as_predictions
 from fairloss.metrics.ranking import auc_by_group
 from fairloss.metrics.rates import (
     RATES,
@@ -47,6 +48,7 @@ from fairloss.metrics.undefined import Undefined, UndefinedGroupWarning, classes
 __all__ = ["METRICS", "GroupMetric", "Metric", "UndefinedGroupWarning", "group_mean", "group_metric"]
 
 Metric = Literal[Rate, "auc", "ece", "mean_abs_calibration_error", "bce", "brier"]
+_READING = {"threshold": 0.5, "strict": False, **READING_OPTIONS}
 _SMALLER_IS_BETTER = ("fpr", "fnr", "fdr", "ece", "mean_abs_calibration_error", "bce", "brier")
 # For positive_rate and prevalence neither direction is better.
 METRICS: dict[Metric, bool] = {name: name not in _SMALLER_IS_BETTER for name in get_args(Metric)}
@@ -144,6 +146,9 @@ def group_metric(
     strict: bool = False,
     task: Task = "auto",
     labels: Sequence[Any] | None = None,
+    positive: Any = None,
+    logits: bool = False,
+    ignore_index: Any = None,
     convention: Convention = "standard",
     undefined: Undefined = "omit",
     bins: int | Sequence[float] = 10,
@@ -155,18 +160,22 @@ def group_metric(
         metric: a name among ``accuracy, tpr, tnr, fpr, fnr, precision, fdr, f1, balanced_accuracy, positive_rate,
             prevalence, auc, ece, mean_abs_calibration_error, bce, brier``, or a function of (y_true, y_pred) and, where
             weights are given, ``sample_weight=``, as in scikit-learn.
-        y_true: (N,) labels 0 and 1 (binary); (N,) classes (multi-class); (N, L) of 0 and 1 (multi-label). None with
+        y_true: (N,) labels of two classes (binary); (N,) classes (multi-class); (N, L) of 0 and 1 (multi-label). None with
             ``"positive_rate"``, in which they play no part: ``y_pred`` is then read as it would be beside labels, and
             ``task`` is needed for whole numbers other than 0 and 1 and for several columns.
-        y_pred: (N,) scores or 0/1 decisions (binary); (N, C) scores, whose largest decides, or (N,) classes, where an
-            answer outside the classes is wrong and a prediction of none of them (multi-class); (N, L) (multi-label).
+        y_pred: (N,) scores, decisions 0 and 1 or labels, or (N, 2) probabilities that sum to 1, of which [:, 1] is the
+            positive class's (binary); (N, C) scores, whose largest decides, or (N,) classes, where an answer outside the
+            classes is wrong and a prediction of none of them (multi-class); (N, L) scores or decisions (multi-label).
         groups: (N,) labels of any kind, a :class:`fairloss.groups.encode.GroupEncoding`, or a mapping of names to attributes,
             which is read as their intersection. None, NaN and -1 are unknown: in ``overall``, in no group.
         sample_weight: (N,) non-negative weights; an integer weight equals that many repetitions.
         threshold: a score is a positive decision where ``score >= threshold`` ...
         strict: ... or where ``score > threshold``. Scores of float32 or less are compared in float32.
-        task: ``"auto"``, ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
-        labels: the classes, in the order of the columns of scores.
+        task: ``"auto"``, ``"binary"``, ``"multiclass"`` or ``"multilabel"``. Two classes are binary where it is "auto".
+        labels: the classes, in the order of the columns of scores; more than occur, where a site lacks some.
+        positive: which of two labels is the positive one; not needed for 0 and 1.
+        logits: whether the scores are logits, of which sigmoid or softmax is taken, in float64.
+        ignore_index: a label that is not known. A sample of it is left out; in (N, L) labels that label alone, as is NaN.
         convention: ``"standard"``, or ``"fairgrpo"`` (see :mod:`fairloss.metrics.rates`).
         undefined: ``"omit"`` gives NaN and one warning, which names groups and classes; ``"raise"`` an error.
         bins: for ``ece``: number of bins, or their edges.
@@ -179,7 +188,8 @@ def group_metric(
         that they share.
 
     Raises:
-        ValueError: shapes that do not fit, labels or scores outside what the metric takes, an unknown name, or an
+        ValueError: shapes that do not fit; two labels other than 0 and 1 without ``positive``; scores outside [0, 1] where
+            they are cut at 0.5, or where probabilities are needed (calibration, an AUC over classes); an unknown name; an
             undefined value with ``undefined="raise"``.
 
     Example:
@@ -188,13 +198,18 @@ def group_metric(
         ({'F': 1.0, 'M': 0.5}, 0.75, 0.5)
     """
     choice("undefined", undefined, get_args(Undefined))
+    reading = {
+        "threshold": threshold, "strict": strict, "task": task, "labels": labels, "positive": positive, "logits": logits,
+        "ignore_index": ignore_index,
+    }  # fmt: skip
     if callable(metric):
+        unused = [name for name, value in reading.items() if value != _READING[name]]
+        if unused:
+            raise ValueError(expected(unused[0], "no such option beside a function, which gets y_pred as it is", "one"))
         return _from_callable(metric, y_true, y_pred, groups, sample_weight, undefined)
-    pred = as_predictions(
-        y_true, y_pred, task=task, threshold=threshold, strict=strict, labels=labels,
-        labels_matter=metric != "positive_rate",
-    )  # fmt: skip
-    encoding, weight = as_groups(groups, len(pred)), as_weights(sample_weight, len(pred))
+    choice("metric", metric, tuple(METRICS))
+    pred = as_predictions(y_true, y_pred, labels_matter=metric != "positive_rate", **reading)
+    encoding, weight = as_groups(groups, len(pred)), pred.weights(sample_weight)
     of = partial(class_values, metric, pred, weight=weight, convention=convention, bins=bins, strategy=strategy)
     values = of(ids=encoding.ids, num_groups=encoding.num_groups)
     overall = of(ids=np.zeros_like(encoding.ids), num_groups=1)
@@ -262,15 +277,13 @@ def class_values(
     strategy: Strategy = "uniform",
 ) -> Floats:
     """(G, K) values of each group and one-vs-rest class; (G, 1) for metrics that are not a mean over classes."""
+    pred.check(choice("metric", metric, tuple(METRICS)))
     if metric == "accuracy" and pred.task == "multiclass" and convention == "standard":
         return weighted_means(pred.correct(), ids, num_groups, weight)[:, None]
     if metric in RATES:
         return rates(metric, confusion_counts(pred, ids, num_groups, weight), convention=convention)
-    choice("metric", metric, tuple(METRICS))
-    if pred.score is None:
-        raise ValueError(expected("y_pred", f"scores, which {metric} needs", "classes"))
     if metric == "auc":
-        return auc_by_group(pred.score, pred.target, ids, num_groups, weight)
+        return auc_by_group(pred, ids, num_groups, weight)
     p, o = top_label(pred)
     if metric != "ece":
         return weighted_means(sample_errors(metric, p, o), ids, num_groups, weight)[:, None]

@@ -1,22 +1,69 @@
-"""Labels and predictions as one-vs-rest tables: which task they are of, the scores, and the decisions."""
+"""Labels and predictions as one-vs-rest tables: which task they are of, the scores, and the decisions.
+
+Every path that shows a number reads its input here. Two classes are binary, in whatever form they come, and an input
+that can be read in two ways is refused with the argument that settles it. :mod:`fairloss.metrics.scores` has what is
+checked of probabilities and logits, :mod:`fairloss.metrics.classes` the two labels of a binary task.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fairloss.core.checks import choice, expected, number
+from fairloss.core.checks import choice, expected, flag, number
 from fairloss.groups.encode import number_labels
-from fairloss.metrics.arrays import Bools, Floats, Ints, as_array, as_finite, precision_of
+from fairloss.metrics.arrays import Bools, Floats, Ints, as_array, as_finite, as_weights, precision_of
+from fairloss.metrics.classes import Pair, class_pair, is_zero_one, not_zero_one
+from fairloss.metrics.labels import any_labels, known_labels, same_length, unboxed
+from fairloss.metrics.scores import (
+    class_log_odds,
+    outside,
+    positive_column,
+    refuse_probabilities,
+    sigmoid,
+    sums_to_one,
+)
 
-__all__ = ["Predictions", "Task", "as_predictions", "same_length"]
+__all__ = [
+    "BINARY_OPTIONS",
+    "READING_OPTIONS",
+    "Predictions",
+    "ReadingOptions",
+    "Task",
+    "as_predictions",
+    "same_length",
+]
 
 Task = Literal["auto", "binary", "multiclass", "multilabel"]
+SCORED = ("auc", "ece", "mean_abs_calibration_error", "bce", "brier")
+
+
+class ReadingOptions(TypedDict, total=False):
+    """Keyword arguments of every metric that say how labels and predictions are read.
+
+    Attributes:
+        task: ``"auto"``, ``"binary"``, ``"multiclass"`` or ``"multilabel"``. ``"auto"`` takes two classes as binary,
+            also in two columns.
+        labels: the classes, in the order of the columns of scores; more than occur, where a site lacks some.
+        positive: which of two labels is the positive one; not needed for 0 and 1.
+        logits: whether the scores are logits, of which sigmoid or softmax is taken, in float64.
+        ignore_index: a label that is not known. A sample of it is left out; in (N, L) labels that label alone, as is NaN.
+    """
+
+    task: Task
+    labels: Sequence[Any] | None
+    positive: Any
+    logits: bool
+    ignore_index: Any
+
+
+BINARY_OPTIONS = {"labels": None, "positive": None, "logits": False, "ignore_index": None}
+READING_OPTIONS = {"task": "auto", **BINARY_OPTIONS}
+"""Defaults of :class:`ReadingOptions`, and of those that a binary metric takes."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +77,9 @@ class Predictions:
         score: (N, K) float64, or None where labels alone were given.
         classes: the K classes' labels.
         precision: the type that the scores were given in; bins are cut in it.
+        known: (N, K) bool, False where a label is ignored; None where all are known.
+        log_odds: (N, K) of scores given as logits; they rank.
+        scale: smallest and largest score where decisions at the default threshold would be made on scores outside [0, 1].
     """
 
     task: str
@@ -38,9 +88,19 @@ class Predictions:
     score: Floats | None
     classes: tuple[Any, ...]
     precision: str = "float64"
+    known: Bools | None = None
+    log_odds: Floats | None = None
+    scale: tuple[float, float] | None = None
 
     def __len__(self) -> int:
         return len(self.target)
+
+    @property
+    def ranking(self) -> Floats:
+        """(N, K) what an AUC ranks by."""
+        ranked = self.score if self.log_odds is None else self.log_odds
+        assert ranked is not None
+        return ranked
 
     def correct(self) -> Floats:
         """(N,) 1 where the decision is right; over labels, the share of right ones."""
@@ -51,14 +111,44 @@ class Predictions:
 
     def take(self, index: NDArray[Any]) -> Predictions:
         """The samples at ``index``."""
-        score = None if self.score is None else self.score[index]
-        return replace(self, target=self.target[index], decided=self.decided[index], score=score)
+        parts = {k: getattr(self, k) for k in ("target", "decided", "score", "known", "log_odds")}
+        return replace(self, **{k: v[index] for k, v in parts.items() if v is not None})
+
+    def weights(self, sample_weight: Any) -> Floats:
+        """(N,) weights, 0 where no label of a sample is known."""
+        weight = as_weights(sample_weight, len(self))
+        return weight if self.known is None else weight * self.known.any(axis=1)
+
+    def check(self, metric: str) -> None:
+        """Raise unless the predictions are what ``metric`` is made of: scores, decisions on their scale, probabilities."""
+        if metric not in SCORED:
+            if self.scale is not None and metric != "prevalence":
+                wanted = "scores in [0, 1] for decisions at 0.5"
+                cure = "pass logits=True for logits" if self.scale[0] < 0 else "divide percentages by 100"
+                cure += ", or threshold= (another than 0.5) on the scale of the scores"
+                raise ValueError(expected("y_pred", wanted, _range(self.scale), cure))
+        elif self.score is None:
+            raise ValueError(expected("y_pred", f"scores, which {metric} needs", "classes"))
+        elif metric != "auc" or self.task == "multiclass":
+            self.check_probabilities(metric)
+
+    def check_probabilities(self, metric: str) -> None:
+        """Raise unless the scores are probabilities, of several classes that sum to 1."""
+        assert self.score is not None
+        low_high = outside(self.score)
+        if low_high is not None:
+            cure = "pass logits=True where they are logits"
+            wanted = f"probabilities in [0, 1], which {metric} needs"
+            raise ValueError(expected("y_score", wanted, _range(low_high), cure))
+        if self.task == "multiclass" and not sums_to_one(self.score):
+            sums = self.score.sum(axis=1)
+            cure = "pass logits=True where they are logits, or divide each row by its sum"
+            wanted = f"probabilities whose rows sum to 1, which {metric} needs"
+            raise ValueError(expected("y_score", wanted, f"sums {sums.min():g} .. {sums.max():g}", cure))
 
 
-def same_length(true: NDArray[Any], pred: NDArray[Any]) -> None:
-    """Raise unless both have one row per sample."""
-    if true.ndim == 0 or pred.ndim == 0 or len(true) != len(pred):
-        raise ValueError(expected("y_true and y_pred", "one row per sample", f"shapes {true.shape} and {pred.shape}"))
+def _range(low_high: tuple[float, float]) -> str:
+    return f"{low_high[0]:g} .. {low_high[1]:g}"
 
 
 def as_predictions(
@@ -69,6 +159,9 @@ def as_predictions(
     threshold: float = 0.5,
     strict: bool = False,
     labels: Sequence[Any] | None = None,
+    positive: Any = None,
+    logits: bool = False,
+    ignore_index: Any = None,
     labels_matter: bool = True,
 ) -> Predictions:
     """Read labels and predictions; see :func:`fairloss.metrics.group_metric` for what is accepted.
@@ -76,104 +169,88 @@ def as_predictions(
     ``y_true`` may be None where ``labels_matter`` is false.
     """
     choice("task", task, get_args(Task))
-    threshold = number("threshold", threshold)
-    pred = _unboxed(as_array(y_pred, "y_pred"))
+    threshold, logits = number("threshold", threshold), flag("logits", logits)
+    pred = unboxed(as_array(y_pred, "y_pred"))
     precision = precision_of(y_pred, pred)
     if pred.ndim == 0:
         raise ValueError(expected("y_pred", "one prediction per sample", "one value"))
-    if pred.dtype.kind == "f" and pred.dtype.itemsize < 8:
-        threshold = float(np.float32(threshold))  # a float32 score written 0.7 is not below a threshold written 0.7
     if y_true is None and not labels_matter:
-        true = _any_labels(pred, task, labels)
+        true = any_labels(pred, task, labels, positive)
     else:
-        true = _unboxed(as_array(y_true, "y_true"))
+        true = unboxed(as_array(y_true, "y_true"))
     same_length(true, pred)
     if len(true) == 0:
         raise ValueError(expected("y_true", "at least one sample", "no sample"))
     true = true[:, 0] if true.ndim == 2 and true.shape[1] == 1 else true
     pred = pred[:, 0] if true.ndim == 1 and pred.ndim == 2 and pred.shape[1] == 1 else pred
-    kind = _task_of(true, pred) if task == "auto" else task
-    if kind == "multiclass":
-        return replace(_multiclass(true, pred, labels), precision=precision)
-    if kind == "binary":
-        if true.ndim != 1 or pred.ndim != 1:
-            raise ValueError(expected("y_pred", "shape (N,) for a binary task", f"shape {pred.shape}"))
-        true, pred, classes = true[:, None], pred[:, None], (1,)
+    true, pred, known = known_labels(true, pred, ignore_index)
+    pair = class_pair(true, pred, labels, positive, task, logits=logits) if true.ndim == 1 and pred.ndim < 3 else None
+    if pair is not None:
+        read = _binary(true, pred, pair, logits)
+    elif task == "multilabel" or (task == "auto" and true.ndim == 2):
+        if positive is not None:
+            raise ValueError(expected("positive", "None for several labels, which are 0 and 1", repr(positive)))
+        read = _multilabel(true, pred, labels, task, logits)
+    elif task == "binary":
+        raise ValueError(expected("y_pred", "shape (N,) or (N, 2) for a binary task", f"shape {pred.shape}"))
     else:
-        if true.ndim != 2 or true.shape != pred.shape:
-            shapes = f"shapes {true.shape} and {pred.shape}"
-            raise ValueError(expected("y_true and y_pred", "shapes (N, labels) for a multilabel task", shapes))
-        classes = _class_names(labels, true.shape[1])
-    target, score = _zero_one(true), as_finite(pred, "y_pred")
-    decided = np.asarray(score > threshold if strict else score >= threshold)
-    return Predictions(kind, target, decided, score, classes, precision)
+        read = _multiclass(true, pred, labels, logits)
+        if threshold != 0.5:
+            cure = "the largest score decides among several classes"
+            raise ValueError(expected("threshold", "0.5, which plays no part", threshold, cure))
+    if read.task != "multiclass" and (pair is None or not pair.decisions):
+        read = _decide(read, threshold, strict, pred, logits)
+    if known is not None:
+        known = np.broadcast_to(known, read.target.shape)
+    return replace(read, precision="float64" if logits else precision, known=known)
 
 
-def _unboxed(array: NDArray[Any]) -> NDArray[Any]:
-    """Python numbers in an object array, as a data frame's column of mixed origin holds them, as a numeric array."""
-    if array.dtype.kind != "O" or not array.size or not all(isinstance(v, (Real, np.bool_)) for v in array.ravel()):
-        return array
-    return np.asarray(array.tolist())
+def _binary(true: NDArray[Any], pred: NDArray[Any], pair: Pair, logits: bool) -> Predictions:
+    """Target and score of the positive class; decisions follow from the score."""
+    target = pair.is_positive(true, "y_true")[:, None]
+    odds = None
+    if pair.decisions:
+        score = pair.is_positive(pred, "y_pred")[:, None].astype(np.float64)
+    else:
+        score = as_finite(pred, "y_pred")
+        if pred.ndim == 2:
+            score, odds = positive_column(score, pair.column, logits=logits)
+        else:
+            score = score[:, None]
+            score, odds = (sigmoid(score), score) if logits else (score, None)
+    return Predictions("binary", target, score > 0.5, score, (pair.positive,), log_odds=odds)
 
 
-def _task_of(true: NDArray[Any], pred: NDArray[Any]) -> str:
-    if true.ndim == 2:
-        return "multilabel"
-    if pred.ndim == 2:
-        return "multiclass"
-    if _is_zero_one(true) and pred.dtype.kind in "biuf":
-        if pred.dtype.kind in "iu" and not _is_zero_one(pred):
-            wanted, cure = "scores or classes 0 and 1", "say which they are: task='multiclass' or task='binary'"
-            raise ValueError(expected("y_pred", wanted, "other whole numbers beside labels 0 and 1", cure))
-        return "binary"
-    if pred.dtype.kind == "f" and bool((pred != np.floor(pred)).any()):
-        # Scores, which are nobody's classes: read as classes, all would be wrong answers.
-        cure = "for several classes pass (N, C) scores, or the predicted classes"
-        raise ValueError(expected("y_true", "0 and 1 beside scores (N,)", repr(_not_zero_one(true)), cure))
-    return "multiclass"
+def _multilabel(
+    true: NDArray[Any], pred: NDArray[Any], labels: Sequence[Any] | None, task: Task, logits: bool
+) -> Predictions:
+    if true.ndim != 2 or true.shape != pred.shape:
+        shapes = f"shapes {true.shape} and {pred.shape}"
+        cure = "pass y_true.argmax(1) where it is one-hot" if true.ndim == 2 and true.shape[1] > 1 else ""
+        raise ValueError(expected("y_true and y_pred", "shapes (N, labels) for a multilabel task", shapes, cure))
+    classes = _class_names(labels, true.shape[1])
+    if not is_zero_one(true):
+        raise ValueError(expected("y_true", "labels 0 and 1", repr(not_zero_one(true))))
+    score = as_finite(pred, "y_pred")
+    one_hot = task == "auto" and true.shape[1] > 1 and not logits and bool((true.sum(axis=1) == 1).all())
+    if one_hot and outside(score) is None and sums_to_one(score):
+        cure = "pass y_true.argmax(1) where they are classes, task='multilabel' where they are labels"
+        raise ValueError(
+            expected("y_true", "classes (N,) or labels (N, L)", "rows of one 1 beside rows of sum 1", cure)
+        )
+    target = true.astype(bool)
+    odds, score = (score, sigmoid(score)) if logits else (None, score)
+    return Predictions("multilabel", target, target, score, classes, log_odds=odds)
 
 
-def _any_labels(pred: NDArray[Any], task: Task, labels: Sequence[Any] | None) -> NDArray[Any]:
-    """Labels in place of those that were not given, with which ``pred`` is read as it would be beside its own.
-
-    Raises:
-        TypeError: several columns, which labels alone tell from one another.
-        ValueError: whole numbers that may be classes or scores.
-    """
-    columns = pred.shape[1] if pred.ndim == 2 else 1
-    if task == "auto" and columns > 1:
-        cure = "pass the labels, or task='multiclass' or 'multilabel'"
-        raise TypeError(expected("y_true", "labels beside predictions of several columns", None, cure))
-    numbers = pred.dtype.kind in "biuf"
-    if task == "auto" and numbers and len(pred) and not _is_zero_one(pred):
-        values = pred.astype(np.float64).ravel()
-        if np.isfinite(values).all() and (values == np.floor(values)).all():
-            wanted = "scores or decisions 0 and 1 where y_true is None"
-            cure = "pass task='multiclass' for classes, task='binary' for scores"
-            raise ValueError(expected("y_pred", wanted, repr(_not_zero_one(pred)), cure))
-    if task in ("binary", "multilabel") or (task == "auto" and numbers):
-        return np.zeros(pred.shape)
-    classes = labels if labels is not None else range(columns) if columns > 1 else number_labels(pred.ravel()).labels
-    if not len(classes):
-        raise ValueError(expected("y_pred", "at least one class", "none"))
-    true = np.empty(len(pred), dtype=object)
-    true[:] = [classes[0]] * len(pred)
-    return true
-
-
-def _is_zero_one(values: NDArray[Any]) -> bool:
-    return values.dtype.kind in "biuf" and bool(np.isin(values, (0, 1)).all())
-
-
-def _not_zero_one(values: NDArray[Any]) -> Any:
-    return next(v for v in values.ravel().tolist() if v not in (0, 1))
-
-
-def _zero_one(true: NDArray[Any]) -> Bools:
-    true = as_finite(true, "y_true") if true.dtype.kind == "O" else true
-    if not _is_zero_one(true):
-        raise ValueError(expected("y_true", "labels 0 and 1", repr(_not_zero_one(true))))
-    return true.astype(bool)
+def _decide(read: Predictions, threshold: float, strict: bool, pred: NDArray[Any], logits: bool) -> Predictions:
+    """The same with the decisions ``score >= threshold``, or ``>`` where ``strict``."""
+    score, level = read.score, threshold
+    assert score is not None
+    if not logits and pred.dtype.kind == "f" and pred.dtype.itemsize < 8:
+        level = float(np.float32(threshold))  # a float32 score written 0.7 is not below a threshold written 0.7
+    decided = np.asarray(score > level if strict else score >= level)
+    return replace(read, decided=decided, scale=outside(score) if threshold == 0.5 and not logits else None)
 
 
 def _class_names(labels: Sequence[Any] | None, columns: int) -> tuple[Any, ...]:
@@ -183,16 +260,21 @@ def _class_names(labels: Sequence[Any] | None, columns: int) -> tuple[Any, ...]:
     return names
 
 
-def _multiclass(true: NDArray[Any], pred: NDArray[Any], labels: Sequence[Any] | None) -> Predictions:
+def _multiclass(true: NDArray[Any], pred: NDArray[Any], labels: Sequence[Any] | None, logits: bool) -> Predictions:
     if true.ndim != 1:
         raise ValueError(expected("y_true", "shape (N,) for a multiclass task", f"shape {true.shape}"))
     if pred.ndim > 2:
         raise ValueError(expected("y_pred", "(N,) labels or (N, classes) scores", f"shape {pred.shape}"))
-    score = None
+    score = odds = None
     if pred.ndim == 2:
         score = as_finite(pred, "y_pred")
         classes = _class_names(labels, pred.shape[1])
         answers = score.argmax(axis=1)
+        if logits:
+            refuse_probabilities(score)
+            score, odds = class_log_odds(score)
+    elif logits:
+        raise ValueError(expected("logits", "False beside classes (N,)", True, "pass (N, classes) logits"))
     else:  # an answer that is no class of the data ("unparsable") may be among these: it has no positives
         classes = number_labels([*true.tolist(), *pred.tolist()]).labels if labels is None else tuple(labels)
         answers = _positions(pred, classes)
@@ -200,9 +282,11 @@ def _multiclass(true: NDArray[Any], pred: NDArray[Any], labels: Sequence[Any] | 
         raise ValueError(expected("y_true", "classes", true[~np.isfinite(true)][0]))
     truth = _positions(true, classes)
     if (truth < 0).any():
-        raise ValueError(expected("y_true", f"classes among {list(classes)}", repr(true[truth < 0].tolist()[0])))
+        cure = "pass labels= in the order of the columns" if score is not None and labels is None else ""
+        raise ValueError(expected("y_true", f"classes among {list(classes)}", repr(true[truth < 0].tolist()[0]), cure))
     columns = np.arange(len(classes))
-    return Predictions("multiclass", truth[:, None] == columns, answers[:, None] == columns, score, classes)
+    target, decided = truth[:, None] == columns, answers[:, None] == columns
+    return Predictions("multiclass", target, decided, score, classes, log_odds=odds)
 
 
 def _positions(values: NDArray[Any], classes: Sequence[Any]) -> Ints:

@@ -6,50 +6,63 @@ second term (``ties="zero"``); its released code, like scikit-learn, counts a ti
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fairloss.core.checks import choice
-from fairloss.metrics.arrays import Bools, Floats, Ints, as_weights
-from fairloss.metrics.predictions import as_predictions
+from fairloss.core.options import given_options, with_options
+from fairloss.metrics.arrays import Bools, Floats, Ints
+from fairloss.metrics.predictions import BINARY_OPTIONS, Predictions, ReadingOptions, as_predictions
 from fairloss.metrics.rates import ratio
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["auc", "auc_by_group", "weighted_auc"]
 
 Ties = Literal["half", "zero"]
 
 
-def auc(y_true: Any, y_score: Any, *, sample_weight: Any = None, ties: Ties = "half") -> float:
+@with_options(BINARY_OPTIONS, ReadingOptions)
+def auc(
+    y_true: Any,
+    y_score: Any,
+    *,
+    sample_weight: Any = None,
+    ties: Ties = "half",
+    **options: Unpack[ReadingOptions],
+) -> float:
     """Area under the ROC curve of binary labels; 0.5 is chance, 1 a perfect ranking.
 
     Args:
-        y_true: (N,) labels 0 and 1.
-        y_score: (N,) scores of any range, larger for the positive class.
+        y_true: (N,) labels 0 and 1, or two others with ``positive``.
+        y_score: (N,) scores of any range, larger for the positive class, or (N, 2) probabilities.
         sample_weight: (N,) non-negative weights; an integer weight equals that many repetitions.
         ties: a positive and a negative of equal score count ``"half"``, or ``"zero"`` (FairMedFM's printed formula).
+        options: by keyword.
 
     Returns:
         The area, NaN where one of the two classes is absent.
 
     Raises:
-        ValueError: labels other than 0 and 1, scores that are not finite, shapes that do not fit.
+        ValueError: labels that are no two classes, scores that are not finite, shapes that do not fit.
 
     Example:
         >>> auc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
         0.75
     """
-    pred = as_predictions(y_true, y_score, task="binary")
-    assert pred.score is not None
-    if sample_weight is None and ties == "half":
-        return unweighted_auc(pred.score[:, 0], pred.target[:, 0])
-    weight = as_weights(sample_weight, len(pred))
-    return float(weighted_auc(pred.score[:, 0], pred.target[:, 0], weight[None], ties=ties)[0])
+    pred = as_predictions(y_true, y_score, task="binary", **given_options(options, BINARY_OPTIONS))
+    if sample_weight is None and ties == "half" and pred.known is None:
+        return unweighted_auc(pred.ranking[:, 0], pred.target[:, 0])
+    weight = pred.weights(sample_weight)
+    return float(weighted_auc(pred.ranking[:, 0], pred.target[:, 0], weight[None], ties=ties)[0])
 
 
-def auc_by_group(score: Floats, positive: Bools, ids: Ints, num_groups: int, weight: Floats) -> Floats:
+def auc_by_group(pred: Predictions, ids: Ints, num_groups: int, weight: Floats) -> Floats:
     """(G, K) areas of each group's samples and each of the (N, K) one-vs-rest columns; samples with id -1 are left out."""
+    score, positive = pred.ranking, pred.target
     found = np.full((num_groups, score.shape[1]), np.nan)
     if not len(ids):
         return found
@@ -63,8 +76,10 @@ def auc_by_group(score: Floats, positive: Bools, ids: Ints, num_groups: int, wei
     weight = weight if equal else weight[order]
     for k in range(score.shape[1]):
         s, p = score[order, k], positive[order, k]
+        known = None if pred.known is None else pred.known[order, k]
         for g in range(num_groups):
-            at = slice(int(ends[g]), int(ends[g + 1]))
+            at: slice | Ints = slice(int(ends[g]), int(ends[g + 1]))
+            at = at if known is None else ends[g] + np.flatnonzero(known[at])
             found[g, k] = unweighted_auc(s[at], p[at]) if equal else weighted_auc(s[at], p[at], weight[None, at])[0]
     return found
 

@@ -59,7 +59,8 @@ def confusion_counts(pred: Predictions, ids: Ints, num_groups: int, weight: Floa
     row = (ids + 1) * 4  # row 0 holds the unknown
     for k in range(counts.shape[1]):
         cell = row + _cell(pred.target[:, k], pred.decided[:, k])
-        flat = np.bincount(cell, weights=weight, minlength=4 * (num_groups + 1))
+        mass = weight if pred.known is None else weight * pred.known[:, k]
+        flat = np.bincount(cell, weights=mass, minlength=4 * (num_groups + 1))
         counts[:, k] = flat.reshape(-1, 4)[1:]
     return counts
 
@@ -68,7 +69,9 @@ def confusion_columns(pred: Predictions) -> Floats:
     """(N, K * 4) indicator columns; weights times these are the counts."""
     n, k = pred.target.shape
     cells = _cell(pred.target, pred.decided)
-    return np.asarray((cells[:, :, None] == np.arange(4)).reshape(n, k * 4), dtype=np.float64)
+    columns = cells[:, :, None] == np.arange(4)
+    columns = columns if pred.known is None else columns & pred.known[:, :, None]
+    return np.asarray(columns.reshape(n, k * 4), dtype=np.float64)
 
 
 def _cell(target: Bools, decided: Bools) -> Ints:

@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fairloss.core.checks import choice
+from fairloss.core.options import given_options, with_options
 from fairloss.metrics.calibration import Strategy
 from fairloss.metrics.disparity import Penalty
 from fairloss.metrics.per_group import group_metric
-from fairloss.metrics.predictions import Task
+from fairloss.metrics.predictions import READING_OPTIONS, ReadingOptions
 from fairloss.metrics.undefined import Undefined
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["auc_gap", "calibration_gap", "equity_scaled_auc"]
 
 
+@with_options(READING_OPTIONS, ReadingOptions)
 def auc_gap(
     y_true: Any,
     y_score: Any,
     groups: Any,
     *,
     sample_weight: Any = None,
-    task: Task = "auto",
     undefined: Undefined = "omit",
+    **options: Unpack[ReadingOptions],
 ) -> float:
     """max_g AUC_g - min_g AUC_g; 0 means that all groups are ranked equally well.
 
     Args:
-        y_true: (N,) labels 0 and 1, (N,) classes, or (N, L).
-        y_score: (N,), (N, C) or (N, L) scores; with several classes the mean of one-vs-rest areas.
+        y_true: (N,) labels of two classes, (N,) classes, or (N, L).
+        y_score: (N,) scores or (N, 2) probabilities; (N, C) probabilities, with the mean of one-vs-rest areas; (N, L).
         groups: (N,) group labels, or a mapping of names to attributes.
         sample_weight: (N,) non-negative weights.
-        task: see :func:`fairloss.metrics.max_accuracy_gap`.
-        undefined: see there; a group with one class only has no area.
+        undefined: see :func:`fairloss.metrics.max_accuracy_gap`; a group with one class only has no area.
+        options: by keyword.
 
     Returns:
         A fraction; NaN where fewer than two groups have an area.
@@ -48,11 +53,13 @@ def auc_gap(
         >>> auc_gap([0, 1, 0, 1], [0.1, 0.9, 0.6, 0.4], ["F", "F", "M", "M"])
         1.0
     """
+    reading = given_options(options, READING_OPTIONS)
     return group_metric(
-        "auc", y_true, y_score, groups, sample_weight=sample_weight, task=task, undefined=undefined
+        "auc", y_true, y_score, groups, sample_weight=sample_weight, undefined=undefined, **reading
     ).gap()
 
 
+@with_options(READING_OPTIONS, ReadingOptions)
 def equity_scaled_auc(
     y_true: Any,
     y_score: Any,
@@ -61,21 +68,21 @@ def equity_scaled_auc(
     penalty: Penalty = "mean_abs",
     ddof: int | None = None,
     sample_weight: Any = None,
-    task: Task = "auto",
     undefined: Undefined = "omit",
+    **options: Unpack[ReadingOptions],
 ) -> float:
     """AUC / (1 + penalty for differences between groups' AUCs); the AUC itself means no difference.
 
     Args:
-        y_true: (N,) labels 0 and 1, (N,) classes, or (N, L).
-        y_score: (N,), (N, C) or (N, L) scores.
+        y_true: as in :func:`auc_gap`.
+        y_score: as there.
         groups: (N,) group labels, or a mapping of names to attributes.
         penalty: ``"mean_abs"`` (FairDi, equation 4), ``"sum_abs"`` (FairVision), ``"std"`` (FairMedFM, ``ddof=0``),
             ``"max_abs"`` or ``"gap"``; see :func:`fairloss.metrics.equity_scaled`.
         ddof: needed with ``penalty="std"``.
         sample_weight: (N,) non-negative weights.
-        task: see :func:`fairloss.metrics.max_accuracy_gap`.
-        undefined: see there.
+        undefined: see :func:`fairloss.metrics.max_accuracy_gap`.
+        options: by keyword.
 
     Returns:
         A fraction; NaN where no group has an area.
@@ -87,10 +94,12 @@ def equity_scaled_auc(
         >>> round(equity_scaled_auc([0, 1, 0, 1], [0.1, 0.9, 0.6, 0.4], ["F", "F", "M", "M"]), 6)
         0.5
     """
-    result = group_metric("auc", y_true, y_score, groups, sample_weight=sample_weight, task=task, undefined=undefined)
+    reading = given_options(options, READING_OPTIONS)
+    result = group_metric("auc", y_true, y_score, groups, sample_weight=sample_weight, undefined=undefined, **reading)
     return result.equity_scaled(penalty=penalty, ddof=ddof)
 
 
+@with_options(READING_OPTIONS, ReadingOptions)
 def calibration_gap(
     y_true: Any,
     y_score: Any,
@@ -101,12 +110,13 @@ def calibration_gap(
     strategy: Strategy = "uniform",
     sample_weight: Any = None,
     undefined: Undefined = "omit",
+    **options: Unpack[ReadingOptions],
 ) -> float:
     """max_g e_g - min_g e_g of a calibration error; 0 means that all groups are calibrated equally well, or badly.
 
     Args:
-        y_true: (N,) labels 0 and 1, or classes with (N, C) scores.
-        y_score: (N,) or (N, C) probabilities in [0, 1].
+        y_true: (N,) labels of two classes, or classes with (N, C) scores.
+        y_score: (N,), (N, 2) or (N, C) probabilities in [0, 1].
         groups: (N,) group labels, or a mapping of names to attributes.
         measure: ``"ece"``, binned, or ``"mean_abs"``, the mean of |score - label| (FairMedFM's printed formula).
         bins: number of bins, or their edges.
@@ -114,6 +124,7 @@ def calibration_gap(
             ``"range"`` (FairMedFM's code: errors in different bins).
         sample_weight: (N,) non-negative weights.
         undefined: see :func:`fairloss.metrics.max_accuracy_gap`.
+        options: by keyword.
 
     Returns:
         A fraction; NaN with fewer than two groups.
@@ -135,4 +146,5 @@ def calibration_gap(
         undefined=undefined,
         bins=bins,
         strategy=strategy,
+        **given_options(options, READING_OPTIONS),
     ).gap()

@@ -13,14 +13,13 @@ from fairloss.groups.encode import GroupEncoding
 from fairloss.metrics.arrays import Floats, as_array, as_groups, cross_groups
 from fairloss.metrics.per_group import METRICS
 from fairloss.metrics.predictions import Predictions
-from fairloss.metrics.rates import RATES
+from fairloss.metrics.scores import outside
 
 __all__ = [
     "KINDS",
     "Kind",
     "Resampling",
     "metric_names",
-    "note_scale",
     "read_attributes",
     "read_metrics",
     "read_values",
@@ -59,22 +58,30 @@ def read_attributes(groups: Any, n: int, intersections: bool) -> dict[str, Group
 
 
 def read_metrics(pred: Predictions, metrics: Sequence[str] | None, notes: list[str]) -> tuple[str, ...]:
-    """Names of the metrics asked for, else those that the task has."""
+    """Names of the metrics asked for, else those that the task has; what the predictions do not allow is refused."""
     if metrics is not None:
-        return metric_names(metrics)
+        names = list(metric_names(metrics))
+    else:
+        names = _allowed(pred, notes)
+    for name in names:
+        pred.check(name)
+    return tuple(names)
+
+
+def _allowed(pred: Predictions, notes: list[str]) -> list[str]:
     names = list(_DEFAULT)
     if pred.task == "multiclass":
         names.remove("positive_rate")  # its mean over classes is one over their number in every group
     score = pred.score
     if score is None or (pred.task == "binary" and bool(np.isin(score, (0, 1)).all())):
         notes.append("Decisions were given, not scores: AUC and calibration are left out.")
-        return tuple(m for m in names if m not in ("auc", "ece"))
+        return [m for m in names if m not in ("auc", "ece")]
     if pred.task == "multilabel":
         names.remove("ece")
-    elif score.min() < 0 or score.max() > 1:
+    elif pred.task == "binary" and outside(score) is not None:
         names.remove("ece")
         notes.append("The scores are no probabilities in [0, 1]: calibration is left out.")
-    return tuple(names)
+    return names
 
 
 def metric_names(metrics: Any) -> tuple[str, ...]:
@@ -104,17 +111,6 @@ class Resampling(NamedTuple):
         integer("min_group_size", self.min_group_size, minimum=0)
         integer("seed", self.seed, minimum=0)
         return self
-
-
-def note_scale(pred: Predictions, metrics: Sequence[str], threshold: float, notes: list[str]) -> None:
-    """Append a warning where the default threshold decided on scores that are no probabilities."""
-    if pred.score is None or pred.task == "multiclass" or threshold != 0.5 or not any(m in RATES for m in metrics):
-        return
-    low, high = float(pred.score.min()), float(pred.score.max())
-    if low < 0:
-        notes.append(f"Scores lie between {low:g} and {high:g}: are they logits? Decisions were made at 0.5.")
-    elif high > 1:
-        notes.append(f"Scores reach {high:g}: are they percentages? Decisions were made at 0.5.")
 
 
 def read_values(values: Any, name: str) -> Floats:

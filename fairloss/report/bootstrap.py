@@ -178,9 +178,12 @@ class _Metrics:
 
     def auc(self, at: slice, weight: Floats) -> Floats:
         """(r,) mean over classes of the areas of the samples ``at``."""
-        assert self.pred.score is not None
-        score, target = self.pred.score[at], self.pred.target[at]
-        areas = [weighted_auc(score[:, k], target[:, k], weight) for k in range(score.shape[1])]
+        score, target = self.pred.ranking[at], self.pred.target[at]
+        known = None if self.pred.known is None else self.pred.known[at]
+        areas = [
+            weighted_auc(score[:, k], target[:, k], weight if known is None else weight * known[:, k])
+            for k in range(score.shape[1])
+        ]
         return mean_over_classes(np.stack(areas, axis=-1))
 
 

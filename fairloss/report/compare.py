@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairloss.core.checks import expected
-from fairloss.groups.encode import GroupEncoding
-from fairloss.metrics.arrays import as_groups, as_values, as_weights
+from fairloss.groups.encode import GroupEncoding, number_labels
+from fairloss.metrics.arrays import as_groups, as_values
 from fairloss.metrics.disparity import gap
 from fairloss.metrics.per_group import Metric, UndefinedGroupWarning
-from fairloss.metrics.predictions import as_predictions
-from fairloss.report.arguments import Resampling, metric_names, note_scale
+from fairloss.metrics.predictions import Predictions, Task, as_predictions
+from fairloss.report.arguments import Resampling, metric_names
 from fairloss.report.bootstrap import Replicates, bootstrap_groups, patient_codes
 from fairloss.report.build import attribute_report
 from fairloss.report.intervals import gap_difference
@@ -38,6 +38,11 @@ def gap_difference_test(
     patients: Any = None,
     threshold: float = 0.5,
     strict: bool = False,
+    task: Task = "auto",
+    labels: Sequence[Any] | None = None,
+    positive: Any = None,
+    logits: bool = False,
+    ignore_index: Any = None,
     sample_weight: Any = None,
     num_replicates: int = 2000,
     level: float = 0.95,
@@ -46,14 +51,19 @@ def gap_difference_test(
     """Bootstrap test of whether two models differ in the gap of a metric on the same samples.
 
     Args:
-        y_true: (N,) labels 0 and 1, or (N,) classes.
-        score_a: (N,) or (N, C) predictions of the first model.
+        y_true: (N,) labels of two classes, (N,) classes, or (N, L).
+        score_a: predictions of the first model, as in :func:`fairloss.metrics.group_metric`.
         score_b: of the second model.
         groups: (N,) group labels, or a mapping of names to attributes: their intersection (the report takes each apart).
         metric: a name as in :func:`fairloss.metrics.group_metric`.
         patients: (N,) ids; samples of one patient are drawn together.
         threshold: a score is a positive decision where ``score >= threshold`` ...
         strict: ... or where ``score > threshold``.
+        task: as in :func:`fairloss.metrics.group_metric`.
+        labels: as in :func:`fairloss.metrics.group_metric`.
+        positive: as in :func:`fairloss.metrics.group_metric`.
+        logits: as in :func:`fairloss.metrics.group_metric`.
+        ignore_index: as in :func:`fairloss.metrics.group_metric`.
         sample_weight: (N,) non-negative weights.
         num_replicates: bootstrap replicates, at least 100.
         level: of the interval of the difference.
@@ -89,6 +99,11 @@ def gap_difference_test(
         patients=patients,
         threshold=threshold,
         strict=strict,
+        task=task,
+        labels=labels,
+        positive=positive,
+        logits=logits,
+        ignore_index=ignore_index,
         sample_weight=sample_weight,
         num_replicates=num_replicates,
         level=level,
@@ -106,6 +121,11 @@ def compare_models(
     patients: Any = None,
     threshold: float = 0.5,
     strict: bool = False,
+    task: Task = "auto",
+    labels: Sequence[Any] | None = None,
+    positive: Any = None,
+    logits: bool = False,
+    ignore_index: Any = None,
     sample_weight: Any = None,
     num_replicates: int = 2000,
     level: float = 0.95,
@@ -115,13 +135,18 @@ def compare_models(
     """Values and gaps of several models on the same samples, and each one's difference to the first.
 
     Args:
-        y_true: (N,) labels 0 and 1, or (N,) classes.
-        scores: model name to its (N,) or (N, C) predictions.
+        y_true: (N,) labels of two classes, (N,) classes, or (N, L).
+        scores: model name to its predictions, as in :func:`fairloss.metrics.group_metric`.
         groups: (N,) group labels, or a mapping of names to attributes: their intersection (the report takes each apart).
         metrics: names as in :func:`fairloss.metrics.group_metric`.
         patients: (N,) ids; samples of one patient are drawn together.
         threshold: as in :func:`gap_difference_test`.
         strict: as there.
+        task: as there.
+        labels: as there.
+        positive: as there.
+        logits: as there.
+        ignore_index: as there.
         sample_weight: (N,) non-negative weights.
         num_replicates: bootstrap replicates, at least 100.
         level: of all intervals.
@@ -156,8 +181,14 @@ def compare_models(
     found: list[ModelComparison] = []
     reports: dict[str, AttributeReport] = {}
     first: Replicates | None = None
-    for model, score in scores.items():
-        pred = as_predictions(y_true, score, threshold=threshold, strict=strict)
+    predictions = _read_models(
+        y_true, scores, threshold=threshold, strict=strict, task=task, labels=labels, positive=positive, logits=logits,
+        ignore_index=ignore_index,
+    )  # fmt: skip
+    for pred in predictions.values():
+        for name in names:
+            pred.check(name)
+    for model, pred in predictions.items():
         encoding = _present(as_groups(groups, len(pred)))
         patient = patient_codes(patients, len(pred))
         replicates = bootstrap_groups(
@@ -165,13 +196,12 @@ def compare_models(
             encoding.ids,
             encoding.num_groups,
             metrics=names,
-            weight=as_weights(sample_weight, len(pred)),
+            weight=pred.weights(sample_weight),
             patient=patient,
             num_replicates=num_replicates,
             rng=np.random.default_rng(seed),  # the same draws for every model
         )
         notes: list[str] = []
-        note_scale(pred, names, threshold, notes)
         report = attribute_report(attribute, encoding, replicates, pred, patient, how, notes)
         gaps = {m: report.gap(m) for m in names}
         lost = [metric_title(m) for m in names if np.isnan(gaps[m].estimate.value)]
@@ -194,6 +224,23 @@ def compare_models(
         )
         reports[model] = report
     _warn_of_undefined(reports, names)
+    return found
+
+
+def _read_models(
+    y_true: Any, scores: Mapping[Any, Any], *, labels: Sequence[Any] | None, **reading: Any
+) -> dict[Any, Predictions]:
+    """Each model's predictions, all over the same classes: those of any model's answers among them."""
+    found = {model: as_predictions(y_true, score, labels=labels, **reading) for model, score in scores.items()}
+    tasks = {model: pred.task for model, pred in found.items()}
+    if len(set(tasks.values())) > 1:
+        given = ", ".join(f"{task} of {model}" for model, task in tasks.items())
+        cure = "pass predictions of one form, or labels= with all classes"
+        raise ValueError(expected("scores", "models of one task", given, cure))
+    classes = {pred.classes for pred in found.values()}
+    if labels is None and len(classes) > 1:
+        shared = number_labels([c for each in classes for c in each]).labels
+        found = {model: as_predictions(y_true, score, labels=shared, **reading) for model, score in scores.items()}
     return found
 
 

@@ -25,7 +25,6 @@ from fairloss.report.arguments import (
     KINDS,
     Kind,
     Resampling,
-    note_scale,
     read_attributes,
     read_metrics,
     read_values,
@@ -62,6 +61,9 @@ class FairnessReport(ReportData):
         strict: bool = False,
         task: Task = "auto",
         labels: Sequence[Any] | None = None,
+        positive: Any = None,
+        logits: bool = False,
+        ignore_index: Any = None,
         convention: Convention = "standard",
         intersections: bool = True,
         sample_weight: Any = None,
@@ -74,8 +76,9 @@ class FairnessReport(ReportData):
         """Compute the report.
 
         Args:
-            y_true: (N,) labels 0 and 1, (N,) classes, or (N, L) of 0 and 1.
-            y_score: (N,) scores, (N, C) scores or (N,) classes, or (N, L).
+            y_true: (N,) labels of two classes, (N,) classes, or (N, L) of 0 and 1.
+            y_score: (N,) scores, decisions or (N, 2) probabilities; (N, C) scores or (N,) classes; (N, L). As in
+                :func:`fairloss.metrics.group_metric`.
             groups: attribute name to (N,) labels (a mapping or a data frame), or the labels of one attribute. None, NaN
                 and -1 are unknown.
             patients: (N,) ids; samples of one patient are drawn together. By default each sample is a patient.
@@ -84,7 +87,11 @@ class FairnessReport(ReportData):
             threshold: a score is a positive decision where ``score >= threshold`` ...
             strict: ... or where ``score > threshold``.
             task: ``"auto"``, ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
-            labels: the classes, in the order of the columns of scores.
+            labels: the classes, in the order of the columns of scores; more than occur, where a site lacks some.
+            positive: which of two labels is the positive one; not needed for 0 and 1.
+            logits: whether the scores are logits, of which sigmoid or softmax is taken, in float64.
+            ignore_index: a label that is not known. A sample of it is left out; in (N, L) labels that label alone, as is
+                NaN.
             convention: ``"standard"`` or ``"fairgrpo"``.
             intersections: with several attributes, also report every pair of them, and all together.
             sample_weight: (N,) non-negative weights.
@@ -113,17 +120,19 @@ class FairnessReport(ReportData):
             ('M', 0.23, True)
         """
         how = Resampling(num_replicates, level, min_group_size, seed).checked()
-        pred = as_predictions(y_true, y_score, task=task, threshold=threshold, strict=strict, labels=labels)
+        pred = as_predictions(
+            y_true, y_score, task=task, threshold=threshold, strict=strict, labels=labels, positive=positive,
+            logits=logits, ignore_index=ignore_index,
+        )  # fmt: skip
         encodings = read_attributes(groups, len(pred), intersections)
         patient = patient_codes(patients, len(pred))
         notes: list[str] = []
         names = read_metrics(pred, metrics, notes)
-        note_scale(pred, names, threshold, notes)
         replicates = partial(
             bootstrap_groups,
             pred,
             metrics=names,
-            weight=as_weights(sample_weight, len(pred)),
+            weight=pred.weights(sample_weight),
             patient=patient,
             num_replicates=num_replicates,
             convention=convention,

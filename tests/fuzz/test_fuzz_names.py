@@ -23,6 +23,7 @@ REASONS = {
     "fairloss.functional.Likelihood": "a named tuple: what sample_likelihood returns",
     "fairloss.functional.WeightingParts": "a named tuple: what weighting losses return on request",
     "fairloss.metrics.GapOptions": "a dictionary's type: the gaps' targets pass its entries",
+    "fairloss.metrics.ReadingOptions": "a dictionary's type: the targets of the metrics pass its entries",
     "fairloss.policy.GroupRow": "a named tuple: a line of FairGRPOAdvantage.table",
     "fairloss.postprocess.CrossFit": "what cross_fit returns",
     "fairloss.postprocess.Ensemble": "a mean of modules' outputs; the modules are the caller's",

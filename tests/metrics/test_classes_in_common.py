@@ -79,7 +79,7 @@ def test_gaps_of_areas_and_of_f1_compare_each_class_where_it_is(seed):
 
 def test_groups_without_a_class_in_common_have_no_worst():
     with pytest.warns(fm.UndefinedGroupWarning, match=r"0 \(class b\), 1 \(class a\)"):
-        found = fm.group_metric("tpr", ["a", "a", "b", "b"], ["a", "b", "b", "b"], [0, 0, 1, 1])
+        found = fm.group_metric("tpr", ["a", "a", "b", "b"], ["a", "b", "b", "b"], [0, 0, 1, 1], task="multiclass")
     assert found.values.tolist() == [0.5, 1.0]
     assert np.isnan([found.gap(), found.worst(), found.std(ddof=0)]).all()
 

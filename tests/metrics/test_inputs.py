@@ -42,7 +42,7 @@ def test_more_errors():
     with pytest.raises(ValueError, match="metric: .*'?accuracy'?.*'acc'|metric: .*'acc'.*accuracy"):
         fm.group_metric("acc", Y, S, G)
     with pytest.raises(ValueError, match="y_pred: .*scores.*auc"):
-        fm.group_metric("auc", ["a", "b", "a", "b"], ["a", "b", "b", "b"], G)
+        fm.group_metric("auc", ["a", "b", "a", "c"], ["a", "b", "b", "b"], G)
     with pytest.raises(ValueError, match=r"y_score: .*probabilities in \[0, 1\].*1\.5"):
         fm.expected_calibration_error(Y, [1.5, 0, 0, 0])
     with pytest.raises(ValueError, match="bins: .*0"):

@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 
 import fairloss.metrics as fm
+from fairloss.metrics.predictions import Predictions
 from fairloss.metrics.ranking import auc_by_group, weighted_auc
 from tests.oracles import metrics as oracle
+
+
+def ranked(target, score):
+    return Predictions("multilabel", target, target, score, tuple(range(target.shape[1])))
 
 
 def test_ties_count_half_or_nothing():
@@ -32,7 +37,7 @@ def test_auc_of_groups_against_pairs(seed):
     y, s = rng.integers(0, 2, (n, 2)).astype(bool), rng.integers(-2, 3, (n, 2)) / 2 * rng.choice([1.0, -1.0], (n, 2))
     y[ids == 1, 0] = True  # one class only
     for w in (np.ones(n), np.full(n, 0.1), rng.integers(0, 3, n).astype(float), np.zeros(n)):
-        found = auc_by_group(s, y, ids, size, w)
+        found = auc_by_group(ranked(y, s), ids, size, w)
         for g, k in np.ndindex(found.shape):
             at = ids == g
             expected = oracle.auc(y[at, k].tolist(), s[at, k].tolist(), w[at].tolist())
@@ -44,7 +49,7 @@ def test_auc_of_groups_against_pairs(seed):
 def test_auc_of_more_groups_than_16_bits_count():
     ids = np.array([0, 0, 70_000, 70_000, -1, 4464, 4464])  # 70,000 is 4,464 in 16 bits
     y, s = np.array([0, 1, 0, 1, 1, 1, 0], dtype=bool)[:, None], np.array([0.1, 0.2, 0.2, 0.1, 0.9, 0.5, 0.5])[:, None]
-    found = auc_by_group(s, y, ids, 70_001, np.ones(7))[:, 0]
+    found = auc_by_group(ranked(y, s), ids, 70_001, np.ones(7))[:, 0]
     assert found[[0, 4464, 70_000]].tolist() == [1.0, 0.5, 0.0]
     assert np.isnan(found).sum() == 70_001 - 3
 

@@ -58,7 +58,8 @@ def test_fairgrpo_convention():
 @pytest.mark.parametrize(
     ("y_true", "y_pred", "options"),
     [
-        (["a", "b", "a", "b"], ["a", "b", "b", "b"], {}),
+        (["a", "b", "a", "b"], ["a", "b", "b", "b"], {"positive": "b"}),
+        (["a", "b", "a", "b"], ["a", "b", "b", "b"], {"labels": ["a", "b", "c"]}),
         (["a", "b", "a", "b"], ["a", "b", None, "?"], {"labels": ["a", "b"]}),
         ([1, 2, 1, 2], [1, 2, 2, 2], {"task": "multiclass"}),
         ([1, 2, 1, 2], [1.0, 2.0, 2.0, 2.0], {"task": "multiclass"}),
@@ -66,8 +67,8 @@ def test_fairgrpo_convention():
         ([0, 1, 0, 1], [0, 1, 1, 1], {}),
         ([False, True, False, True], [False, True, True, True], {}),
         ([0, 1, 0, 1], [0.2, 0.7, 0.8, 0.9], {}),
-        ([0, 1, 0, 1], [-2, 1, 3, 0], {"task": "binary"}),
-        ([0, 1, 0, 1], [-2.5, 1.0, 3.0, 0.0], {}),
+        ([0, 1, 0, 1], [-2, 1, 3, 0], {"task": "binary", "threshold": 2}),
+        ([0, 1, 0, 1], [-2.5, 1.0, 3.0, 0.0], {"threshold": 1.0}),
     ],
 )
 def test_positive_rates_without_labels_are_those_with_labels(y_true, y_pred, options):
@@ -80,10 +81,13 @@ def test_positive_rates_without_labels_are_those_with_labels(y_true, y_pred, opt
 
 
 def test_positive_rates_of_classes_by_hand():
-    # a: 1/2 of F, 0 of M; b: 1/2 of F, 1 of M.
-    assert RATE(None, ["a", "b", "b", "b"], G) == 0.5
-    assert RATE(None, np.array(["a", "b", "b", "b"], dtype=object), G, over_classes="max_gap") == 0.5
-    assert fm.group_metric("positive_rate", None, ["a", "b", "b", "b"], G).to_dict() == {"F": 0.5, "M": 0.5}
+    # a: 1/2 of F, 0 of M; b: 1/2 of F, 1 of M; c: 0.
+    labels = ["a", "b", "c"]
+    assert RATE(None, ["a", "b", "b", "b"], G, labels=labels) == pytest.approx(1 / 3)
+    boxed = np.array(["a", "b", "b", "b"], dtype=object)
+    assert RATE(None, boxed, G, labels=labels, over_classes="max_gap") == 0.5
+    found = fm.group_metric("positive_rate", None, ["a", "b", "b", "b"], G, labels=labels)
+    assert found.to_dict() == pytest.approx({"F": 1 / 3, "M": 1 / 3})
 
 
 def test_positive_rates_that_need_to_be_told_what_they_are_of():

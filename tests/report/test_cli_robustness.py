@@ -123,8 +123,5 @@ def test_wrong_numbers_and_scales(command, file, tmp_path, capsys, monkeypatch):
             main([command, *files, *COLUMNS, "--threshold", value])
         err = capsys.readouterr().err
         assert re.search(f"argument --threshold: .*({value}.*{message}|{message}.*{value})", err)
-    line = "Scores reach 87.3: are they percentages? Decisions were made at 0.5."
-    assert main([command, *files, *COLUMNS, "--group", "age", "--replicates", "100"]) == 0
-    assert capsys.readouterr().out.count(("Warning: " if command == "report" else "Warning: percent: ") + line) == 1
+    assert re.search("0 .. 87.3.*divide percentages by 100.*threshold", fails(capsys, command, *files, *COLUMNS))
     assert main([command, *files, *COLUMNS, "--replicates", "100", "--threshold", "40"]) == 0
-    assert "percentages" not in capsys.readouterr().out

@@ -152,12 +152,12 @@ def test_arguments_are_named(change, error, message):
         fr.compare_models([0, 1] * 20, groups=[0, 0, 1, 1] * 10, **arguments)
 
 
-def test_scores_that_are_no_probabilities_are_warned_of():
+def test_scores_that_are_no_probabilities_are_refused_where_they_are_cut_at_one_half():
     y, g, s = [0, 1] * 20, [0, 0, 1, 1] * 10, np.array([0.1, 0.9] * 20)
-    line = "Scores reach 90: are they percentages? Decisions were made at 0.5."
-    first, second = fr.compare_models(y, {"a": s, "b": 100 * s}, g, num_replicates=100)
-    assert line not in first.warnings
-    assert line in second.warnings
+    with pytest.raises(ValueError, match="y_pred: .* 10 .. 90; divide percentages by 100.*threshold"):
+        fr.compare_models(y, {"a": s, "b": 100 * s}, g, num_replicates=100)
+    first, second = fr.compare_models(y, {"a": s, "b": 100 * s}, g, metrics=["auc"], num_replicates=100)
+    assert first.overall == second.overall
 
 
 def test_comparison_without_a_known_group():

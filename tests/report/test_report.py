@@ -249,19 +249,26 @@ def test_resampling_sorts_by_the_block_and_holds_one_block(monkeypatch):
     assert peaks[1] < 1.2 * peaks[0]
 
 
-def test_scores_that_are_no_probabilities_are_warned_of():
+def test_scores_that_are_no_probabilities_are_refused_where_they_are_cut_at_one_half():
     y, s, g = data(100)
 
-    def warned(score, **options):
-        found = fr.FairnessReport.from_predictions(y, score, g, num_replicates=100, **options)
-        return [w for w in found.warnings if "Decisions were made at 0.5" in w]
+    def report(score, **options):
+        return fr.FairnessReport.from_predictions(y, score, g, num_replicates=100, **options)
 
     s[0] = 1.0
-    assert warned(100 * s) == ["Scores reach 100: are they percentages? Decisions were made at 0.5."]
-    assert warned(4 * s - 1) == ["Scores lie between -1 and 3: are they logits? Decisions were made at 0.5."]
-    assert warned(s) == warned(100 * s, threshold=50) == warned(100 * s, metrics=["auc"]) == []
-    # The largest score decides among classes, whatever the scale.
-    assert warned(np.stack([50 * s, 100 - 50 * s], axis=1), task="multiclass") == []
+    with pytest.raises(ValueError, match="y_pred: .*0 .. 100; divide percentages by 100"):
+        report(100 * s)
+    with pytest.raises(ValueError, match="y_pred: .*-1 .. 3; pass logits=True"):
+        report(4 * s - 1)
+    report(100 * s, metrics=["auc"])
+    found = report(100 * s, threshold=50)
+    assert "ece" not in found.overall
+    assert "The scores are no probabilities in [0, 1]: calibration is left out." in found.warnings
+    # The largest score decides among classes, whatever the scale; their AUC is one of probabilities.
+    columns = np.stack([50 * s, 100 - 50 * s, 0 * s], axis=1)
+    report(columns, metrics=["accuracy"])
+    with pytest.raises(ValueError, match="probabilities in .*auc.*logits=True"):
+        report(columns)
 
 
 def test_undefined_equalized_odds_have_no_interval():
