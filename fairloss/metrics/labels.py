@@ -54,7 +54,7 @@ def known_labels(
     if not known.any():
         raise ValueError(expected("y_true", "at least one label that is not ignored", f"{ignore_index!r} alone"))
     rows = np.where(known, np.arange(len(true)), int(known.argmax()))
-    return true[rows], pred[rows], known[:, None]
+    return unboxed(true[rows]), unboxed(pred[rows]), known[:, None]
 
 
 def any_labels(pred: NDArray[Any], task: str, labels: Sequence[Any] | None, positive: Any) -> NDArray[Any]:

@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import os
+import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -93,8 +94,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _shared(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--target", required=True, metavar="COLUMN", help="true labels, 0 and 1")
-    parser.add_argument("--score", required=True, metavar="COLUMN", help="scores, or decisions 0 and 1")
+    parser.add_argument("--target", required=True, metavar="COLUMN", help="true labels, two of them")
+    parser.add_argument("--score", required=True, metavar="COLUMN", help="scores, or decisions")
+    parser.add_argument("--positive", metavar="LABEL", help="the positive label, where labels are not 0 and 1")
+    parser.add_argument("--logits", action="store_true", help="scores are logits, of which the sigmoid is taken")
+    parser.add_argument("--ignore-index", metavar="LABEL", help="target that is not known: its rows are left out")
     parser.add_argument("--group", required=True, action="append", metavar="COLUMN", help="attribute; repeatable")
     parser.add_argument("--patient", metavar="COLUMN", help="patient ids: samples of one patient are drawn together")
     parser.add_argument(
@@ -124,9 +128,16 @@ def _number(text: str) -> float:
     return value
 
 
-def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = ("threshold", "level", "min_group_size", "seed")
-    return {"num_replicates": arguments.replicates, **{name: getattr(arguments, name) for name in names}}
+def _with_flags(message: str) -> str:
+    """The message with the command line's names of the options that it offers."""
+    message = message.replace("logits=True", "--logits").replace("ignore_index=", "--ignore-index")
+    return re.sub(r"\b(positive|threshold)=", r"--\1", message)
+
+
+def _settings(arguments: argparse.Namespace, table: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("threshold", "level", "min_group_size", "seed", "logits")
+    given = {name: getattr(arguments, name) for name in names}
+    return {"num_replicates": arguments.replicates, **given, **table["reading"]}
 
 
 def _report(arguments: argparse.Namespace) -> None:
@@ -145,10 +156,10 @@ def _report(arguments: argparse.Namespace) -> None:
             patients=table["patient"],
             intersections=not arguments.no_intersections,
             title=arguments.title,
-            **_settings(arguments),
+            **_settings(arguments, table),
         )
     except ValueError as error:
-        raise InputError(str(error)) from None
+        raise InputError(_with_flags(str(error))) from None
     # Files first: who reads the table through `head` closes the pipe on what comes after.
     if arguments.json is not None:
         _write_json(arguments.json, report.to_dict())
@@ -194,13 +205,13 @@ def _compare(arguments: argparse.Namespace) -> None:
                     {attribute: labels},
                     metrics=metrics,
                     patients=first["patient"],
-                    **_settings(arguments),
+                    **_settings(arguments, first),
                 )
                 for attribute, labels in first["groups"].items()
             }
         front = {a: pareto_front(*_axes(models, metrics[0])[:2]) for a, models in found.items()}
     except ValueError as error:
-        raise InputError(str(error)) from None
+        raise InputError(_with_flags(str(error))) from None
     if plot is not None:
         attribute = next(iter(found))
         drawn = [m for m in found[attribute] if not math.isnan(m.gaps[metrics[0]][0] + m.overall[metrics[0]])]

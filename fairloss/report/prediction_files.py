@@ -6,12 +6,14 @@ import argparse
 import csv
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 __all__ = ["InputError", "check_same_samples", "match_rows", "read_predictions", "unknown_lines"]
 
 _UNKNOWN = ("-1", "-1.0", "nan")  # as -1 and NaN in the library, in any case; more by --unknown
+_IGNORED = "\0ignored"  # no cell is this
 _ZERO_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 
 
@@ -63,29 +65,64 @@ def read_predictions(path: Path, arguments: argparse.Namespace) -> dict[str, Any
         at = None if name is None else zip(columns[name], lines, strict=True)
         return None if at is None else [read(text, path, line, name) for text, line in at]
 
+    named, ignored = getattr(arguments, "positive", None), getattr(arguments, "ignore_index", None)
+    target, positive = _targets(columns[arguments.target], named, ignored)
+    names = {v for v in target if isinstance(v, str)} - {_IGNORED}
+    texts = bool(names) and not any(map(_is_number, columns[arguments.score]))
     return {
-        "target": cells(arguments.target, _label),
-        "score": cells(arguments.score, _score),
+        "target": target if named is not None else cells(arguments.target, partial(_label, ignored=ignored)),
+        "score": columns[arguments.score]
+        if texts
+        else cells(arguments.score, partial(_score, whole=named is not None)),
+        "reading": {"positive": positive, "ignore_index": None if ignored is None else _IGNORED},
         "groups": {name: _labels(columns[name], name, path, lines, arguments.unknown) for name in arguments.group},
         "patient": cells(arguments.patient, _filled),
         "id": cells(getattr(arguments, "id", None), _filled),
     }
 
 
-def _label(text: str, path: Path, line: int, column: str) -> int:
+def _targets(cells: list[str], positive: str | None, ignored: str | None) -> tuple[list[Any], Any]:
+    """The labels and the positive one as numbers, where all are numbers, else as the texts that they are."""
+    kept = [text for text in cells if ignored is None or not _same(text, ignored)]
+    read = _value if all(map(_is_number, [*kept, *([] if positive is None else [positive])])) else str
+    values = [_IGNORED if ignored is not None and _same(text, ignored) else read(text) for text in cells]
+    return values, None if positive is None else read(positive)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _value(text: str) -> float | int:
+    value = float(text)
+    return int(value) if value.is_integer() else value
+
+
+def _same(text: str, other: str) -> bool:
+    """Whether two cells say the same: -1 and -1.0 do."""
+    return text == other or (_is_number(text) and _is_number(other) and float(text) == float(other))
+
+
+def _label(text: str, path: Path, line: int, column: str, *, ignored: str | None) -> int | str:
+    if ignored is not None and _same(text, ignored):
+        return _IGNORED
     if text.lower() not in _ZERO_ONE:
-        raise InputError(f"{path}, line {line}: {column!r} is {text!r}; a label must be 0 or 1")
+        cure = "name the positive label with --positive, or one that is not known with --ignore-index"
+        raise InputError(f"{path}, line {line}: {column!r} is {text!r}; a label must be 0 or 1; {cure}")
     return _ZERO_ONE[text.lower()]
 
 
-def _score(text: str, path: Path, line: int, column: str) -> float:
+def _score(text: str, path: Path, line: int, column: str, *, whole: bool) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
         raise InputError(f"{path}, line {line}: {column!r} is {text!r}; a score must be a finite number")
-    return value
+    return int(value) if whole and text.lstrip("+-").isdigit() else value  # labels 1 and 2 are whole numbers
 
 
 def _labels(values: list[str], column: str, path: Path, lines: list[int], unknown: list[str]) -> list[str | None]:

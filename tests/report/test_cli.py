@@ -4,6 +4,7 @@ import json
 import re
 import sys
 
+import numpy as np
 import pytest
 
 import fairloss.report as fr
@@ -185,3 +186,58 @@ def test_cells_that_are_minus_one_or_nan_are_unknown(tmp_path, capsys, monkeypat
     for row in rows:
         row["sex"] = "-1"
     assert "every row of 'sex' is unknown" in fails(capsys, "report", write(tmp_path / "d.csv", rows), *COLUMNS)
+
+
+@pytest.mark.parametrize("pair", [("no", "yes"), ("1", "2"), ("-1", "1.0"), ("false", "true")])
+def test_the_positive_label_and_logits(pair, file, tmp_path, capsys):
+    """The same numbers as from labels 0 and 1 and probabilities."""
+    rows, out = predictions(), tmp_path / "a.json"
+    for i, row in enumerate(rows):
+        row["p"] = 0.001 + 0.998 * row["p"]
+        row["t"], row["d"] = pair[row["y"]], pair[int(row["p"] >= 0.5)]
+        row["z"], row["c"] = np.log(row["p"] / (1 - row["p"])), "?" if i % 7 == 0 else row["t"]
+    path = write(tmp_path / "a.csv", rows)
+    twice = [path, write(tmp_path / "b.csv", rows)]
+
+    def numbers(*options, command="report"):
+        files = [path] if command == "report" else twice
+        given = [command, *files, *options, "--group", "sex", "--replicates", "100", "--json", str(out)]
+        assert main(given) == 0
+        capsys.readouterr()
+        return json.loads(out.read_text())
+
+    for command in ("report", "compare"):
+        found = numbers("--target", "t", "--score", "z", "--positive", pair[1], "--logits", command=command)
+        plain = numbers("--target", "y", "--score", "p", command=command)
+        assert flat(found) == pytest.approx(flat(plain), abs=1e-9, nan_ok=True)
+    labels = numbers("--target", "t", "--score", "d", "--positive", pair[1])
+    decided = fr.FairnessReport.from_predictions(
+        [r["y"] for r in rows],
+        [int(r["p"] >= 0.5) for r in rows],
+        {"sex": [r["sex"] for r in rows]},
+        num_replicates=100,
+    )
+    assert labels == decided.to_dict()
+    ignored = numbers("--target", "c", "--score", "p", "--positive", pair[1], "--ignore-index", "?")
+    kept = [r for i, r in enumerate(rows) if i % 7]
+    expected = fr.FairnessReport.from_predictions(
+        [r["y"] for r in kept], [r["p"] for r in kept], {"sex": [r["sex"] for r in kept]}, num_replicates=100
+    ).to_dict()
+    for name, value in expected["overall"].items():
+        assert ignored["overall"][name]["value"] == pytest.approx(value["value"], abs=1e-12)
+    if pair[0] in ("no", "1"):
+        error = fails(capsys, "report", path, "--target", "t", "--score", "p", "--group", "sex")
+        assert "--positive" in error
+    error = fails(capsys, "report", path, "--target", "y", "--score", "z", "--group", "sex")
+    assert "--logits" in error
+    assert "--threshold" in error
+    error = fails(capsys, "report", path, "--target", "t", "--score", "p", "--group", "sex", "--positive", "maybe")
+    assert "positive: " in error
+
+
+def flat(values, key=""):
+    if isinstance(values, dict):
+        return {k: v for name, value in values.items() for k, v in flat(value, f"{key}/{name}").items()}
+    if isinstance(values, list):
+        return flat(dict(enumerate(values)), key)
+    return {key: values} if isinstance(values, float) else {}
