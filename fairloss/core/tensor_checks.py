@@ -110,4 +110,4 @@ def between(name: str, x: Tensor, low: float, high: float, wanted: str, cure: st
         lowest, highest = (bound.item() for bound in torch.aminmax(x))
         if lowest >= low and highest <= high:
             return
-    all_inside(name, x, (x >= low) & (x <= high), wanted, cure)
+    all_inside(name, x, x.clamp(low, high) == x, wanted, cure)

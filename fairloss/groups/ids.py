@@ -195,7 +195,7 @@ def _check_range(ids: Tensor, size: int | None, name: str) -> None:
         low, high = (int(bound) for bound in torch.aminmax(ids)) if ids.numel() else (0, 0)
         if low >= -1 and (size is None or high < size):
             return
-    tensor_checks.all_inside(name, ids, ids >= -1 if size is None else (ids >= -1) & (ids < size), wanted)
+    tensor_checks.all_inside(name, ids, ids.clamp(-1, None if size is None else size - 1) == ids, wanted)
 
 
 def check_group_counts(

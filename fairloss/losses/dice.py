@@ -97,7 +97,7 @@ def dice_loss_of_sums(sums: Tensor, *, include_background: bool, smooth_nr: floa
     """1 - Dice per class: (..., 3, C) sums -> (..., C), without the first class if the background is left out."""
     sums = sums if include_background else sums[..., 1:]
     inter, predicted, true = sums.unbind(-2)
-    return 1 - (2 * inter + smooth_nr) / (predicted + true + smooth_dr)
+    return torch.rsub((inter + smooth_nr / 2) / (predicted + true + smooth_dr), 1, alpha=2)
 
 
 def sample_dice_loss(

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
 from fairloss.core.options import option_names, options_of
-from fairloss.groups.ids import GroupIds, check_groups, single_attribute
+from fairloss.groups.ids import check_groups, single_attribute
 from fairloss.losses.dice import check_smoothing, dice_loss_of_sums, overlap
+from fairloss.ops.segments import segment_totals
 
 __all__ = ["FEBSLoss", "FEBSVariant", "febs"]
 
@@ -52,17 +53,16 @@ def _scaled_mean(losses: Tensor, counts: Tensor, gamma: float, max_weight: float
     """sum_g w_g L_g / (C sum_g w_g) of (G + 1, C) pools, the last one of the unknown, which has weight 1."""
     classes = losses.shape[1]
     error = losses.sum(1)  # L_g
-    present = counts > 0
-    known = present & (torch.arange(error.shape[0], device=error.device) < error.shape[0] - 1)
-    fixed = error.detach()
-    mean = torch.where(known, fixed, 0.0).sum() / known.sum().clamp(min=1)
+    present = (counts > 0).to(error.dtype)
+    fixed, known = error.detach()[:-1], present[:-1]
+    mean = torch.dot(fixed, known) / known.sum().clamp(min=1)
     e = 1e-3 * classes
     ratio = (fixed + e) / (mean + e)
     if max_weight is not None:
         ratio = ratio.clamp(1 / max_weight, max_weight)
-    w = torch.where(known, ratio**gamma, torch.where(present, 1.0, 0.0))
     # An absent pool's error is a constant; its weight is 0.
-    return (w * error).sum() / (classes * w.sum() + torch.where(present.any(), 0.0, 1.0))
+    w = torch.cat([ratio**gamma, ratio.new_ones(1)]) * present
+    return torch.dot(w, error) / (classes * w.sum()).clamp(min=torch.finfo(w.dtype).tiny)
 
 
 def _scaled_by_group(pools: Tensor, losses: Tensor, counts: Tensor, gamma: float) -> Tensor:
@@ -103,11 +103,11 @@ def febs(
     _check_options(num_classes, gamma, max_weight, dice_weight, smooth_nr, smooth_dr, variant)
     check_process_group(process_group)
     found = overlap(input, target, num_classes=num_classes, with_nll=dice_weight < 1)
-    ids = check_groups(groups, size, found.sums.shape[0], device=input.device).ids
-    # The unknown are one more pool.
-    pools, counts = GroupIds(torch.where(ids < 0, size, ids), (size + 1,)).totals(found.sums)
-    terms = [pools, counts, found.nll.sum(), counts.sum() * found.pixels]
-    pools, counts, nll, pixels = all_reduce_sums(terms, process_group)
+    ids = check_groups(groups, size, found.sums.shape[0], device=input.device)
+    # The unknown are one more pool: their slot is the one past the groups'.
+    pools, counts = segment_totals(found.sums, ids.slots(), size + 1)
+    entropies = [] if dice_weight == 1 else [found.nll.sum()]
+    pools, counts, *entropies = all_reduce_sums([pools, counts, *entropies], process_group)
     pools = pools if include_background else pools[..., 1:]
     losses = dice_loss_of_sums(pools, include_background=True, smooth_nr=smooth_nr, smooth_dr=smooth_dr)
     if variant == "released":
@@ -116,7 +116,9 @@ def febs(
         dice = torch.where(counts.sum() > 0, dice, 0.0)
     else:
         dice = _scaled_mean(losses, counts, gamma, max_weight)
-    return dice_weight * dice + (1 - dice_weight) * nll / pixels.clamp(min=1)
+    if not entropies:
+        return dice
+    return dice_weight * dice + (1 - dice_weight) * entropies[0] / (counts.sum() * found.pixels).clamp(min=1)
 
 
 class FEBSLoss(nn.Module):

@@ -63,9 +63,7 @@ def _class_nll(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     """(..., C) logits and (...) integers, M of them -> (M,) nll, 0 where ignored."""
     if logits.shape[-1] < _STREAM_FROM and logits.dtype in (torch.float32, torch.float64):
         return dense_nll(logits.flatten(0, -2), target.flatten(), ignore_index)
-    ignored = target == ignore_index
-    each: Tensor = streamed_nll(logits, target.masked_fill(ignored, 0))
-    return each.masked_fill(ignored, 0.0).flatten()
+    return streamed_nll(logits, target, ignore_index).flatten()
 
 
 def _checked_class_nll(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:

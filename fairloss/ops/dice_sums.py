@@ -3,7 +3,8 @@
 Whatever is pooled afterwards (classes, samples, groups), a soft Dice loss with squared denominators needs three numbers a
 sample and class: sum p t, sum p^2 and sum t^2. One pass over the pixels gives them, and the cross-entropy beside them; the
 backward recomputes each block's softmax, so that nothing of the logits' size is kept but their gradient. The loop over
-blocks lives in custom ops, which torch.compile treats as leaves.
+blocks lives in custom ops, which torch.compile treats as leaves. :mod:`fairloss.ops.dice_sums_triton` reads the logits once
+forward and once backward.
 """
 
 from __future__ import annotations
@@ -15,100 +16,158 @@ import torch
 from torch import Tensor
 
 from fairloss.core.dtypes import statistics_dtype
+from fairloss.ops.dispatch import use_triton
 
-# Elements a block: small enough that the passes over it stay in the cache.
-_BLOCK = 1 << 18
+__all__ = ["dice_sums"]
 
+# Elements a block. On the CPU small enough that the passes over it stay in the cache; elsewhere a block costs some thirty
+# launches whatever its size.
+_BLOCK_CPU, _BLOCK_GPU = 1 << 18, 1 << 24
 
-def _blocks(logits: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Several small samples, or pixels of a large one."""
-    samples = max(1, _BLOCK // max(1, logits.shape[1] * logits.shape[2]))
-    pixels = max(1, _BLOCK // max(1, logits.shape[1]))
-    for first in range(0, logits.shape[0], samples):
-        for start in range(0, logits.shape[2], pixels):
-            yield slice(first, first + samples), slice(start, start + pixels)
+MAX_CLASSES = 256
+"""Classes that the Triton kernel takes."""
 
 
-def _block_target(target: Tensor, samples: slice, pixels: slice, like: Tensor) -> Tensor:
-    """(k, C, n) target of a block: one-hot where the target holds ids."""
-    if target.dtype.is_floating_point:
-        return target[samples, :, pixels].to(like.dtype, copy=True)
-    # max(0, 1 - |c - t|) is vectorized arithmetic, four times as fast as a scatter or a comparison.
-    classes = torch.arange(like.shape[1], dtype=like.dtype, device=like.device).unsqueeze(1)
-    return torch.sub(classes, target[samples, pixels].to(like.dtype).unsqueeze(1)).abs_().neg_().add_(1).clamp_(min=0)
-
-
-@torch.library.custom_op("fairloss::dice_sums", mutates_args=())
 def dice_sums(logits: Tensor, target: Tensor, with_nll: bool) -> tuple[Tensor, Tensor]:
     """Per-sample sums of a segmentation.
 
     Args:
         logits: (B, C, P).
-        target: (B, P) int64 ids in 0 .. C-1, or (B, C, P) floating.
+        target: (B, P) int64 ids in 0 .. C-1, or (B, C, P) floating, which gets no gradient.
         with_nll: also sum the cross-entropy over pixels; zeros otherwise.
 
     Returns:
         (B, 3, C) sums of p t, p^2 and t^2 over pixels, p = softmax over classes, and (B,) sums of the cross-entropy;
         float32 (float64 for float64 logits).
+
+    Raises:
+        RuntimeError: the backend is "triton" and the kernel cannot run (:mod:`fairloss.ops.dispatch`).
     """
-    dtype = statistics_dtype(logits.dtype)
-    sums = torch.zeros(logits.shape[0], 3, logits.shape[1], dtype=dtype, device=logits.device)
-    nll = torch.zeros(logits.shape[0], dtype=dtype, device=logits.device)
-    for samples, pixels in _blocks(logits):
-        x = logits[samples, :, pixels]
-        p = torch.log_softmax(x, 1, dtype=dtype) if with_nll else torch.softmax(x, 1, dtype=dtype)
-        t = _block_target(target, samples, pixels, p)
-        if with_nll:
-            # A probability of 0 and a target of 0 contribute 0, not 0 * -inf.
-            nll[samples] -= torch.where(t == 0, 0.0, p * t).sum((1, 2))
-            p.exp_()
-        sums[samples, 2] += (t.square() if target.dtype.is_floating_point else t).sum(2)
-        sums[samples, 0] += t.mul_(p).sum(2)
-        sums[samples, 1] += p.square_().sum(2)
+    triton = use_triton("dice_sums", logits.device, _obstacle(logits), dtype=logits.dtype, size=logits.numel())
+    sums, nll = dice_sums_op(logits, target, with_nll, triton)
     return sums, nll
 
 
-@dice_sums.register_fake
-def _(logits: Tensor, target: Tensor, with_nll: bool) -> tuple[Tensor, Tensor]:
+def _obstacle(logits: Tensor) -> str | None:
+    """Why the kernel does not take these logits, None where it does."""
+    if logits.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"the logits are {logits.dtype}; the kernel takes float32, bfloat16 and float16"
+    if logits.shape[1] > MAX_CLASSES:
+        return f"there are {logits.shape[1]} classes; the kernel takes up to {MAX_CLASSES}"
+    return None
+
+
+def _blocks(logits: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Several small samples, or pixels of a large one."""
+    block = _BLOCK_CPU if logits.device.type == "cpu" else _BLOCK_GPU
+    samples = max(1, block // max(1, logits.shape[1] * logits.shape[2]))
+    pixels = max(1, block // max(1, logits.shape[1]))
+    for first in range(0, logits.shape[0], samples):
+        for start in range(0, logits.shape[2], pixels):
+            yield slice(first, first + samples), slice(start, start + pixels)
+
+
+def _block_target(target: Tensor, samples: slice, pixels: slice, classes: Tensor) -> Tensor:
+    """(k, C, n) target of a block, a copy; ``classes`` are 0 .. C-1 in the dtype of the statistics."""
+    if target.dtype.is_floating_point:
+        return target[samples, :, pixels].to(classes.dtype, copy=True)
+    ids = target[samples, pixels].unsqueeze(1)
+    return (_one_hot_on_cpu if target.device.type == "cpu" else _one_hot)(ids, classes.unsqueeze(1))
+
+
+def _one_hot(ids: Tensor, classes: Tensor) -> Tensor:
+    """Of bools, in one launch."""
+    return classes == ids
+
+
+def _one_hot_on_cpu(ids: Tensor, classes: Tensor) -> Tensor:
+    """max(0, 1 - |c - t|): vectorized arithmetic, four times as fast as a scatter or a comparison."""
+    return torch.sub(classes, ids.to(classes.dtype)).abs_().neg_().add_(1).clamp_(min=0)
+
+
+@torch.library.custom_op("fairloss::dice_sums", mutates_args=())
+def dice_sums_op(logits: Tensor, target: Tensor, with_nll: bool, triton: bool) -> tuple[Tensor, Tensor]:
+    """As :func:`dice_sums`."""
+    if triton:
+        from fairloss.ops import dice_sums_triton
+
+        return dice_sums_triton.forward(logits, target, with_nll)
+    dtype, soft = statistics_dtype(logits.dtype), target.dtype.is_floating_point
+    sums = torch.zeros(logits.shape[0], 3, logits.shape[1], dtype=dtype, device=logits.device)
+    nll = torch.zeros(logits.shape[0], dtype=dtype, device=logits.device)
+    classes = torch.arange(logits.shape[1], dtype=dtype, device=logits.device)
+    for samples, pixels in _blocks(logits):
+        x = logits[samples, :, pixels]
+        p = torch.log_softmax(x, 1, dtype=dtype) if with_nll else torch.softmax(x, 1, dtype=dtype)
+        t = _block_target(target, samples, pixels, classes)
+        if with_nll:
+            # A probability of 0 and a target of 0 contribute 0, not 0 * -inf.
+            nll[samples].sub_((p * t).masked_fill_(t == 0, 0.0).sum((1, 2)))
+            p.exp_()
+        t_sums = (t.square() if soft else t).sum(2, dtype=dtype)
+        inter = torch.mul(t, p, out=None if t.dtype == torch.bool else t).sum(2)
+        sums[samples].add_(torch.stack([inter, p.square_().sum(2), t_sums], 1))
+    return sums, nll
+
+
+def _empty(logits: Tensor) -> tuple[Tensor, Tensor]:
     dtype = statistics_dtype(logits.dtype)
     shape = (logits.shape[0], 3, logits.shape[1])
     return logits.new_empty(shape, dtype=dtype), logits.new_empty(logits.shape[0], dtype=dtype)
 
 
+dice_sums_op.register_fake(lambda logits, target, with_nll, triton: _empty(logits))
+
+
 @torch.library.custom_op("fairloss::dice_sums_backward", mutates_args=())
-def _dice_sums_backward(grad_sums: Tensor, grad_nll: Tensor, logits: Tensor, target: Tensor, with_nll: bool) -> Tensor:
+def _dice_sums_backward(
+    grad_sums: Tensor, grad_nll: Tensor, logits: Tensor, target: Tensor, with_nll: bool, triton: bool
+) -> Tensor:
     """Gradient for the logits, in their dtype; the target gets none."""
     out = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    if triton:
+        from fairloss.ops import dice_sums_triton
+
+        dice_sums_triton.backward(grad_sums, grad_nll, logits, target, with_nll, out)
+        return out
+    classes = torch.arange(logits.shape[1], dtype=grad_sums.dtype, device=logits.device)
     for samples, pixels in _blocks(logits):
         p = torch.softmax(logits[samples, :, pixels], 1, dtype=grad_sums.dtype)
-        t = _block_target(target, samples, pixels, p)
+        t = _block_target(target, samples, pixels, classes)
         g_inter, g_square = grad_sums[samples, 0].unsqueeze(2), grad_sums[samples, 1].unsqueeze(2)
-        kept = t.clone() if with_nll else t
-        g_p = t.mul_(g_inter).addcmul_(p, g_square, value=2.0)
-        g_p.sub_((g_p * p).sum(1, keepdim=True))
+        g_p = torch.mul(t, g_inter).addcmul_(p, g_square, value=2.0)
+        from_all = (g_p * p).sum(1, keepdim=True)
+        place = out[samples, :, pixels]
         if with_nll:
             # sum_c t_c (p - onehot_c): the target of a pixel need not sum to 1.
-            mass = kept.sum(1, keepdim=True) if target.dtype.is_floating_point else 1.0
-            out[samples, :, pixels] = g_p.mul_(p).addcmul_(p * mass - kept, grad_nll[samples].reshape(-1, 1, 1))
+            g_nll = grad_nll[samples].reshape(-1, 1, 1)
+            from_all.sub_(t.sum(1, keepdim=True) * g_nll if target.dtype.is_floating_point else g_nll)
+            torch.addcmul(g_p.sub_(from_all).mul_(p), t, g_nll, value=-1.0, out=place)
         else:
-            place = out[samples, :, pixels]
-            torch.mul(g_p, p, out=place) if place.dtype == p.dtype else place.copy_(g_p.mul_(p))
+            torch.mul(g_p.sub_(from_all), p, out=place)
     return out
 
 
-@_dice_sums_backward.register_fake
-def _(grad_sums: Tensor, grad_nll: Tensor, logits: Tensor, target: Tensor, with_nll: bool) -> Tensor:
-    return torch.empty_like(logits, memory_format=torch.contiguous_format)
+_dice_sums_backward.register_fake(
+    lambda grad_sums, grad_nll, logits, *_: torch.empty_like(logits, memory_format=torch.contiguous_format)
+)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, bool], output: tuple[Tensor, Tensor]) -> None:
-    logits, target, ctx.with_nll = inputs
+def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, bool, bool], output: tuple[Tensor, Tensor]) -> None:
+    logits, target, ctx.with_nll, ctx.triton = inputs
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(logits, target)
 
 
-def _backward(ctx: Any, grad_sums: Tensor, grad_nll: Tensor) -> tuple[Tensor, None, None]:
+def _backward(ctx: Any, grad_sums: Tensor | None, grad_nll: Tensor | None) -> tuple[Tensor | None, None, None, None]:
     logits, target = ctx.saved_tensors
-    return _dice_sums_backward(grad_sums, grad_nll, logits, target, ctx.with_nll), None, None
+    with_nll = ctx.with_nll and grad_nll is not None
+    if grad_sums is None and not with_nll:
+        return None, None, None, None
+    like_sums, like_nll = _empty(logits)
+    grad_sums = torch.zeros_like(like_sums) if grad_sums is None else grad_sums
+    grad_nll = like_nll if grad_nll is None else grad_nll  # not read then
+    return _dice_sums_backward(grad_sums, grad_nll, logits, target, with_nll, ctx.triton), None, None, None
 
 
-dice_sums.register_autograd(_backward, setup_context=_setup_context)
+dice_sums_op.register_autograd(_backward, setup_context=_setup_context)

@@ -1,9 +1,10 @@
 """Negative log-likelihood of integer targets: streamed over blocks of rows, or dense for small numbers of classes.
 
-Streamed: the loss of a row needs nothing of the logits' size but its gradient: the forward keeps one float a row, the backward
-recomputes each block's softmax straight into the gradient, and half-precision logits are widened one block at a time.
+Streamed: the loss of a row needs nothing of the logits' size but its gradient: the forward keeps a few floats a row, the
+backward recomputes each block's softmax straight into the gradient, and half-precision logits are widened one block at a time.
 Logits that are no single run of rows, such as a slice over tokens, are read where they lie. A Python loop over rows would
 specialize a compiled graph at every number of rows, so the loops live in custom ops, which torch.compile treats as leaves.
+:mod:`fairloss.ops.nll_triton` reads the logits once forward and once backward, a launch each.
 """
 
 from __future__ import annotations
@@ -17,11 +18,43 @@ from torch import Tensor
 
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.tensor_checks import on_host
+from fairloss.ops.dispatch import use_triton
 
-# Elements a block: a megabyte of float32, so that a block stays in the cache between its passes.
-_BLOCK = 1 << 18
+__all__ = ["dense_nll", "nll"]
+
+# Elements a block. On the CPU a megabyte of float32, which stays in the cache between its passes; elsewhere a block costs eight
+# launches whatever its size, and 8,192 tokens of a vocabulary of 152,000 should be some twenty blocks.
+_BLOCK_CPU, _BLOCK_GPU = 1 << 18, 1 << 26
 # Logits from which on the dense form below is worth its Python.
 _DENSE_FROM = 1 << 18
+
+
+def nll(logits: Tensor, target: Tensor, ignore_index: int = -100) -> Tensor:
+    """-log softmax(x_i)_{t_i}, 0 where ignored.
+
+    Args:
+        logits: (..., V) floating.
+        target: (...) int64 in 0 .. V-1, or ``ignore_index``; an error elsewhere, on a device asynchronously.
+        ignore_index: the target of rows that count for nothing.
+
+    Returns:
+        (...) float32, or float64 for float64 logits.
+
+    Raises:
+        RuntimeError: the backend is "triton" and the kernel cannot run (:mod:`fairloss.ops.dispatch`).
+    """
+    triton = use_triton("nll", logits.device, _obstacle(logits), dtype=logits.dtype, size=logits.numel())
+    losses: Tensor = nll_op(logits, target, ignore_index, triton)[0]
+    return losses
+
+
+def _obstacle(logits: Tensor) -> str | None:
+    """Why the kernel does not take these logits, None where it does."""
+    if logits.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"the logits are {logits.dtype}; the kernel takes float32, bfloat16 and float16"
+    if logits.stride(-1) != 1 and logits.shape[-1] > 1:
+        return "the logits of a row do not lie side by side; call .contiguous()"
+    return None
 
 
 def _blocks(logits: Tensor, *rest: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -32,53 +65,72 @@ def _blocks(logits: Tensor, *rest: Tensor) -> Iterator[tuple[Tensor, ...]]:
         for part in zip(logits, *rest, strict=True):
             yield from _blocks(*part)
         return
-    size = max(1, _BLOCK // max(1, logits.shape[-1]))
+    block = _BLOCK_CPU if logits.device.type == "cpu" else _BLOCK_GPU
+    size = max(1, block // max(1, logits.shape[-1]))
     yield from zip(*(t.split(size) for t in rows), strict=True)
 
 
 @torch.library.custom_op("fairloss::nll", mutates_args=())
-def nll(logits: Tensor, target: Tensor) -> Tensor:
-    """-log softmax(x_i)_{t_i}: (..., V) logits and (...) targets in 0 .. V-1 -> (...), float32 (float64 for float64)."""
-    dtype = statistics_dtype(logits.dtype)
-    out = torch.empty(target.shape, dtype=dtype, device=logits.device)
-    for x, t, o in _blocks(logits, target.contiguous(), out):
-        logp = torch.log_softmax(x, dim=1, dtype=dtype)
+def nll_op(logits: Tensor, target: Tensor, ignore_index: int, triton: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """As :func:`nll`; the kernel also keeps each row's largest logit and its sum of exponentials, (...) float32."""
+    target = target.contiguous()
+    if triton:
+        from fairloss.ops import nll_triton
+
+        return nll_triton.forward(logits, target, ignore_index)
+    out, top, total = _empty(logits, target, triton)
+    ignored = target == ignore_index
+    for x, t, o in _blocks(logits, target.masked_fill(ignored, 0), out):
+        logp = torch.log_softmax(x, dim=1, dtype=out.dtype)
         torch.neg(logp.gather(1, t.unsqueeze(1)).squeeze(1), out=o)
-    return out
+    return out.masked_fill_(ignored, 0.0), top, total
 
 
-@nll.register_fake
-def _(logits: Tensor, target: Tensor) -> Tensor:
-    return logits.new_empty(target.shape, dtype=statistics_dtype(logits.dtype))
+def _empty(logits: Tensor, target: Tensor, triton: bool) -> tuple[Tensor, Tensor, Tensor]:
+    dtype, kept = statistics_dtype(logits.dtype), target.shape if triton else (0,)
+    out, top, total = (logits.new_empty(shape, dtype=dtype) for shape in (target.shape, kept, kept))
+    return out, top, total
+
+
+nll_op.register_fake(lambda logits, target, ignore_index, triton: _empty(logits, target, triton))
 
 
 @torch.library.custom_op("fairloss::nll_backward", mutates_args=())
-def _nll_backward(grad: Tensor, logits: Tensor, target: Tensor) -> Tensor:
-    """(softmax(x_i) - onehot(t_i)) g_i, in the dtype of the logits."""
+def _nll_backward(
+    grad: Tensor, logits: Tensor, target: Tensor, top: Tensor, total: Tensor, ignore_index: int, triton: bool
+) -> Tensor:
+    """(softmax(x_i) - onehot(t_i)) g_i, in the dtype of the logits; rows that are ignored get 0."""
+    grad, target = grad.contiguous(), target.contiguous()
     out = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    if triton:
+        from fairloss.ops import nll_triton
+
+        nll_triton.backward(grad, logits, target, top, total, ignore_index, out)
+        return out
+    ignored = target == ignore_index
+    target, grad = target.masked_fill(ignored, 0), grad.masked_fill(ignored, 0.0)
     wide = grad.dtype == logits.dtype
-    for x, t, g, o in _blocks(logits, target.contiguous(), grad.contiguous(), out):
+    for x, t, g, o in _blocks(logits, target, grad, out):
         p = torch.softmax(x, dim=1, dtype=grad.dtype, out=o if wide else None)
-        p.scatter_add_(1, t.unsqueeze(1), p.new_full((p.shape[0], 1), -1.0)).mul_(g.unsqueeze(1))
-        if not wide:
-            o.copy_(p)
+        p.scatter_(1, t.unsqueeze(1), -1.0, reduce="add")
+        torch.mul(p, g.unsqueeze(1), out=o)
     return out
 
 
-@_nll_backward.register_fake
-def _(grad: Tensor, logits: Tensor, target: Tensor) -> Tensor:
-    return torch.empty_like(logits, memory_format=torch.contiguous_format)
+_nll_backward.register_fake(lambda grad, logits, *_: torch.empty_like(logits, memory_format=torch.contiguous_format))
 
 
-def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int, bool], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    logits, target, *ctx.options = inputs
+    ctx.set_materialize_grads(False)  # no zeros in place of the statistics' gradients
+    ctx.save_for_backward(logits, target, *output[1:])
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-    return _nll_backward(grad, *ctx.saved_tensors), None
+def _backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, None, None, None]:
+    return None if grad is None else _nll_backward(grad, *ctx.saved_tensors, *ctx.options), None, None, None
 
 
-nll.register_autograd(_backward, setup_context=_setup_context)
+nll_op.register_autograd(_backward, setup_context=_setup_context)
 
 
 class _DenseNLL(torch.autograd.Function):

@@ -23,9 +23,13 @@ from fairloss.ops import (
     advantages_triton,
     contrastive,
     contrastive_triton,
+    dice_sums_triton,
     fair_grpo_setting,
+    nll_triton,
     segments_triton,
 )
+from fairloss.ops.dice_sums import dice_sums
+from fairloss.ops.nll import nll
 from fairloss.ops.segments import segment_totals
 from fairloss.policy.weights import compute_advantages
 from tests.ops.kernel_tolerances import relative, tolerance
@@ -34,7 +38,11 @@ from tests.oracles.embeddings import contrastive as contrastive_oracle
 from tests.oracles.embeddings import with_gradient
 
 # The interpreter of Triton 3.6 makes scalars of arrays of one element, which NumPy deprecates, and refuses from 2.4 on.
-pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning")
+# Its NumPy warns of what a kernel computes where it stores nothing.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Conversion of an array with ndim:DeprecationWarning",
+    "ignore:(invalid value|divide by zero|overflow) encountered:RuntimeWarning",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +68,7 @@ def launches(monkeypatch):
             names.append(self.name)
             return self.kernel[grid]
 
-    for module in (contrastive_triton, advantages_triton, segments_triton):
+    for module in (contrastive_triton, advantages_triton, segments_triton, nll_triton, dice_sums_triton):
         for name in [n for n in vars(module) if n.endswith("_kernel")]:
             monkeypatch.setattr(module, name, Counting(getattr(module, name), name))
     return names
@@ -279,7 +287,6 @@ def test_advantages_tables_equal_the_eager_ones(options):
         torch.testing.assert_close(a, expected.scale(rewards, groups, domains), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered")  # the absent domain has an infinite weight
 @pytest.mark.parametrize("variant", ["default", "paper", "released"])
 @pytest.mark.parametrize(
     "options", [{"size_power": 1.0, "max_ratio": None}, {"reward_shift": 0.1}, {"reward_shift": 0.7}]
@@ -312,7 +319,6 @@ def test_advantages_with_as_many_programs_as_on_a_gpu(monkeypatch):
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.filterwarnings("ignore:invalid value encountered")
 @pytest.mark.parametrize("variant", ["default", "paper", "released"])
 @pytest.mark.parametrize("bad", ["a reward", "the past"])
 def test_advantages_nan_in_nan_out(variant, bad):
@@ -409,3 +415,142 @@ def test_segments_refuse_too_many_groups():
 
     with pytest.raises(RuntimeError, match="2000 groups"):
         GroupIds(torch.zeros(3, 1, dtype=torch.int64), (2000,)).sum(torch.ones(3))
+
+
+def check_likelihood(logits, target, dtype, ignore_index=-100):
+    """Value and gradient against torch's cross-entropy in float64; the layout of the logits is kept."""
+    x = logits.to(dtype).detach().requires_grad_()
+    wide = x.detach().double().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(
+        wide.flatten(0, -2), target.flatten(), ignore_index=ignore_index, reduction="none"
+    ).reshape(target.shape)
+    found = nll(x, target, ignore_index)
+    weights = torch.rand(target.shape, dtype=torch.float64) - 0.3
+    (grad,) = torch.autograd.grad((found * weights.float()).sum(), x)
+    (expected_grad,) = torch.autograd.grad((expected * weights).sum(), wide)
+    assert found.dtype == torch.float32
+    assert grad.dtype == dtype
+    assert relative(found, expected) <= tolerance("likelihood", dtype).value
+    assert relative(grad, expected_grad) <= tolerance("likelihood", dtype).gradient
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1), (7, 3), (300, 17), (5, 100), (9, 1000), (3, 9001)])
+def test_likelihood_odd_shapes(shape, dtype, launches):
+    target = torch.randint(0, shape[1], shape[:1])
+    target[1::3] = 0
+    check_likelihood(3 * torch.randn(shape), target, dtype, ignore_index=0 if shape[0] > 1 else -100)
+    assert launches == ["nll_forward_kernel", "nll_backward_kernel"]
+
+
+@pytest.mark.parametrize("scale", [50.0, 1e4])
+def test_likelihood_of_extreme_logits(scale):
+    check_likelihood(scale * torch.randn(8, 40), torch.randint(0, 40, (8,)), torch.float32)
+
+
+def test_likelihood_of_a_slice_over_tokens_is_read_where_it_lies(launches):
+    logits, target = torch.randn(3, 6, 50), torch.randint(0, 50, (3, 5))
+    check_likelihood(logits[:, :-1], target, torch.float32)
+    check_likelihood(logits.half()[:, 1:], target, torch.float16)
+    check_likelihood(torch.randn(2, 2, 5, 50), torch.randint(0, 50, (2, 2, 5)), torch.float32)
+    assert len(launches) == 6
+    with pytest.raises(RuntimeError, match="side by side"):
+        nll(torch.randn(4, 6).T, torch.zeros(6, dtype=torch.int64))
+    with pytest.raises(RuntimeError, match="float64"):
+        nll(torch.randn(4, 6, dtype=torch.float64), torch.zeros(4, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf, "all -inf"])
+def test_likelihood_nan_in_nan_out(bad):
+    x = torch.randn(6, 40)
+    if bad == "all -inf":
+        x[2] = -torch.inf
+    else:
+        x[2, 7] = bad
+    target = torch.tensor([0, 1, 5, 3, 4, 5])
+    x.requires_grad_()
+    found = nll(x, target)
+    (grad,) = torch.autograd.grad(found.sum(), x)
+    expected = torch.nn.functional.cross_entropy(x, target, reduction="none")
+    (expected_grad,) = torch.autograd.grad(expected.sum(), x)
+    torch.testing.assert_close(found, expected, equal_nan=True)
+    torch.testing.assert_close(grad, expected_grad, equal_nan=True)
+    grad_output = torch.ones(6)
+    grad_output[4] = torch.nan
+    (grad,) = torch.autograd.grad(nll(x, target), x, grad_output)
+    assert torch.isnan(grad[4]).all()
+
+
+def test_likelihood_ignored_rows_are_not_read():
+    x = torch.full((4, 40), torch.nan)
+    x[1] = 0.0
+    x.requires_grad_()
+    found = nll(x, torch.tensor([-100, 3, -100, -100]))
+    (grad,) = torch.autograd.grad(found.sum(), x)
+    assert found.tolist() == pytest.approx([0.0, np.log(40), 0.0, 0.0])
+    assert (grad[[0, 2, 3]] == 0).all()
+    empty = torch.zeros(0, 5, requires_grad=True)
+    nll(empty, torch.zeros(0, dtype=torch.int64)).sum().backward()
+    assert empty.grad.shape == (0, 5)
+
+
+@pytest.mark.parametrize("bad", [-1, 40, 2**40])
+def test_likelihood_a_target_that_is_no_class_is_refused(bad):
+    from fairloss.functional import sample_likelihood
+
+    target = torch.tensor([0, 39, bad, -100])
+    with pytest.raises(ValueError, match=rf"target: expected classes 0 .. 39, .* got {bad}"):
+        sample_likelihood(torch.randn(4, 40).half(), target)
+
+
+def dice_oracle(x, target, with_nll):
+    """(B, 3, C) and (B,) in float64, from softmax and one-hot arrays."""
+    p, logp = torch.softmax(x, 1), torch.log_softmax(x, 1)
+    t = (
+        target.double()
+        if target.dtype.is_floating_point
+        else torch.stack([target == c for c in range(x.shape[1])], 1).double()
+    )
+    sums = torch.stack([(p * t).sum(2), (p * p).sum(2), (t * t).sum(2)], 1)
+    return sums, -(t * logp).sum((1, 2)) if with_nll else torch.zeros(len(x), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("soft", "with_nll"), [(False, False), (False, True), (True, True)])
+@pytest.mark.parametrize(("classes", "pixels"), [(2, 1), (3, 2500), (14, 600), (100, 9)])
+def test_dice_equals_the_formula(classes, pixels, soft, with_nll, dtype, launches):
+    x = (2 * torch.randn(2, classes, pixels)).to(dtype).requires_grad_()
+    target = torch.rand(2, classes, pixels) if soft else torch.randint(0, classes, (2, pixels))
+    wide = x.detach().double().requires_grad_()
+    found, expected = dice_sums(x, target, with_nll), dice_oracle(wide, target, with_nll)
+    weights = [torch.rand(e.shape, dtype=torch.float64) - 0.3 for e in expected]
+    (grad,) = torch.autograd.grad(sum((w.float() * f).sum() for w, f in zip(weights, found, strict=True)), x)
+    (expected_grad,) = torch.autograd.grad(sum((w * e).sum() for w, e in zip(weights, expected, strict=True)), wide)
+    for f, e in zip(found, expected, strict=True):
+        assert relative(f, e) <= tolerance("dice", dtype).value
+    assert relative(grad, expected_grad) <= tolerance("dice", dtype).gradient
+    assert launches == ["dice_forward_kernel", "dice_backward_kernel"]
+
+
+def test_dice_of_logits_with_the_classes_last():
+    x, target = torch.randn(2, 8, 9, 3).movedim(-1, 1), torch.randint(0, 3, (2, 72))
+    found = dice_sums(x.flatten(2), target, True)
+    for f, e in zip(found, dice_sums(x.flatten(2).contiguous(), target, True), strict=True):
+        assert torch.equal(f, e)
+    with pytest.raises(RuntimeError, match="257 classes"):
+        dice_sums(torch.randn(1, 257, 2), torch.zeros(1, 2, dtype=torch.int64), False)
+
+
+def test_dice_nan_in_nan_out():
+    x = torch.randn(3, 4, 60)
+    x[1, 2, 50] = torch.nan
+    target = torch.randint(0, 4, (3, 60))
+    x.requires_grad_()
+    sums, entropies = dice_sums(x, target, True)
+    (grad,) = torch.autograd.grad(sums.sum() + entropies.sum(), x)
+    with kernels.backend("eager"):
+        expected = dice_sums(x, target, True)
+        (expected_grad,) = torch.autograd.grad(expected[0].sum() + expected[1].sum(), x)
+    assert torch.isnan(expected[0]).any()
+    torch.testing.assert_close((sums, entropies), expected, equal_nan=True)
+    torch.testing.assert_close(grad, expected_grad, equal_nan=True)

@@ -15,7 +15,15 @@ import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
 
-from fairloss.ops import advantages_triton, contrastive, contrastive_triton, segments_triton
+from fairloss.ops import (
+    advantages_triton,
+    contrastive,
+    contrastive_triton,
+    dice_sums_triton,
+    nll_triton,
+    segments_triton,
+)
+from fairloss.ops.dice_sums import MAX_CLASSES
 from fairloss.ops.fair_grpo_setting import MAX_ROLLOUTS, SCALE_BLOCKS, programs, score_blocks, weight_blocks
 
 TARGETS = {
@@ -183,9 +191,49 @@ def _segments() -> Iterator[Build]:
             )  # fmt: skip
 
 
+def _likelihood() -> Iterator[Build]:
+    sizes = dict.fromkeys(("rows", "inner", "outer_stride", "inner_stride", "classes", "ignore"), "i32")
+    wide = dict.fromkeys(("losses", "tops", "totals", "grad"), "*fp32")
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        types = {**sizes, **wide, "target": "*i64", "logits": f"*{NAMES[dtype]}", "out": f"*{NAMES[dtype]}"}
+        for classes in (16, 64, 256, 1024, 4096):
+            blocks = nll_triton.blocks(classes)
+            options = {"num_warps": blocks.pop("num_warps")}
+            for aligned in ((), ("outer_stride", "inner_stride", "classes")) if classes == 4096 else ((),):
+                name = f"{NAMES[dtype]}-v{classes}{'-aligned' if aligned else ''}"
+                yield Build(f"nll_forward-{name}", nll_triton.nll_forward_kernel, types, blocks, options, aligned)
+                yield Build(f"nll_backward-{name}", nll_triton.nll_backward_kernel, types, blocks, options, aligned)
+
+
+def _dice() -> Iterator[Build]:
+    sizes = ("classes", "pixels", "sample_stride", "class_stride", "pixel_stride", "programs", "steps", "tiles")
+    wide = dict.fromkeys(("sums", "nlls", "grad_sums", "grad_nll"), "*fp32")
+    kernels = {"forward": dice_sums_triton.dice_forward_kernel, "backward": dice_sums_triton.dice_backward_kernel}
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for classes in (2, 4, 16, 64, MAX_CLASSES):
+            blocks = dice_sums_triton.blocks(classes)
+            options = {"num_warps": blocks.pop("num_warps")}
+            for soft, with_nll, side_by_side in ((False, False, True), (False, True, True), (True, True, False)):
+                if soft and classes != 16:
+                    continue
+                target = NAMES[dtype] if soft else "i64"
+                types = {**dict.fromkeys(sizes, "i32"), **wide, "target": f"*{target}"}
+                types |= {"logits": f"*{NAMES[dtype]}", "out": f"*{NAMES[dtype]}"}
+                # Triton compiles an integer argument of 1 in.
+                constants = {
+                    **blocks,
+                    "SOFT": soft,
+                    "WITH_NLL": with_nll,
+                    **({"pixel_stride": 1} if side_by_side else {}),
+                }
+                for side, kernel in kernels.items():
+                    name = f"dice_{side}-{NAMES[dtype]}-c{classes}{'-soft' * soft}{'-nll' * with_nll}"
+                    yield Build(name, kernel, types, constants, options, ("pixels", "sample_stride", "class_stride"))
+
+
 def builds() -> list[Build]:
     """All of them; the names are distinct."""
-    found = [*_contrastive(), *_advantages(), *_segments()]
+    found = [*_contrastive(), *_advantages(), *_segments(), *_likelihood(), *_dice()]
     assert len({b.name for b in found}) == len(found)
     return found
 
@@ -200,6 +248,10 @@ FAST = (
     "score-fp32-r8-w8",
     "weights-default-d7-w8",
     "segments-fp32-f1",
+    "nll_forward-bf16-v4096-aligned",
+    "nll_backward-bf16-v4096-aligned",
+    "dice_forward-fp32-c16",
+    "dice_backward-fp32-c16",
     "scale-fp32-u8",
 )
 

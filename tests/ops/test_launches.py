@@ -1,0 +1,67 @@
+"""What a step launches on a GPU: counted on meta tensors, with the opaque ops opened."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fairloss import FEBSLoss
+from fairloss.functional import sample_likelihood
+from tests.ops.launches import count_step, kernels_counted
+from tests.ops.test_kernels import needs_triton
+
+
+def tokens(shape, dtype):
+    logits = torch.empty(shape, dtype=dtype, device="meta", requires_grad=True)
+    target = torch.empty(shape[:-1], dtype=torch.int64, device="meta")
+    return lambda: sample_likelihood(logits, target).prob.sum()
+
+
+def febs(shape):
+    logits = torch.empty(shape, device="meta", requires_grad=True)
+    target = torch.empty(shape[0], *shape[2:], dtype=torch.int64, device="meta")
+    groups = torch.empty(shape[0], dtype=torch.int64, device="meta")
+    criterion = FEBSLoss(3, num_classes=shape[1]).to("meta")
+    return lambda: criterion(logits, target, groups)
+
+
+TOKENS = [((8, 512, 32_000), torch.bfloat16), ((8, 1024, 151_936), torch.bfloat16), ((512, 1000), torch.float16)]
+VOLUMES = [(2, 14, 128, 128, 128), (32, 2, 512, 512), (4, 104, 64, 64, 64)]
+
+
+@pytest.mark.parametrize(("shape", "dtype"), TOKENS, ids=str)
+def test_the_likelihood_without_the_kernel(shape, dtype):
+    count = count_step(tokens(shape, dtype))
+    assert sum(count.values()) <= 200, count
+
+
+@needs_triton
+@pytest.mark.parametrize(("shape", "dtype"), TOKENS, ids=str)
+def test_the_likelihood_with_the_kernel(shape, dtype, monkeypatch):
+    with kernels_counted(monkeypatch) as kernels:
+        count = count_step(tokens(shape, dtype))
+    assert kernels == {"nll_forward_kernel": 1, "nll_backward_kernel": 1}
+    assert sum(count.values()) + sum(kernels.values()) <= 20, count
+
+
+@pytest.mark.parametrize("shape", VOLUMES, ids=str)
+def test_segmentation_without_the_kernel(shape):
+    count = count_step(febs(shape))
+    assert sum(count.values()) <= (150 if shape[0] == 2 else 350), count  # some twenty for each block of 16 million
+
+
+@needs_triton
+@pytest.mark.parametrize("shape", VOLUMES, ids=str)
+def test_segmentation_with_the_kernel(shape, monkeypatch):
+    with kernels_counted(monkeypatch) as kernels:
+        count = count_step(febs(shape))
+    assert kernels["dice_forward_kernel"] == kernels["dice_backward_kernel"] == 1
+    assert sum(count.values()) + sum(kernels.values()) <= 60, count
+
+
+def test_the_count_is_that_of_torchs_own_cross_entropy():
+    """log_softmax, nll_loss and their backward passes, and the fill of the first gradient; a mean divides inside."""
+    logits = torch.empty(32, 2, device="meta", requires_grad=True)
+    target = torch.empty(32, dtype=torch.int64, device="meta")
+    count = count_step(lambda: torch.nn.functional.cross_entropy(logits, target))
+    assert sum(count.values()) == 5, count
