@@ -1,4 +1,4 @@
-"""Overlap of masks, per sample, so that any grouping and any average can follow.
+"""Overlap of masks, per sample and class, so that any grouping and any average can follow.
 
 Dice = 2 |A and B| / (|A| + |B|), IoU = |A and B| / |A or B|. Where both masks are empty neither is defined: the value
 is ``empty``, NaN by default, which the group means leave out.
@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fairloss.core.checks import expected
-from fairloss.metrics.arrays import Floats, as_array
+from fairloss.metrics.arrays import Bools, Floats, as_array
 from fairloss.metrics.rates import ratio
 
 __all__ = ["dice", "iou"]
@@ -22,29 +23,36 @@ def dice(
     y_pred: Any,
     *,
     num_classes: int | None = None,
+    channels: bool | None = None,
     include_background: bool = True,
+    ignore_index: int | None = None,
     empty: float = float("nan"),
 ) -> Floats:
     """2 |A and B| / (|A| + |B|) of each sample's masks; 1 means equal masks, 0 disjoint ones.
 
     Args:
-        y_true: (N, *spatial) masks of 0 and 1, or with ``num_classes`` integer label maps.
+        y_true: (N, *spatial) masks of 0 and 1, with ``num_classes`` integer label maps; or (N, C, *spatial), a mask of 0
+            and 1 for each class, as one-hot encoding makes them.
         y_pred: the same shape: hard decisions, not scores.
         num_classes: number of classes of label maps.
-        include_background: whether class 0 of label maps is returned.
+        channels: whether axis 1 holds classes. None says so where each pixel of ``y_true`` or ``y_pred`` has one class, and
+            needs to be told of (N, a, b) masks of which this is true; True is for regions that overlap.
+        include_background: whether class 0 is returned.
+        ignore_index: value of ``y_true`` at pixels that count for nothing (with ``channels``, in any channel).
         empty: the value where both masks are empty.
 
     Returns:
-        (N,) for masks, (N, C) for label maps (without background (N, C - 1)).
+        (N,) for masks, (N, C) for label maps and classes in channels (without background (N, C - 1)).
 
     Raises:
-        ValueError: different shapes, no spatial dimension, values other than the accepted.
+        ValueError: different shapes, no spatial dimension, values other than the accepted, masks that can be read in two
+            ways.
 
     Example:
         >>> dice([[1, 1, 0, 0]], [[1, 0, 0, 0]]).round(4).tolist()
         [0.6667]
     """
-    both, true, pred = _overlap(y_true, y_pred, num_classes, include_background)
+    both, true, pred = _overlap(y_true, y_pred, num_classes, channels, include_background, ignore_index)
     value = ratio(2 * both, true + pred)
     return np.where(true + pred > 0, value, empty)
 
@@ -54,7 +62,9 @@ def iou(
     y_pred: Any,
     *,
     num_classes: int | None = None,
+    channels: bool | None = None,
     include_background: bool = True,
+    ignore_index: int | None = None,
     empty: float = float("nan"),
 ) -> Floats:
     """|A and B| / |A or B| of each sample's masks; 1 means equal masks, 0 disjoint ones.
@@ -63,48 +73,87 @@ def iou(
         y_true: as in :func:`dice`.
         y_pred: as there.
         num_classes: as there.
+        channels: as there.
         include_background: as there.
+        ignore_index: as there.
         empty: as there.
 
     Returns:
-        (N,) for masks, (N, C) for label maps (without background (N, C - 1)).
+        As :func:`dice`.
 
     Raises:
-        ValueError: different shapes, no spatial dimension, values other than the accepted.
+        ValueError: as :func:`dice`.
 
     Example:
         >>> iou([[1, 1, 0, 0]], [[1, 0, 0, 0]]).tolist()
         [0.5]
     """
-    both, true, pred = _overlap(y_true, y_pred, num_classes, include_background)
+    both, true, pred = _overlap(y_true, y_pred, num_classes, channels, include_background, ignore_index)
     union = true + pred - both
     return np.where(union > 0, ratio(both, union), empty)
 
 
-def _overlap(y_true: Any, y_pred: Any, num_classes: int | None, background: bool) -> tuple[Floats, Floats, Floats]:
+def _overlap(
+    y_true: Any, y_pred: Any, num_classes: int | None, channels: bool | None, background: bool, ignore_index: int | None
+) -> tuple[Floats, Floats, Floats]:
     """(N,) or (N, C) sizes of the intersection, of the true and of the predicted mask."""
     true, pred = as_array(y_true, "y_true"), as_array(y_pred, "y_pred")
     if true.shape != pred.shape or true.ndim < 2:
         shapes = f"shapes {true.shape} and {pred.shape}"
         raise ValueError(expected("y_true and y_pred", "equal shapes (N, *spatial)", shapes))
-    n = len(true)
-    pixels = int(np.prod(true.shape[1:]))  # spelled out: there may be no sample
-    true, pred = true.reshape(n, pixels), pred.reshape(n, pixels)
+    ignored = np.zeros(true.shape, dtype=bool) if ignore_index is None else true == ignore_index
+    by_class = channels if channels is not None else _one_hot(true, pred, ignored, num_classes)
+    if by_class:
+        if true.ndim < 3 or num_classes not in (None, true.shape[1]):
+            wanted = f"{num_classes or 'C'} classes in axis 1 of (N, C, *spatial)"
+            raise ValueError(expected("y_true", wanted, f"shape {true.shape}", "pass channels=False for label maps"))
+        ignored, num_classes = np.broadcast_to(ignored.any(axis=1, keepdims=True), true.shape), None
+    n, columns = len(true), true.shape[1] if by_class else 1
+    pixels = int(np.prod(true.shape[2 if by_class else 1 :]))  # spelled out: there may be no sample
+    true, pred, known = (m.reshape(n, columns, pixels) for m in (true, pred, ~ignored))
     top = 2 if num_classes is None else num_classes
-    for name, mask in (("y_true", true), ("y_pred", pred)):
+    for name, mask in (("y_true", true[known]), ("y_pred", pred[known])):
         whole = mask.dtype.kind in "biu" or (mask.dtype.kind == "f" and bool((mask == np.floor(mask)).all()))
         if not whole or (mask.size and (mask.min() < 0 or mask.max() >= top)):
-            raise ValueError(
-                expected(name, f"whole numbers 0 .. {top - 1}", "others", "pass hard decisions, not scores")
-            )
+            cure = "pass hard decisions, not scores"
+            raise ValueError(expected(name, f"whole numbers 0 .. {top - 1}", "others", cure))
     if num_classes is None:
-        a, b = true.astype(bool), pred.astype(bool)
-        sizes = [m.sum(axis=1, dtype=np.float64) for m in (a & b, a, b)]
+        a, b = (true == 1) & known, (pred == 1) & known
+        sizes = [m.sum(axis=2, dtype=np.float64) for m in (a & b, a, b)]
     else:
-        rows = np.arange(n)[:, None] * num_classes
-        size = n * num_classes
-        code_true, code_pred = rows + true.astype(np.int64), rows + pred.astype(np.int64)
-        codes = (code_true[true == pred], code_true.ravel(), code_pred.ravel())
-        sizes = [np.bincount(c, minlength=size).reshape(n, num_classes).astype(np.float64) for c in codes]
-        sizes = [s if background else s[:, 1:] for s in sizes]
+        code = [
+            np.arange(n)[:, None] * num_classes + np.where(known, m, 0)[:, 0].astype(np.int64) for m in (true, pred)
+        ]
+        seen = known[:, 0]
+        codes = (code[0][seen & (code[0] == code[1])], code[0][seen], code[1][seen])
+        counted = [np.bincount(c, minlength=n * num_classes) for c in codes]
+        sizes = [c.reshape(n, num_classes).astype(np.float64) for c in counted]
+    if num_classes is None and not by_class:
+        sizes = [s[:, 0] for s in sizes]
+    elif not background:
+        sizes = [s[:, 1:] for s in sizes]
     return sizes[0], sizes[1], sizes[2]
+
+
+def _one_hot(true: NDArray[Any], pred: NDArray[Any], ignored: Bools, num_classes: int | None) -> bool:
+    """Whether axis 1 holds classes: every pixel that counts has exactly one 1 along it.
+
+    Raises:
+        ValueError: masks of one spatial dimension with channels, which may be masks of two.
+    """
+    if true.ndim < 3 or true.shape[1] < 2 or not true.size or not any(_has_one(m, ignored) for m in (true, pred)):
+        return False
+    if true.ndim > 3 and num_classes in (None, true.shape[1]):
+        return True
+    if true.ndim == 3 and num_classes not in (None, true.shape[1]):
+        return False
+    readings = f"classes in axis 1, or masks or label maps of {true.ndim - 1} dimensions, that can be told apart"
+    given = f"shape {true.shape} with exactly one 1 along axis 1 at every pixel"
+    raise ValueError(expected("channels", readings, given, "pass channels=True or channels=False"))
+
+
+def _has_one(mask: NDArray[Any], ignored: Bools) -> bool:
+    if mask.dtype.kind not in "biuf":
+        return False
+    zero_one = bool((((mask == 0) | (mask == 1)) | ignored).all())
+    return zero_one and bool((((mask == 1).sum(axis=1) == 1) | ignored.any(axis=1)).all())
