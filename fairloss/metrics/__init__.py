@@ -30,7 +30,14 @@ from fairloss.metrics.gaps import (
     max_accuracy_gap,
     predictive_parity_difference,
 )
-from fairloss.metrics.per_group import METRICS, GroupMetric, UndefinedGroupWarning, group_mean, group_metric
+from fairloss.metrics.per_group import (
+    METRICS,
+    GroupMetric,
+    UndefinedGroupWarning,
+    group_mean,
+    group_metric,
+    stratified_metric,
+)
 from fairloss.metrics.predictions import ReadingOptions
 from fairloss.metrics.ranking import auc
 from fairloss.metrics.scored import auc_gap, calibration_gap, equity_scaled_auc
@@ -76,5 +83,6 @@ __all__ = [
     "performance_scaled_disparity",
     "predictive_parity_difference",
     "ratio",
+    "stratified_metric",
     "worst",
 ]

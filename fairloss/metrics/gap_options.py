@@ -1,51 +1,86 @@
-"""The options of the named gaps, written once: their types, defaults and meanings."""
+"""The options of metrics per group and of the named gaps, written once: their types, defaults and meanings."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
+from fairloss.metrics.calibration import Strategy
 from fairloss.metrics.disparity import Method
 from fairloss.metrics.predictions import READING_OPTIONS, ReadingOptions
 from fairloss.metrics.rates import Convention
 from fairloss.metrics.undefined import Undefined
 
-__all__ = ["DEFAULTS", "Agg", "GapOptions", "OddsOptions", "OverClasses", "RatioOptions"]
+__all__ = [
+    "GAP_OPTIONS",
+    "METRIC_OPTIONS",
+    "ODDS_OPTIONS",
+    "Agg",
+    "GapOptions",
+    "MetricOptions",
+    "OddsOptions",
+    "OverClasses",
+    "RateOptions",
+    "RatioOptions",
+]
 
 OverClasses = Literal["mean_gap", "max_gap", "gap_of_mean"]
 Agg = Literal["worst_case", "mean", "score"]
 
 
-class GapOptions(ReadingOptions, total=False):
-    """Keyword arguments that every named gap takes, those of :class:`ReadingOptions` among them.
+class RateOptions(ReadingOptions, total=False):
+    """Keyword arguments of every metric per group, those of :class:`ReadingOptions` among them.
 
     Attributes:
-        sample_weight: (N,) non-negative weights; by default all 1.
+        sample_weight: (N,) non-negative weights, by default all 1; an integer weight equals that many repetitions.
+        threshold: a score is a positive decision where ``score >= threshold`` (0.5) ...
+        strict: ... or where ``score > threshold``. Scores of float32 or less are compared in float32.
+        convention: ``"standard"`` or ``"fairgrpo"`` (see :mod:`fairloss.metrics.rates`).
+        undefined: ``"omit"`` leaves undefined values out with one warning, which names groups and classes; ``"raise"``
+            raises.
+    """
+
+    sample_weight: Any
+    threshold: float
+    strict: bool
+    convention: Convention
+    undefined: Undefined
+
+
+class MetricOptions(RateOptions, total=False):
+    """Those of one metric per group.
+
+    Attributes:
+        bins: for ``ece``: number of bins, or their edges.
+        strategy: for ``ece``: bins of ``"uniform"`` width on [0, 1] or of equal mass (``"quantile"``), the same for all
+            groups; or on each group's own score ``"range"`` (FairMedFM's code).
+    """
+
+    bins: int | Sequence[float]
+    strategy: Strategy
+
+
+class GapOptions(RateOptions, total=False):
+    """Keyword arguments that every named gap of rates takes, beside those of every metric per group.
+
+    Attributes:
         method: compare groups with one another (``"between_groups"``) or each with all samples (``"to_overall"``): the
             largest |v_g - v|, and of ratios the smallest v_g / v or v / v_g, where v is the rate of all samples, those
             of unknown group included.
         reference: label of a group that every other is compared with, in the same way, in place of one another.
         control: (N,) labels of any kind, or a mapping of names to them: groups are compared within each of these strata
             ("to_overall": with all samples of the stratum), and the value of the stratum that is worst is returned.
-            Samples of unknown stratum are left out.
-        threshold: a score is a positive decision where ``score >= threshold`` (0.5) ...
-        strict: ... or where ``score > threshold``.
+            Samples of unknown stratum are left out. :func:`fairloss.metrics.stratified_metric` has every stratum.
         over_classes: with several classes, the ``"mean_gap"`` (the mean over classes of each class's value, which of
             equalized odds is that of its two gaps), the ``"max_gap"`` (the class of the largest gap or smallest
             ratio), or the ``"gap_of_mean"`` (rates are averaged over classes first); by default the first, and the
             last with ``convention="fairgrpo"``.
-        convention: ``"standard"`` or ``"fairgrpo"`` (see :mod:`fairloss.metrics.rates`).
-        undefined: ``"omit"`` leaves undefined values out with one warning; ``"raise"`` raises.
     """
 
-    sample_weight: Any
     method: Method
     reference: Any
     control: Any
-    threshold: float
-    strict: bool
     over_classes: OverClasses | None
-    convention: Convention
-    undefined: Undefined
 
 
 class RatioOptions(GapOptions, total=False):
@@ -68,16 +103,11 @@ class OddsOptions(GapOptions, total=False):
     agg: Agg
 
 
-DEFAULTS: dict[str, Any] = {
-    "agg": "worst_case",
-    "sample_weight": None,
-    "method": "between_groups",
-    "reference": None,
-    "control": None,
-    "threshold": 0.5,
-    "strict": False,
-    **READING_OPTIONS,
-    "over_classes": None,
-    "convention": "standard",
-    "undefined": "omit",
-}
+_RATE = {"sample_weight": None, "threshold": 0.5, "strict": False, **READING_OPTIONS}
+_VALUE = {"convention": "standard", "undefined": "omit"}
+METRIC_OPTIONS = {**_RATE, **_VALUE, "bins": 10, "strategy": "uniform"}
+GAP_OPTIONS = {
+    **_RATE, "method": "between_groups", "reference": None, "control": None, "over_classes": None, **_VALUE
+}  # fmt: skip
+ODDS_OPTIONS = {"agg": "worst_case", **GAP_OPTIONS}
+"""Defaults of :class:`MetricOptions`, of :class:`GapOptions`, and of gaps of two rates."""

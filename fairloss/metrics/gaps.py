@@ -17,11 +17,13 @@ from fairloss.groups.encode import GroupEncoding
 from fairloss.metrics import disparity
 from fairloss.metrics.arrays import Floats
 from fairloss.metrics.gap_options import (
-    DEFAULTS,
+    GAP_OPTIONS,
+    ODDS_OPTIONS,
     Agg,
     GapOptions,
     OddsOptions,
     OverClasses,
+    RateOptions,
     RatioOptions,
 )
 from fairloss.metrics.per_group import class_values
@@ -121,7 +123,7 @@ def _worst(gaps: Floats, statistic: Statistic, agg: Agg) -> float:
 
 def _gap_of(rates: tuple[str, ...], statistic: Statistic, y_true: Any, y_pred: Any, groups: Any, options: Any) -> float:
     """The gap of the rates, after one warning for each that is undefined somewhere; called by the public functions alone."""
-    o = given_options(options, {k: v for k, v in DEFAULTS.items() if k != "agg" or len(rates) > 1})
+    o = given_options(options, GAP_OPTIONS if len(rates) == 1 else ODDS_OPTIONS)
     agg: Agg = o.get("agg", "worst_case")
     choice("agg", agg, get_args(Agg) if statistic == "gap" else ("worst_case", "mean"))
     reading = {name: o[name] for name in ("threshold", "strict", *READING_OPTIONS)}
@@ -208,9 +210,8 @@ Example:
     >>> {call.replace("f(", f"{name}(")}
     {value}
 """
-    kinds = (options, GapOptions, ReadingOptions) if options is not GapOptions else (GapOptions, ReadingOptions)
-    shown = {k: v for k, v in DEFAULTS.items() if k in options.__annotations__}
-    return with_options(shown, *kinds)(gap)
+    defaults = GAP_OPTIONS if len(rates) == 1 else ODDS_OPTIONS
+    return with_options(defaults, options, GapOptions, RateOptions, ReadingOptions)(gap)
 
 
 _RANGES = {

@@ -9,16 +9,15 @@ those it has; comparisons of groups leave these classes out, and the warning nam
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fairloss.core.checks import choice, expected
+from fairloss.core.options import given_options, with_options
 from fairloss.groups.encode import GroupEncoding
-from fairloss.metrics import disparity
 from fairloss.metrics.arrays import Bools, Floats, Ints, as_array, as_groups, as_values, as_weights
 from fairloss.metrics.calibration import (
     Strategy,
@@ -29,137 +28,57 @@ from fairloss.metrics.calibration import (
     top_label,
     weighted_mean,
 )
+from fairloss.metrics.gap_options import METRIC_OPTIONS, MetricOptions, RateOptions
+from fairloss.metrics.group_result import GroupMetric, group_result
 from fairloss.metrics.labels import same_length
-from fairloss.metrics.predictions import READING_OPTIONS, Predictions, Task, as_predictions
+from fairloss.metrics.predictions import READING_OPTIONS, Predictions, ReadingOptions, as_predictions
 from fairloss.metrics.ranking import auc_by_group
 from fairloss.metrics.rates import (
     RATES,
     Convention,
     Rate,
-    common_classes,
     confusion_counts,
     mean_over_classes,
-    mean_over_common,
     rates,
     ratio,
 )
+from fairloss.metrics.strata import as_strata
 from fairloss.metrics.undefined import Undefined, UndefinedGroupWarning, classes_named, report_undefined
 
-__all__ = ["METRICS", "GroupMetric", "Metric", "UndefinedGroupWarning", "group_mean", "group_metric"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = [
+    "METRICS",
+    "GroupMetric",
+    "Metric",
+    "UndefinedGroupWarning",
+    "group_mean",
+    "group_metric",
+    "stratified_metric",
+]
 
 Metric = Literal[Rate, "auc", "ece", "mean_abs_calibration_error", "bce", "brier"]
-_READING = {"threshold": 0.5, "strict": False, **READING_OPTIONS}
 _SMALLER_IS_BETTER = ("fpr", "fnr", "fdr", "ece", "mean_abs_calibration_error", "bce", "brier")
 # For positive_rate and prevalence neither direction is better.
 METRICS: dict[Metric, bool] = {name: name not in _SMALLER_IS_BETTER for name in get_args(Metric)}
 """Names that :func:`group_metric` takes, and whether larger is better."""
 
 
-@dataclass(frozen=True)
-class GroupMetric:
-    """A metric's value in each group, with the counts that say how far to trust it.
-
-    Attributes:
-        name: of the metric.
-        labels: of the groups; the order of all that follows.
-        by_class: (G, K) the values of each of several classes, NaN where undefined; one column where the metric is no mean
-            over classes, and with ``convention="fairgrpo"``.
-        overall_by_class: (K,) over all samples, those of unknown group included.
-        counts: (G,) samples of each group; without those of weight 0.
-        positives: (G,) positive labels of each group (binary tasks; else empty).
-        higher_is_better: direction of the metric.
-    """
-
-    name: str
-    labels: tuple[Any, ...]
-    by_class: Floats
-    overall_by_class: Floats
-    counts: Ints
-    higher_is_better: bool = True
-    positives: Ints = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """(G,) the values as groups are compared: means over the classes that are defined in every group."""
-        return np.array(mean_over_common(self.by_class), dtype=dtype)
-
-    @property
-    def values(self) -> Floats:
-        """(G,) each group's mean over the classes that it has, NaN where it has none."""
-        return mean_over_classes(self.by_class)
-
-    @property
-    def overall(self) -> float:
-        """The value over all samples, those of unknown group included."""
-        return float(mean_over_classes(self.overall_by_class))
-
-    @property
-    def undefined(self) -> tuple[Any, ...]:
-        """Labels of the groups without a value, those without a sample among them."""
-        return tuple(label for label, v in zip(self.labels, self.values, strict=True) if np.isnan(v))
-
-    def gap(self, *, method: disparity.Method = "between_groups", reference: Any = None) -> float:
-        """Max - min over groups; or the largest difference from the overall value, or from a ``reference`` group's.
-
-        ``method`` and ``reference`` are those of :func:`fairloss.metrics.max_accuracy_gap`. Of several classes, the mean of
-        each one's gap over the groups that have it.
-        """
-        return self._mean_of(disparity.gap, method, reference)
-
-    def ratio(self, *, method: disparity.Method = "between_groups", reference: Any = None) -> float:
-        """Min / max over groups; or the smallest ratio to the overall value, or to a ``reference`` group's, or its inverse."""
-        return self._mean_of(disparity.ratio, method, reference)
-
-    def _mean_of(self, statistic: Callable[..., float], method: disparity.Method, reference: Any) -> float:
-        place = disparity.reference_of(method, reference, self.labels)
-        base = self.overall_by_class if place is None else self.by_class[place]
-        compared = place is not None or method == "to_overall"
-        pairs = zip(self.by_class.T, base, strict=True)
-        each = [statistic(v, baseline=float(b) if compared else None) for v, b in pairs]
-        return float(mean_over_classes(np.array(each)))
-
-    def worst(self) -> float:
-        """The worst group's value, over the classes that every group has."""
-        return disparity.worst(self, higher_is_better=self.higher_is_better)
-
-    def std(self, *, ddof: int) -> float:
-        """Standard deviation over groups, over the classes that every group has."""
-        return disparity.group_std(self, ddof=ddof)
-
-    def equity_scaled(self, *, penalty: disparity.Penalty, ddof: int | None = None) -> float:
-        """Overall value scaled down by differences between groups, over the classes that every group has."""
-        overall = float(mean_over_classes(self.overall_by_class[common_classes(self.by_class)]))
-        return disparity.equity_scaled(overall, self, penalty=penalty, ddof=ddof)
-
-    def to_dict(self) -> dict[Any, float]:
-        """Label to value."""
-        return dict(zip(self.labels, self.values.tolist(), strict=True))
+_shown = with_options(METRIC_OPTIONS, MetricOptions, RateOptions, ReadingOptions)
 
 
+@_shown
 def group_metric(
-    metric: Metric | Callable[..., float],
-    y_true: Any,
-    y_pred: Any,
-    groups: Any,
-    *,
-    sample_weight: Any = None,
-    threshold: float = 0.5,
-    strict: bool = False,
-    task: Task = "auto",
-    labels: Sequence[Any] | None = None,
-    positive: Any = None,
-    logits: bool = False,
-    ignore_index: Any = None,
-    convention: Convention = "standard",
-    undefined: Undefined = "omit",
-    bins: int | Sequence[float] = 10,
-    strategy: Strategy = "uniform",
+    metric: Metric | Callable[..., Any], y_true: Any, y_pred: Any, groups: Any, **options: Unpack[MetricOptions]
 ) -> GroupMetric:
     """The value of ``metric`` in every group.
 
     Args:
         metric: a name among ``accuracy, tpr, tnr, fpr, fnr, precision, fdr, f1, balanced_accuracy, positive_rate,
             prevalence, auc, ece, mean_abs_calibration_error, bce, brier``, or a function of (y_true, y_pred) and, where
-            weights are given, ``sample_weight=``, as in scikit-learn.
+            weights are given, ``sample_weight=``, as in scikit-learn. What it returns other than one number (a confusion
+            matrix) is kept in ``values`` and ``overall`` as it is; of these there is no gap.
         y_true: (N,) labels of two classes (binary); (N,) classes (multi-class); (N, L) of 0 and 1 (multi-label). None with
             ``"positive_rate"``, in which they play no part: ``y_pred`` is then read as it would be beside labels, and
             ``task`` is needed for whole numbers other than 0 and 1 and for several columns.
@@ -168,19 +87,7 @@ def group_metric(
             classes is wrong and a prediction of none of them (multi-class); (N, L) scores or decisions (multi-label).
         groups: (N,) labels of any kind, a :class:`fairloss.groups.encode.GroupEncoding`, or a mapping of names to attributes,
             which is read as their intersection. None, NaN and -1 are unknown: in ``overall``, in no group.
-        sample_weight: (N,) non-negative weights; an integer weight equals that many repetitions.
-        threshold: a score is a positive decision where ``score >= threshold`` ...
-        strict: ... or where ``score > threshold``. Scores of float32 or less are compared in float32.
-        task: ``"auto"``, ``"binary"``, ``"multiclass"`` or ``"multilabel"``. Two classes are binary where it is "auto".
-        labels: the classes, in the order of the columns of scores; more than occur, where a site lacks some.
-        positive: which of two labels is the positive one; not needed for 0 and 1.
-        logits: whether the scores are logits, of which sigmoid or softmax is taken, in float64.
-        ignore_index: a label that is not known. A sample of it is left out; in (N, L) labels that label alone, as is NaN.
-        convention: ``"standard"``, or ``"fairgrpo"`` (see :mod:`fairloss.metrics.rates`).
-        undefined: ``"omit"`` gives NaN and one warning, which names groups and classes; ``"raise"`` an error.
-        bins: for ``ece``: number of bins, or their edges.
-        strategy: for ``ece``: bins of ``"uniform"`` width on [0, 1] or of equal mass (``"quantile"``), the same for all
-            groups; or on each group's own score ``"range"`` (FairMedFM's code).
+        options: by keyword.
 
     Returns:
         Values, counts and the overall value. Rates of a multi-class or multi-label task are means over the classes
@@ -197,27 +104,45 @@ def group_metric(
         >>> result.to_dict(), result.overall, result.gap()
         ({'F': 1.0, 'M': 0.5}, 0.75, 0.5)
     """
-    choice("undefined", undefined, get_args(Undefined))
-    reading = {
-        "threshold": threshold, "strict": strict, "task": task, "labels": labels, "positive": positive, "logits": logits,
-        "ignore_index": ignore_index,
-    }  # fmt: skip
-    if callable(metric):
-        unused = [name for name, value in reading.items() if value != _READING[name]]
-        if unused:
-            raise ValueError(expected(unused[0], "no such option beside a function, which gets y_pred as it is", "one"))
-        return _from_callable(metric, y_true, y_pred, groups, sample_weight, undefined)
-    choice("metric", metric, tuple(METRICS))
-    pred = as_predictions(y_true, y_pred, labels_matter=metric != "positive_rate", **reading)
-    encoding, weight = as_groups(groups, len(pred)), pred.weights(sample_weight)
-    of = partial(class_values, metric, pred, weight=weight, convention=convention, bins=bins, strategy=strategy)
-    values = of(ids=encoding.ids, num_groups=encoding.num_groups)
-    overall = of(ids=np.zeros_like(encoding.ids), num_groups=1)
-    if convention == "fairgrpo":
-        values, overall = (mean_over_classes(v)[:, None] for v in (values, overall))
-    report_undefined(metric, encoding, values, undefined, classes=classes_named(pred, convention))
-    labelled = pred if y_true is not None and pred.task == "binary" else None
-    return _result(metric, encoding, values, overall[0], METRICS[metric], weight, labelled)
+    return _measured(metric, y_true, y_pred, groups, None, options)[None]
+
+
+@_shown
+def stratified_metric(
+    metric: Metric | Callable[..., Any],
+    y_true: Any,
+    y_pred: Any,
+    groups: Any,
+    *,
+    control: Any,
+    **options: Unpack[MetricOptions],
+) -> dict[Any, GroupMetric]:
+    """The value of ``metric`` in every group within each value of a control attribute: in each hospital, by sex.
+
+    Each stratum's result is that of :func:`group_metric` on its samples alone, its ``overall`` value too; labels and
+    predictions are read once, over all samples.
+
+    Args:
+        metric: as in :func:`group_metric`.
+        y_true: as there.
+        y_pred: as there.
+        groups: as there.
+        control: (N,) labels of any kind, or a mapping of names to attributes, read as their intersection. Samples of
+            unknown stratum are left out.
+        options: by keyword.
+
+    Returns:
+        The stratum's label to its result. A group without a sample in a stratum is NaN there.
+
+    Raises:
+        ValueError: as :func:`group_metric`.
+
+    Example:
+        >>> y, p, sex, clinic = [1, 1, 1, 1], [1, 0, 1, 1], ["F", "M", "F", "M"], ["north", "north", "south", "south"]
+        >>> {stratum: result.gap() for stratum, result in stratified_metric("tpr", y, p, sex, control=clinic).items()}
+        {'north': 1.0, 'south': 0.0}
+    """
+    return _measured(metric, y_true, y_pred, groups, control, options)
 
 
 def group_mean(
@@ -256,7 +181,7 @@ def group_mean(
     array = np.where(weight > 0, array, 0.0)
     means = weighted_means(array, encoding.ids, encoding.num_groups, weight)[:, None]
     report_undefined(name, encoding, means, undefined)
-    return _result(name, encoding, means, np.array([weighted_mean(array, weight)]), higher_is_better, weight)
+    return group_result(name, encoding, means, np.array([weighted_mean(array, weight)]), higher_is_better, weight)
 
 
 def weighted_means(values: Floats, ids: Ints, num_groups: int, weight: Floats) -> Floats:
@@ -301,38 +226,79 @@ def class_values(
     return values
 
 
-def _from_callable(
-    metric: Callable[..., float], y_true: Any, y_pred: Any, groups: Any, sample_weight: Any, undefined: Undefined
-) -> GroupMetric:
-    true, pred = as_array(y_true, "y_true"), as_array(y_pred, "y_pred")
-    same_length(true, pred)
-    encoding = as_groups(groups, len(true))
-    weight = None if sample_weight is None else as_weights(sample_weight, len(true))
+def _measured(metric: Any, y_true: Any, y_pred: Any, groups: Any, control: Any, options: Any) -> dict[Any, GroupMetric]:
+    """The result of each stratum, after one warning for what is undefined; called by the public functions alone."""
+    o = given_options(options, METRIC_OPTIONS)
+    choice("undefined", o["undefined"], get_args(Undefined))
+    reading = {name: o[name] for name in ("threshold", "strict", *READING_OPTIONS)}
+    if callable(metric):
+        unused = [name for name, value in reading.items() if value != METRIC_OPTIONS[name]]
+        if unused:
+            raise ValueError(expected(unused[0], "no such option beside a function, which gets y_pred as it is", "one"))
+        name, classes = getattr(metric, "__name__", "metric"), ()
+        true, answers = as_array(y_true, "y_true"), as_array(y_pred, "y_pred")
+        same_length(true, answers)
+        n, weight = len(true), as_weights(o["sample_weight"], len(true))
 
-    def value(at: Bools) -> float:
+        def of(at: Any, encoding: GroupEncoding) -> GroupMetric:
+            given = None if o["sample_weight"] is None else weight[at]
+            return _from_callable(name, metric, true[at], answers[at], encoding, given)
+
+    else:
+        name = choice("metric", metric, tuple(METRICS))
+        pred = as_predictions(y_true, y_pred, labels_matter=metric != "positive_rate", **reading)
+        n, weight, classes = len(pred), pred.weights(o["sample_weight"]), classes_named(pred, o["convention"])
+
+        def of(at: Any, encoding: GroupEncoding) -> GroupMetric:
+            how: Any = {"weight": weight[at], **{name: o[name] for name in ("convention", "bins", "strategy")}}
+            return _from_predictions(metric, pred.take(at), encoding, y_true is not None, **how)
+
+    strata, found = as_strata(groups, control, n), {}
+    for s, stratum in enumerate(strata.control.labels):
+        at = slice(None) if control is None else np.flatnonzero(strata.control.ids == s)
+        found[stratum] = of(at, strata.groups._replace(ids=strata.groups.ids[at]))
+    if found:
+        values = np.concatenate([result.by_class for result in found.values()])
+        report_undefined(name, strata.cells, values, o["undefined"], classes=classes, depth=4)
+    return found
+
+
+def _from_predictions(
+    metric: Metric, pred: Predictions, encoding: GroupEncoding, labelled: bool, **how: Any
+) -> GroupMetric:
+    of = partial(class_values, metric, pred, **how)
+    values = of(ids=encoding.ids, num_groups=encoding.num_groups)
+    overall = of(ids=np.zeros_like(encoding.ids), num_groups=1)
+    if how["convention"] == "fairgrpo":
+        values, overall = (mean_over_classes(v)[:, None] for v in (values, overall))
+    binary = pred if labelled and pred.task == "binary" else None
+    return group_result(metric, encoding, values, overall[0], METRICS[metric], how["weight"], binary)
+
+
+def _from_callable(
+    name: str,
+    metric: Callable[..., Any],
+    true: NDArray[Any],
+    pred: NDArray[Any],
+    encoding: GroupEncoding,
+    weight: Floats | None,
+) -> GroupMetric:
+    def value(at: Bools) -> Any:
         at = at if weight is None else at & (weight > 0)
         if not at.any():
             return float("nan")
-        return float(metric(true[at], pred[at], **({} if weight is None else {"sample_weight": weight[at]})))
+        found = metric(true[at], pred[at], **({} if weight is None else {"sample_weight": weight[at]}))
+        if found is None:
+            raise TypeError(expected("metric", "a function that returns a value", "None"))
+        return found
 
-    values = np.array([[value(encoding.ids == g)] for g in range(encoding.num_groups)]).reshape(-1, 1)
-    name = getattr(metric, "__name__", "metric")
-    report_undefined(name, encoding, values, undefined, depth=4)
-    present = np.ones(len(true)) if weight is None else weight
-    return _result(name, encoding, values, np.array([value(np.ones(len(true), dtype=bool))]), True, present)
-
-
-def _result(
-    name: str,
-    encoding: GroupEncoding,
-    values: Floats,
-    overall: Floats,
-    higher: bool,
-    weight: Floats,
-    binary: Predictions | None = None,
-) -> GroupMetric:
-    def count(at: Bools) -> Ints:
-        return np.bincount(encoding.ids[at] + 1, minlength=encoding.num_groups + 1)[1:]  # row 0 holds the unknown
-
-    positives = np.zeros(0, dtype=np.int64) if binary is None else count(binary.target[:, 0] & (weight > 0))
-    return GroupMetric(name, encoding.labels, values, overall, count(weight > 0), higher, positives)
+    everyone = np.ones(len(true), dtype=bool)
+    found = [value(everyone), *(value(encoding.ids == g) for g in range(encoding.num_groups))]
+    # A matrix, a dictionary, ... stays what it is: groups have it, but cannot be compared by it.
+    texts = (np.flexible, np.complexfloating)
+    numbers = all(hasattr(v, "__float__") and np.ndim(v) == 0 and not isinstance(v, texts) for v in found)
+    table = np.empty((len(found), 1), dtype=np.float64 if numbers else object)
+    for row, v in zip(table, found, strict=True):
+        row[0] = v
+    weight = np.ones(len(true)) if weight is None else weight
+    return group_result(name, encoding, table[1:], table[0], True, weight)

@@ -13,13 +13,18 @@ from fairloss.metrics.arrays import Bools, Floats
 from fairloss.metrics.predictions import Predictions
 from fairloss.metrics.rates import Convention
 
-__all__ = ["Undefined", "UndefinedGroupWarning", "classes_named", "named_classes", "report_undefined"]
+__all__ = ["Undefined", "UndefinedGroupWarning", "classes_named", "is_undefined", "named_classes", "report_undefined"]
 
 Undefined = Literal["omit", "raise"]
 
 
 class UndefinedGroupWarning(UserWarning):
     """A metric has no value in some group, which is left out of every comparison."""
+
+
+def is_undefined(value: Any) -> bool:
+    """Whether a value is NaN; a matrix and the like never is."""
+    return isinstance(value, float) and value != value
 
 
 def classes_named(pred: Predictions, convention: Convention) -> tuple[Any, ...]:
@@ -41,7 +46,7 @@ def report_undefined(
 
     Without ``classes`` a group without any value is named. A category that nobody has is no group here.
     """
-    missing = np.isnan(values)
+    missing = np.vectorize(is_undefined, otypes=[bool])(values) if values.dtype == object else np.isnan(values)
     used = np.bincount(encoding.ids + 1, minlength=encoding.num_groups + 1)[1:] > 0
     labels = []
     for label, lost in zip(encoding.labels, missing & used[:, None], strict=True):

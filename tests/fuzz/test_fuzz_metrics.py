@@ -56,6 +56,33 @@ def test_gap_of_rates(name, p):
     judge(getattr(metrics, name), arguments, p, check, may_pass)
 
 
+@fuzz("fairloss.metrics.stratified_metric", p=predictions(), name=st.sampled_from(sorted(RATES)))
+def test_gap_within_strata(p, name):
+    a = arrays_of(p)
+    control = np.random.default_rng(p["seed"] + 1).integers(-1, 3, p["n"])
+    arguments = {"y_true": a["y_true"], "y_pred": a["y_score"], "groups": a["groups"], "control": control}
+    arguments["sample_weight"] = a["sample_weight"]
+    strata = {
+        s: {k: v if v is None else v[control == s] for k, v in a.items()} for s in sorted(set(control.tolist()) - {-1})
+    }
+    gaps = [gap for gap in (RATES[name](part) for part in strata.values()) if not math.isnan(gap)]
+    expected = (min if name.endswith("ratio") else max)(gaps, default=math.nan)
+    found = call(getattr(metrics, name), **arguments)
+    assert close(found, expected), (found, expected)
+
+    def check(result):
+        assert list(result) == list(strata)
+        for s, part in strata.items():
+            present = sorted(set(part["groups"].tolist()) - {-1})
+            for g, value in zip(present, by_group(part, rate_of("tpr")), strict=True):
+                assert close(result[s].to_dict()[g], value)
+
+    may_pass = LENIENT | {("y_pred", how) for how in ("two", "negative", "letters")}
+    may_pass |= {("y_true", how) for how in ("letters", "negative", "two")}
+    may_pass |= {("control", how) for how in ("none", "nan", "inf", "two", "negative", "letters", "object")}
+    judge(lambda **kw: metrics.stratified_metric("tpr", **kw), arguments, p, check, may_pass)
+
+
 def auc_of(y, s, w):
     return oracle.auc(y, s, w)
 
