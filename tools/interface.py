@@ -23,9 +23,10 @@ MODULES = (
     "fairloss.policy",
     "fairloss.postprocess",
     "fairloss.report",
+    "fairloss.training",
     "fairloss.ops",
 )
-INTEGRATIONS = ("transformers", "trl", "verl", "torchmetrics")
+INTEGRATIONS = ("transformers", "callbacks", "trl", "verl", "torchmetrics")
 WIDTH = 110
 
 

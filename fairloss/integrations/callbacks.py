@@ -27,7 +27,7 @@ def _figures(monitor: FairnessMonitor) -> dict[str, float]:
 def trainer_callback(monitor: FairnessMonitor, *, group_column: str = "groups", label_column: str = "labels") -> Any:
     """A ``TrainerCallback`` that shows the monitor every evaluation.
 
-    After each evaluation it calls the model once more on the evaluation's batches, without labels and groups, counts the logits,
+    After each evaluation it calls the model once more on its batches, without labels and groups, counts the logits,
     puts ``fair/...`` into the trainer's log history, and lets the monitor warn. Works with any ``Trainer`` whose batches hold
     both columns (``FairTrainer``'s do; else ``remove_unused_columns=False``).
 
@@ -45,7 +45,7 @@ def trainer_callback(monitor: FairnessMonitor, *, group_column: str = "groups", 
     """
     from transformers import TrainerCallback
 
-    class Monitored(TrainerCallback):  # type: ignore[misc]
+    class Monitored(TrainerCallback):
         def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             model, batches = kwargs["model"], kwargs["eval_dataloader"]
             monitor.reset()
@@ -74,8 +74,8 @@ def trainer_callback(monitor: FairnessMonitor, *, group_column: str = "groups", 
 def lightning_callback(monitor: FairnessMonitor) -> Any:
     """A Lightning ``Callback`` that shows the monitor every validation epoch.
 
-    ``validation_step`` must return a mapping with ``"logits"``, ``"target"`` and ``"groups"``. At the end of the epoch the module
-    logs ``fair/...``, and the monitor warns.
+    ``validation_step`` must return a mapping with ``"logits"``, ``"target"`` and ``"groups"``. At the end of the epoch the
+    module logs ``fair/...``, and the monitor warns.
 
     Args:
         monitor: what counts; under several processes with ``process_group=torch.distributed.group.WORLD``.
@@ -91,7 +91,7 @@ def lightning_callback(monitor: FairnessMonitor) -> Any:
         warnings.simplefilter("ignore")  # of its own imports
         from lightning.pytorch import Callback
 
-    class Monitored(Callback):  # type: ignore[misc]
+    class Monitored(Callback):
         def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
             monitor.reset()
 

@@ -88,13 +88,16 @@ class FairnessMonitor(StatefulModule):
         if classes != self.num_classes:
             raise ValueError(expected("input", f"logits of {self.num_classes} classes", f"{classes}"))
         ids = check_groups(groups, self.num_groups, input.shape[0], device=input.device).column
-        logits, labels = input.reshape(len(input), -1).double(), target.reshape(-1)
+        logits = input.double() if input.ndim == 2 else input.double().unsqueeze(1)
+        labels = target.reshape(-1)
         if not bool(((labels == labels.round()) & (labels < classes) & ((labels >= 0) | (labels == -100))).all()):
             raise ValueError(expected("target", f"labels 0 .. {classes - 1}, or -100", "others"))
         if bool(logits.isnan().any()):
             raise ValueError(expected("input", "logits without NaN", "NaN"))
         kept = labels != -100
         logits, labels, ids = logits[kept], labels[kept].long(), ids[kept]
+        if not len(labels):
+            return
         if kind == "binary":
             positive = logits.squeeze(1).sigmoid()
             probability, decided = torch.stack([1 - positive, positive], 1), (logits.squeeze(1) >= 0).long()

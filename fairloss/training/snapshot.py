@@ -127,9 +127,10 @@ class Snapshot:
             best = int(np.nanargmax(before))
             fall = before[best] - now[best]
             if fall > max(least, closed / 2):
+                share = min(1.0, fall / closed)
                 yield (
                     f"The {name.replace('_', ' ')} gap has closed by {closed:.3f}, and the best group ({best}) has fallen by "
-                    f"{fall:.3f}, from {before[best]:.3f} to {now[best]:.3f}: {min(1.0, fall / closed):.0%} of the closing is its fall."
+                    f"{fall:.3f}, from {before[best]:.3f} to {now[best]:.3f}: {share:.0%} of the closing is its fall."
                 )
 
     def _auc_error(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fairloss
-from fairloss import functional, metrics, policy, postprocess, report
+from fairloss import functional, metrics, policy, postprocess, report, training
 from tests.fuzz import (
     test_fuzz_functions,
     test_fuzz_groups,
@@ -27,6 +27,10 @@ REASONS = {
     "fairloss.policy.GroupRow": "a named tuple: a line of FairGRPOAdvantage.table",
     "fairloss.postprocess.CrossFit": "what cross_fit returns",
     "fairloss.postprocess.Ensemble": "a mean of modules' outputs; the modules are the caller's",
+    "fairloss.training.AccuracyBudget": "a penalty times a number; the penalties have targets",
+    "fairloss.training.FairnessWarning": "a warning's class",
+    "fairloss.training.GapTarget": "a penalty times a number; the penalties have targets",
+    "fairloss.training.Snapshot": "what FairnessMonitor.compute returns",
     "fairloss.report.plot_gaps": "draws a FairnessReport, which the report's target makes; nothing else goes in",
     "fairloss.report.plot_groups": "draws a FairnessReport, which the report's target makes; nothing else goes in",
 }
@@ -44,7 +48,7 @@ SUITES = (
 
 def public():
     modules = {"": fairloss, ".functional": functional, ".metrics": metrics, ".policy": policy, ".report": report}
-    modules[".postprocess"] = postprocess
+    modules |= {".postprocess": postprocess, ".training": training}
     return {f"fairloss{home}.{name}" for home, module in modules.items() for name in module.__all__}
 
 

@@ -1,11 +1,13 @@
-"""Thresholds and last layers on random sets: budgets and bounds hold, or the error names the argument."""
+"""After and while training, on random sets: budgets and bounds hold, counts are right, or the error names the argument."""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 from hypothesis import strategies as st
 
 from fairloss.postprocess import GroupThresholds, cross_fit, retrain_last_layer
+from fairloss.training import FairnessMonitor
 from tests.fuzz.drawing import fuzz, refused
 
 SETS = st.lists(
@@ -69,3 +71,27 @@ def test_a_layer_or_a_named_error(rows):
         refused(error, "y|groups")
         return
     assert np.isfinite(layer.weight.detach().numpy()).all()
+
+
+@fuzz(
+    "fairloss.training.FairnessMonitor",
+    logits=st.lists(st.sampled_from([0.0, 1.0, -1.0, float("inf"), -1e30, float("nan")]), max_size=8),
+    labels=st.lists(st.integers(-1, 2), max_size=8),
+    groups=st.lists(st.integers(-2, 2), max_size=8),
+)
+def test_a_monitor_counts_what_it_is_given_or_nothing(logits, labels, groups):
+    monitor = FairnessMonitor(2)
+    fits = len(logits) == len(labels) == len(groups) and all(v == v for v in logits)
+    fits = fits and all(y in (0, 1) for y in labels) and all(-1 <= g < 2 for g in groups)
+    try:
+        monitor.update(
+            torch.tensor(logits), torch.tensor(labels, dtype=torch.int64), torch.tensor(groups, dtype=torch.int64)
+        )
+    except ValueError as error:
+        refused(error, "input|target|groups")
+        assert not fits
+        assert monitor.counts.sum() == 0
+        return
+    assert fits
+    right = sum((v >= 0) == (y == 1) for v, y in zip(logits, labels, strict=True))
+    assert monitor.counts.diagonal(dim1=1, dim2=2).sum() == right
