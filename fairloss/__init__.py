@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from fairloss.losses.moment_alignment import MomentAlignmentLoss as MomentAlignmentLoss
     from fairloss.losses.parity import DemographicParityLoss as DemographicParityLoss
     from fairloss.losses.parity import EqualizedOddsLoss as EqualizedOddsLoss
+    from fairloss.losses.parity import EqualOpportunityLoss as EqualOpportunityLoss
     from fairloss.policy.advantages import fair_grpo_advantages as fair_grpo_advantages
     from fairloss.policy.fair_grpo import FairGRPOAdvantage as FairGRPOAdvantage
     from fairloss.policy.objective import fair_grpo_policy_loss as fair_grpo_policy_loss

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from fairloss.losses.max_acc_gap import max_acc_gap as max_acc_gap
     from fairloss.losses.moment_alignment import moment_alignment as moment_alignment
     from fairloss.losses.parity import demographic_parity as demographic_parity
+    from fairloss.losses.parity import equal_opportunity as equal_opportunity
     from fairloss.losses.parity import equalized_odds as equalized_odds
     from fairloss.losses.parts import WeightingParts as WeightingParts
     from fairloss.policy.advantages import fair_grpo_advantages as fair_grpo_advantages

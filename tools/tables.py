@@ -145,7 +145,7 @@ def navigation() -> str:
 def imports(home: dict[str, str]) -> Callable[[], str]:
     """What a lazy module would import, for type checkers and editors."""
     # Ruff's order: by module, then constants, classes, functions.
-    names = sorted(home, key=lambda name: (home[name], name[0].islower(), name))
+    names = sorted(home, key=lambda name: (home[name], name[0].islower(), name.lower()))
     return lambda: "\n".join(f"    from {home[name]} import {name} as {name}" for name in names)
 
 

@@ -98,6 +98,13 @@ class GroupIds(NamedTuple):
             sums, counts = all_reduce_sums([sums, counts], process_group)
         return sums, counts.detach()
 
+    def column_totals(self, values: Tensor, process_group: ProcessGroup | None = None) -> tuple[Tensor, Tensor]:
+        """As :meth:`totals` for (N, K) values, each attribute's in a column: sums and counts, both (G,)."""
+        sums, counts = segments.segment_totals(values.reshape(-1), self.slots(), sum(self.sizes))
+        if process_group is not None:
+            sums, counts = all_reduce_sums([sums, counts], process_group)
+        return sums, counts.detach()
+
     def mean(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Means by group, (G, ...), 0 where absent, and the counts, (G,) in the dtype of the values."""
         sums, counts = self.totals(values)
@@ -174,10 +181,12 @@ def check_free_groups(
 
 
 def _integer_ids(groups: Tensor, k: int, n: int, device: torch.device | None, name: str, why: str) -> Tensor:
-    tensor_checks.whole(name, groups, "group ids")
+    tensor_checks.whole(name, groups, "group ids", _cure_of_floats(groups))
     if not (groups.ndim == 1 and k == 1) and not (groups.ndim == 2 and groups.shape[1] == k):
         wanted = "(N,) or (N, 1)" if k == 1 else f"(N, {k})"
-        cure = "fairloss.intersect_groups joins several attributes" if k == 1 and groups.ndim == 2 else ""
+        cure = ""
+        if groups.ndim == 2 and k != groups.shape[1]:
+            cure = "argmax(1) makes ids of one-hot rows" + "; fairloss.intersect_groups joins attributes" * (k == 1)
         raise ValueError(expected(name, f"shape {wanted}{why}", tuple(groups.shape), cure))
     if groups.shape[0] != n:
         raise ValueError(expected(name, f"{n} ids, one per sample", groups.shape[0]))
@@ -185,6 +194,12 @@ def _integer_ids(groups: Tensor, k: int, n: int, device: torch.device | None, na
         tensor_checks.same_device(name, groups, "the batch", device)
     ids = groups.to(torch.int64)
     return ids.unsqueeze(1) if ids.ndim == 1 else ids
+
+
+def _cure_of_floats(groups: Any) -> str:
+    if isinstance(groups, Tensor) and groups.ndim == 2 and groups.shape[1] > 1:
+        return "groups.argmax(1) makes ids of one-hot rows, groups.long() of ids"
+    return "groups.long(), after setting NaN to -1"
 
 
 def _check_range(ids: Tensor, size: int | None, name: str) -> None:

@@ -11,11 +11,11 @@ from fairloss.core import checks
 from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, gather_rows
 from fairloss.core.state import StatefulModule
-from fairloss.core.tensor_checks import per_sample, same_device
-from fairloss.groups.ids import GroupTable, check_groups, check_num_groups
+from fairloss.core.tensor_checks import floating, same_device
+from fairloss.groups.ids import GroupIds, GroupTable, check_groups, check_num_groups
 from fairloss.groups.stream import attribute_sums, check_shares, decayed, estimate_scale
 
-__all__ = ["GroupMemory", "check_memory"]
+__all__ = ["GroupMemory", "check_memory", "check_memory_type"]
 
 
 class GroupMemory(StatefulModule):
@@ -118,19 +118,24 @@ class GroupMemory(StatefulModule):
         otherwise stay in the group's mean until the buffer has gone round.
 
         Args:
-            values: (N,) floating values.
-            groups: (N,) ids.
+            values: (N,) floating values, or (N, K) of K attributes.
+            groups: (N,) or (N, K) ids.
             process_group: push the batches of all its ranks, in rank order.
 
         Raises:
             TypeError, ValueError: as :func:`fairloss.groups.ids.check_groups`; the memory is unchanged then.
         """
-        per_sample("values", values)
-        same_device("values", values, "the memory", self.values)
+        floating("values", values)
+        k = len(self.num_groups)
+        if values.ndim != 1 and (k == 1 or values.shape != (*values.shape[:1], k)):
+            raise ValueError(expected("values", "shape (N,)" + f" or (N, {k})" * (k > 1), tuple(values.shape)))
+        same_device("values", values, "the memory", self.values, "memory.to(device)")
         ids = check_groups(groups, self.num_groups, values.shape[0], device=values.device).gathered(process_group)
         values = gather_rows(values.detach().to(torch.float32), process_group)
-        ids = ids.known(torch.isfinite(values))
-        values = ids.per_attribute(values)
+        # Every attribute's own value, or the one of all.
+        values = values.reshape(-1) if values.ndim == 2 else ids.per_attribute(values)
+        known = torch.isfinite(values).reshape(ids.ids.shape)
+        ids = GroupIds(ids.ids.masked_fill(~known, -1), ids.sizes)
         slots = ids.slots()  # (N * K,); unknown: one past the end
         total = sum(self.num_groups)
         counts = slots.new_zeros(total + 1).index_add(0, slots, torch.ones_like(slots))[:-1]
@@ -151,14 +156,24 @@ class GroupMemory(StatefulModule):
         self.seen.add_(counts)
 
 
-def check_memory(memory: GroupMemory | None, num_groups: tuple[int, ...], device: torch.device | None = None) -> None:
+def check_memory_type(memory: object) -> None:
+    """Raise unless ``memory`` is None or a :class:`GroupMemory`."""
+    if memory is not None and not isinstance(memory, GroupMemory):
+        raise TypeError(expected("memory", "a fairloss.GroupMemory", type(memory).__name__))
+
+
+def check_memory(
+    memory: GroupMemory | None,
+    num_groups: tuple[int, ...],
+    device: torch.device | None = None,
+    what: str = "num_groups",
+) -> None:
     """Raise unless ``memory`` is None or has those groups, and lies on the ``device`` of the samples."""
+    check_memory_type(memory)
     if memory is None:
         return
-    if not isinstance(memory, GroupMemory):
-        raise TypeError(expected("memory", "a fairloss.GroupMemory", type(memory).__name__))
     if memory.num_groups != num_groups:
         own, wanted = (" and ".join(map(str, sizes)) for sizes in (memory.num_groups, num_groups))
-        raise ValueError(expected("memory", f"{wanted} groups, as num_groups says", own))
+        raise ValueError(expected("memory", f"{wanted} groups, as {what} says", own))
     if device is not None:
-        same_device("memory", memory.values, "the batch", device)
+        same_device("memory", memory.values, "the batch", device, "criterion.to(device) moves both")

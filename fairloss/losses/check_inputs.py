@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from fairloss.core.checks import expected
 from fairloss.core.tensor_checks import floating, tensor, whole
 from fairloss.groups.ids import check_num_groups
-from fairloss.losses.tasks import Task, check_task, resolve_task
+from fairloss.losses.tasks import Task, check_task, masked, resolve_task
 
 __all__ = ["check_inputs"]
 
@@ -59,18 +60,10 @@ def check_inputs(
     if target is not None:
         if input is None:
             raise ValueError(expected("input", "the logits, on which the target's range depends", None))
-        masks = task == "auto" and input.ndim > 3
-        kind = "masks" if masks else resolve_task(input, target, check_task(task))
-        if kind == "masks":
-            _check_masks(input, target)
-        elif kind in ("multiclass", "tokens") and not target.dtype.is_floating_point:
-            classes = input.shape[-1]
-            bad = ((target < 0) | (target >= classes)) & (target != ignore_index)
-            _refuse("target", target, bad, f"classes 0 .. {classes - 1}, and {ignore_index} to ignore")
-        elif kind == "binary" and task == "auto":
-            _refuse("target", target, (target != 0) & (target != 1), "labels 0 or 1")
+        if task == "auto" and input.ndim > 3:
+            _check_masks(input, target, ignore_index)
         else:
-            _refuse("target", target, ~((target >= 0) & (target <= 1)), "labels in [0, 1]")
+            _check_labels(input, target, task, ignore_index)
     if groups is not None:
         if num_groups is None:
             raise ValueError(expected("num_groups", "the number of groups, to check the ids", None))
@@ -81,14 +74,28 @@ def check_inputs(
         raise ValueError(expected(", ".join(lengths), "one batch size", lengths))
 
 
-def _check_masks(input: Tensor, target: Tensor) -> None:
+def _check_labels(input: Tensor, target: Tensor, task: Task, ignore_index: int) -> None:
+    kind = resolve_task(input, target, check_task(task))
+    target = masked(target, kind, ignore_index)[0]
+    if kind in ("multiclass", "tokens", "dense") and not target.dtype.is_floating_point:
+        classes = input.shape[1 if kind == "dense" else -1]
+        bad = ((target < 0) | (target >= classes)) & (target != ignore_index)
+        _refuse("target", target, bad, f"classes 0 .. {classes - 1}, and {ignore_index} to ignore")
+    elif kind == "binary" and task == "auto":
+        _refuse("target", target, (target != 0) & (target != 1), "labels 0 or 1")
+    else:
+        _refuse("target", target, ~((target >= 0) & (target <= 1)), "labels in [0, 1]")
+
+
+def _check_masks(input: Tensor, target: Tensor, ignore_index: int) -> None:
     if tensor("target", target, "a tensor of class ids or fractions").dtype.is_complex:
         raise TypeError(expected("target", "a tensor of class ids or fractions", target.dtype))
     n, classes, pixels = input.shape[0], input.shape[1], input.shape[2:]
     if target.shape == input.shape:
         _refuse("target", target, ~((target >= 0) & (target <= 1)), "fractions in [0, 1]")
     elif target.shape in ((n, *pixels), (n, 1, *pixels)) and not target.dtype.is_floating_point:
-        _refuse("target", target, (target < 0) | (target >= classes), f"classes 0 .. {classes - 1}")
+        bad = ((target < 0) | (target >= classes)) & (target != ignore_index)
+        _refuse("target", target, bad, f"classes 0 .. {classes - 1}, and {ignore_index} to ignore")
     else:
         wanted = f"class ids (N, *spatial), or fractions of the logits' shape, for input {tuple(input.shape)}"
         raise ValueError(expected("target", wanted, f"{tuple(target.shape)} ({target.dtype})"))
@@ -103,6 +110,13 @@ def _check_ids(groups: Tensor, sizes: tuple[int, ...]) -> None:
         ids = columns[:, column].to(torch.int64)
         name = "groups" if len(sizes) == 1 else f"groups[:, {column}]"
         _refuse(name, ids, (ids < -1) | (ids >= size), f"ids 0 .. {size - 1}, and -1 for unknown")
+    # A small batch of real attributes often looks like this.
+    if len(sizes) > 1 and set(sizes) == {2} and len(columns) >= 100 and bool((columns.sum(1) == 1).all()):
+        warnings.warn(
+            "groups: every row has one 1, as one-hot rows have; argmax(1) makes ids of those, with num_groups="
+            f"{len(sizes)}",
+            stacklevel=3,
+        )
 
 
 def _refuse(name: str, x: Tensor, bad: Tensor, wanted: str) -> None:

@@ -122,7 +122,7 @@ def _parts(
     if memory is not None:
         if memory.num_attributes != ids.shape[1]:
             raise ValueError(expected("groups", f"{memory.num_attributes} attributes, as the memory has", ids.shape[1]))
-        same_device("memory", memory.embeddings, "the batch", embeddings)
+        same_device("memory", memory.embeddings, "the batch", embeddings, "criterion.to(device) moves both")
 
     # Rows are scaled to norm 1 inside the op; gradients of several ranks are summed in float32 at least.
     batch_keys = embeddings

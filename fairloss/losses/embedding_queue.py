@@ -88,7 +88,7 @@ class EmbeddingQueue(StatefulModule):
             TypeError, ValueError: naming the argument; the queue is unchanged then.
         """
         check_embeddings(embeddings, dim=self.dim)
-        same_device("embeddings", embeddings, "the queue", self.embeddings)
+        same_device("embeddings", embeddings, "the queue", self.embeddings, "queue.to(device)")
         labels = check_labels(labels, embeddings, name="labels")
         ids = check_free_groups(groups, self.num_attributes, embeddings.shape[0], device=embeddings.device)
         rows = unit_rows(embeddings.detach()).to(torch.float32)

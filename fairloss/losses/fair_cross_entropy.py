@@ -23,10 +23,10 @@ from fairloss.core.state import ConstantsModule
 from fairloss.core.tensor_checks import floating
 from fairloss.groups.ids import check_group_counts, check_groups, single_attribute
 from fairloss.groups.memory import GroupMemory, check_memory
-from fairloss.losses.gaps import check_gap_options, gap_of_values
+from fairloss.losses.gaps import Direction, check_gap_options, gap_of_values
 from fairloss.losses.inverse_frequency_weighting import inverse_frequency_weights
 from fairloss.losses.likelihood import TOKEN_REDUCTIONS, TokenReduction, likelihood_of, rows_of
-from fairloss.losses.tasks import Task, check_task, resolve_task
+from fairloss.losses.tasks import Task, check_task, class_last, resolve_task
 
 __all__ = ["CrossEntropyParts", "FairCrossEntropyLoss", "fair_cross_entropy"]
 
@@ -56,12 +56,14 @@ def _terms(
     reduction: Reduction,
     memory: GroupMemory | None,
     smoothing: float | None,
+    direction: Direction,
     task: Task,
     token_reduction: TokenReduction,
     process_group: ProcessGroup | None,
 ) -> CrossEntropyParts:
     """The criterion on checked options: task term, then the gap between groups."""
-    kind = resolve_task(input, target, task)
+    shape = target.shape
+    input, target, kind = class_last(input, target, resolve_task(input, target, task))
     if memory is not None:
         check_memory(memory, num_groups, device=input.device)
     ids = check_groups(groups, num_groups, input.shape[0], device=input.device)
@@ -81,7 +83,7 @@ def _terms(
         of_sample = ids.lookup(group_weights.to(losses), unknown=1.0)
         losses = losses * (of_sample.unsqueeze(1) if losses.ndim > 1 else of_sample)
     if reduction == "none":
-        each = losses.reshape(input.shape) if kind == "binary" else losses
+        each = losses.reshape(input.shape if kind == "binary" else shape if kind == "tokens" else losses.shape)
         return CrossEntropyParts(each, each, losses.new_zeros(()))
     total, norm = losses.sum(), rows.norm.sum(dtype=losses.dtype)
     if process_group is not None:
@@ -95,6 +97,7 @@ def _terms(
         likelihood.prob,
         ids.known(likelihood.valid),
         smoothing=smoothing,
+        direction=direction,
         memory=memory,
         attribute_reduction="mean",
         process_group=process_group,
@@ -104,11 +107,11 @@ def _terms(
 
 def _check_options(
     num_groups: int | Sequence[int], gap_weight: float, group_counts: Sequence[float] | Tensor | None, max_weight: float,
-    label_smoothing: float, ignore_index: int, reduction: str, memory: GroupMemory | None, smoothing: float | None, task: str,
-    token_reduction: str, process_group: ProcessGroup | None,
+    label_smoothing: float, ignore_index: int, reduction: str, memory: GroupMemory | None, smoothing: float | None,
+    direction: str, task: str, token_reduction: str, process_group: ProcessGroup | None,
 ) -> tuple[tuple[int, ...], Tensor | None]:  # fmt: skip
     """The attributes' sizes and the weights of the groups, with all scalar options checked."""
-    sizes = check_gap_options(num_groups, smoothing, "mean", process_group)
+    sizes = check_gap_options(num_groups, smoothing, direction, "mean", process_group)
     checks.number("gap_weight", gap_weight, minimum=0)
     checks.number("label_smoothing", label_smoothing, minimum=0, maximum=1)
     checks.integer("ignore_index", ignore_index, minimum=-(2**63))
@@ -148,22 +151,23 @@ class FairCrossEntropyLoss(ConstantsModule):
         weight: class weights, (C,), (V,) or one per label; as in torch the mean divides by their sum (multiclass, tokens).
         pos_weight: weight of the positives, binary and multilabel.
         label_smoothing: in [0, 1]; the accuracies always use the plain likelihood.
-        ignore_index: integer targets that count for nothing, in either term.
+        ignore_index: targets that count for nothing in either term: classes, or labels of a multilabel task (as NaN there).
         reduction: of the task term, as in torch: ``"mean"`` over samples, labels or tokens, their ``"sum"``, or ``"none"``:
             each of them (then ``gap_weight`` must be 0).
         memory: a :class:`fairloss.GroupMemory`, so that small batches are ranked on more than themselves.
         smoothing: t > 0 of the soft gap; ``None``: the hard one.
-        task: ``"auto"``, ``"binary"``, ``"multiclass"``, ``"multilabel"`` or ``"tokens"``; see
+        direction: of the gap: ``"both"`` ends move, as the paper has it, or ``"raise"``: the worst group alone.
+        task: ``"auto"``, ``"binary"``, ``"multiclass"``, ``"multilabel"``, ``"tokens"`` or ``"dense"``; see
             :mod:`fairloss.losses.tasks`.
         token_reduction: an answer's likelihood: ``"mean"`` (exp of minus the mean token nll) or ``"sum"`` (its probability).
         process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.core.distributed`.
 
     Shape:
-        - input: logits (N,), (N, 1), (N, C) or (N, T, V), float16 to float64 (computed in float32 at least)
-        - target: (N,), (N, C) or (N, T)
+        - input: logits (N,), (N, 1), (N, C), (N, T, V) or (N, C, *spatial), float16 to float64 (computed in float32 at least)
+        - target: (N,), (N, C), (N, T) or (N, *spatial)
         - groups: (N,) or (N, K) integer or bool ids, -1 = unknown
         - output: scalar, float32 (float64 for float64 logits); with ``reduction="none"`` (N,), or the shape of the input
-          (binary, multilabel) or of the target (tokens); with ``return_parts=True`` a :class:`CrossEntropyParts`
+          (binary, multilabel) or of the target (tokens, dense); with ``return_parts=True`` a :class:`CrossEntropyParts`
 
     Raises:
         TypeError, ValueError: naming the argument, before any work or change of state.
@@ -203,18 +207,19 @@ class FairCrossEntropyLoss(ConstantsModule):
         reduction: Reduction = "mean",
         memory: GroupMemory | None = None,
         smoothing: float | None = None,
+        direction: Direction = "both",
         task: Task = "auto",
         token_reduction: TokenReduction = "mean",
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
         self.num_groups, group_weights = _check_options(
-            num_groups, gap_weight, group_counts, max_weight, label_smoothing, ignore_index, reduction, memory, smoothing, task,
-            token_reduction, process_group,
+            num_groups, gap_weight, group_counts, max_weight, label_smoothing, ignore_index, reduction, memory, smoothing,
+            direction, task, token_reduction, process_group,
         )  # fmt: skip
         self.gap_weight, self.label_smoothing, self.ignore_index = gap_weight, label_smoothing, ignore_index
         self.reduction, self.memory, self.smoothing, self.task = reduction, memory, smoothing, task
-        self.token_reduction, self.process_group = token_reduction, process_group
+        self.direction, self.token_reduction, self.process_group = direction, token_reduction, process_group
         for name, table in (("weight", weight), ("pos_weight", pos_weight)):
             if table is not None and not bool(torch.isfinite(floating(name, table)).all() and (table >= 0).all()):
                 raise ValueError(expected(name, "finite weights >= 0", table.tolist()))
@@ -248,6 +253,7 @@ def fair_cross_entropy(
     reduction: Reduction = "mean",
     memory: GroupMemory | None = None,
     smoothing: float | None = None,
+    direction: Direction = "both",
     task: Task = "auto",
     token_reduction: TokenReduction = "mean",
     process_group: ProcessGroup | None = None,
@@ -266,8 +272,8 @@ def fair_cross_entropy(
         0.5060 = 0.3157 + 0.5 * 0.3808
     """
     sizes, group_weights = _check_options(
-        num_groups, gap_weight, group_counts, max_weight, label_smoothing, ignore_index, reduction, memory, smoothing, task,
-        token_reduction, process_group,
+        num_groups, gap_weight, group_counts, max_weight, label_smoothing, ignore_index, reduction, memory, smoothing,
+        direction, task, token_reduction, process_group,
     )  # fmt: skip
     for name, table in (("weight", weight), ("pos_weight", pos_weight)):
         if table is not None:
@@ -275,6 +281,7 @@ def fair_cross_entropy(
     parts = _terms(
         input, target, groups, num_groups=sizes, gap_weight=gap_weight, group_weights=group_weights, weight=weight,
         pos_weight=pos_weight, label_smoothing=label_smoothing, ignore_index=ignore_index, reduction=reduction,
-        memory=memory, smoothing=smoothing, task=task, token_reduction=token_reduction, process_group=process_group,
+        memory=memory, smoothing=smoothing, direction=direction, task=task, token_reduction=token_reduction,
+        process_group=process_group,
     )  # fmt: skip
     return parts if return_parts else parts.loss

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fairloss.core import checks
+from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, check_process_group
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.tensor_checks import per_sample
@@ -21,18 +23,23 @@ from fairloss.groups.ids import (
 )
 from fairloss.groups.memory import GroupMemory, check_memory
 
-__all__ = ["check_gap_options", "gap_of_means", "gap_of_values", "group_gap"]
+__all__ = ["Direction", "check_gap_options", "gap_of_means", "gap_of_values", "group_gap", "means_with_memory"]
+
+Direction = Literal["both", "raise"]
+"""Which ends of a gap move: both (the papers'), or the worse one alone."""
 
 
 def check_gap_options(
     num_groups: int | Sequence[int],
     smoothing: float | None,
+    direction: str,
     attribute_reduction: str,
     process_group: ProcessGroup | None,
 ) -> tuple[int, ...]:
     """The sizes of the attributes, with what every gap takes besides checked."""
     if smoothing is not None:
         checks.number("smoothing", smoothing, above=0)
+    checks.choice("direction", direction, ("both", "raise"))
     checks.choice("attribute_reduction", attribute_reduction, ATTRIBUTE_REDUCTIONS)
     check_process_group(process_group)
     return check_num_groups(num_groups)
@@ -44,38 +51,51 @@ def gap_of_means(
     num_groups: tuple[int, ...],
     *,
     smoothing: float | None = None,
+    direction: Direction = "both",
     attribute_reduction: AttributeReduction = "mean",
 ) -> Tensor:
     """Largest minus smallest of the present groups' means: one gap per attribute, reduced over attributes.
 
     (G,) means give a scalar, (G, C) means the gaps of C columns at once; ``absent`` is broadcast to them. Fewer than two
-    present groups of an attribute: 0, and the gradient is 0.
+    present groups of an attribute: 0, and the gradient is 0. Under ``"raise"`` the gradient is that of the smallest mean
+    alone (with smoothing, of the means at the weights that they have in it); where the largest is the worst, negate them.
     """
     if len(num_groups) == 1:
-        return _gap(means, absent, smoothing)
+        return _gap(means, absent, smoothing, direction)
     pieces = zip(means.split(num_groups), absent.split(num_groups), strict=True)
-    return reduce_attributes(torch.stack([_gap(m, away, smoothing) for m, away in pieces]), attribute_reduction)
+    gaps = torch.stack([_gap(m, away, smoothing, direction) for m, away in pieces])
+    return reduce_attributes(gaps, attribute_reduction)
 
 
-def _gap(m: Tensor, absent: Tensor, smoothing: float | None) -> Tensor:
+def _gap(m: Tensor, absent: Tensor, smoothing: float | None, direction: Direction) -> Tensor:
     """One attribute's gap, (G, ...) -> (...)."""
     if smoothing is None:
-        return _hard_gap(m, absent)
+        return _hard_gap(m, absent, direction)
     # A softmax over nothing is NaN: where no group is present all stand in with their zeros.
     absent = absent & ~absent.all(0)
-    upper = torch.softmax((m / smoothing).masked_fill(absent, -torch.inf), 0)
-    lower = torch.softmax((-m / smoothing).masked_fill(absent, -torch.inf), 0)
-    return (upper * m).sum(0) - (lower * m).sum(0)
+    # The weights fall where a mean rises: with their gradient the smallest mean would rise by lowering others.
+    ends = m if direction == "both" else m.detach()
+    upper = torch.softmax((ends / smoothing).masked_fill(absent, -torch.inf), 0)
+    lower = torch.softmax((-ends / smoothing).masked_fill(absent, -torch.inf), 0)
+    gap = (upper * ends).sum(0) - (lower * ends).sum(0)
+    if direction == "both":
+        return gap
+    return gap + (torch.where(gap > 0, -lower, 0.0) * (m - ends)).sum(0)  # plus an exact 0 that carries the gradient
 
 
-def _hard_gap(m: Tensor, absent: Tensor) -> Tensor:
+def _hard_gap(m: Tensor, absent: Tensor, direction: Direction) -> Tensor:
     """The same; groups that tie share the gradient. Its slope is spelled out, which takes a third of autograd's steps."""
     fixed = m.detach()
     high, low = fixed.masked_fill(absent, -torch.inf), fixed.masked_fill(absent, torch.inf)
     top, bottom = high.amax(0), low.amin(0)
     # Where no group is present the infinities tie: a slope that meets no sample.
-    best, worst = (high == top).to(m.dtype), (low == bottom).to(m.dtype)
-    slope = best / best.sum(0) - worst / worst.sum(0)
+    worst = (low == bottom).to(m.dtype)
+    slope = -worst / worst.sum(0)
+    if direction == "both":
+        best = (high == top).to(m.dtype)
+        slope = best / best.sum(0) + slope
+    else:
+        slope = slope * (top > bottom)  # no group is worse than itself
     return (top - bottom).clamp(min=0) + (slope * (m - fixed)).sum(0)  # plus an exact 0 that carries the gradient
 
 
@@ -84,23 +104,28 @@ def gap_of_values(
     ids: GroupIds,
     *,
     smoothing: float | None,
+    direction: Direction,
     memory: GroupMemory | None,
     attribute_reduction: AttributeReduction,
     process_group: ProcessGroup | None,
+    higher_is_better: bool = True,
 ) -> Tensor:
     """:func:`group_gap` of arguments already checked, with (N,) values in the dtype of the statistics."""
     sums, counts = ids.totals(values, process_group)
     if memory is None:
         means, absent = sums / counts.clamp(min=1), counts == 0
     else:
-        means, absent = _with_memory(sums, counts, memory)
-    gap = gap_of_means(means, absent, ids.sizes, smoothing=smoothing, attribute_reduction=attribute_reduction)
+        means, absent = means_with_memory(sums, counts, memory)
+    gap = gap_of_means(
+        means if higher_is_better else -means, absent, ids.sizes,
+        smoothing=smoothing, direction=direction, attribute_reduction=attribute_reduction,
+    )  # fmt: skip
     if memory is not None and memory.training and torch.is_grad_enabled():
         memory.push(values, ids.ids, process_group=process_group)
     return gap
 
 
-def _with_memory(sums: Tensor, counts: Tensor, memory: GroupMemory) -> tuple[Tensor, Tensor]:
+def means_with_memory(sums: Tensor, counts: Tensor, memory: GroupMemory) -> tuple[Tensor, Tensor]:
     """Means and absence over memory and batch; their gradient is that of S_g, an estimate from the batch's sums."""
     held_sums, held_counts = memory.totals()
     union = counts + held_counts
@@ -115,6 +140,8 @@ def group_gap(
     *,
     num_groups: int | Sequence[int],
     smoothing: float | None = None,
+    direction: Direction = "both",
+    higher_is_better: bool | None = None,
     memory: GroupMemory | None = None,
     attribute_reduction: AttributeReduction = "mean",
     process_group: ProcessGroup | None = None,
@@ -130,7 +157,10 @@ def group_gap(
         groups: (N,) integer or bool ids, -1 = unknown; (N, K) for K attributes.
         num_groups: number of groups; a tuple of K numbers for K attributes.
         smoothing: t > 0, in the unit of the values; ``None`` is the hard gap.
-        memory: ranks the groups on memory and batch (one attribute). It takes the batch in when it is in training mode and
+        direction: ``"both"``: the gradient moves the largest and the smallest mean; ``"raise"``: the worse of them alone, so
+            that the gap closes by that group's gain (with smoothing every group's mean moves towards the better).
+        higher_is_better: which of the ends is the worse one; needed, and used, by ``"raise"``.
+        memory: ranks the groups on memory and batch. It takes the batch in when it is in training mode and
             gradients are enabled.
         attribute_reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.
         process_group: makes the result that of all its ranks' samples.
@@ -151,7 +181,12 @@ def group_gap(
         >>> group_gap(values, torch.tensor([0, 0, 1, 1]), num_groups=3)
         tensor(0.5000)
     """
-    sizes = check_gap_options(num_groups, smoothing, attribute_reduction, process_group)
+    sizes = check_gap_options(num_groups, smoothing, direction, attribute_reduction, process_group)
+    if higher_is_better is not None:
+        checks.flag("higher_is_better", higher_is_better)
+    elif direction == "raise":
+        cure = "True for accuracies, False for losses"
+        raise ValueError(expected("higher_is_better", "True or False with direction='raise'", None, cure))
     per_sample("values", values)
     check_memory(memory, sizes, device=values.device)
     ids = check_groups(groups, sizes, values.shape[0], device=values.device)
@@ -159,6 +194,8 @@ def group_gap(
         values.to(statistics_dtype(values.dtype)),
         ids,
         smoothing=smoothing,
+        direction=direction,
+        higher_is_better=higher_is_better is not False,
         memory=memory,
         attribute_reduction=attribute_reduction,
         process_group=process_group,

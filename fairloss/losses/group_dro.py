@@ -205,7 +205,7 @@ class GroupDROLoss(StatefulModule):
     def forward(self, values: Tensor, groups: Tensor, *, return_parts: bool = False) -> Tensor | WeightingParts:
         """Loss of a batch, with ``return_parts=True`` beside its terms; see the class."""
         per_sample("values", values)
-        same_device("values", values, "the loss", self.log_q)
+        same_device("values", values, "the loss", self.log_q, "criterion.to(device)")
         ids = check_groups(groups, self.num_groups, values.shape[0], device=values.device)
         sums, counts = ids.totals(values.to(statistics_dtype(values.dtype)), self.process_group)
         means = 1 / counts.clamp(min=1)

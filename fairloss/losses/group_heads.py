@@ -98,7 +98,7 @@ class GroupHeads(nn.Module):
             features.dtype.is_floating_point and torch.is_autocast_enabled(features.device.type)
         ):
             raise TypeError(expected("features", f"{self.weight.dtype}, as the heads are", features.dtype))
-        same_device("features", features, "the heads", self.weight)
+        same_device("features", features, "the heads", self.weight, "heads.to(device)")
         flat = features.flatten(2) if features.ndim > 2 else features.unsqueeze(2)  # (N, D, P)
         # (G C, D) @ (N, D, P) -> (N, G C, P)
         logits = torch.matmul(self.weight.flatten(0, 1), flat)

@@ -16,7 +16,7 @@ from fairloss.core import checks
 from fairloss.core.checks import expected
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.tensor_checks import on_host
-from fairloss.losses.tasks import Task, check_fractions, resolve_task
+from fairloss.losses.tasks import Task, check_fractions, class_last, masked, resolve_task
 from fairloss.ops.nll import dense_nll
 from fairloss.ops.nll import nll as streamed_nll
 
@@ -128,6 +128,7 @@ def _label_rows(
     pos_weight: Tensor | None,
     label_smoothing: float,
     with_prob: bool,
+    valid: Tensor | None,
 ) -> Rows:
     """Binary and multilabel, with the meanings of torch's ``binary_cross_entropy_with_logits``: a row is a label."""
     x = input.flatten().to(statistics_dtype(input.dtype))
@@ -144,7 +145,11 @@ def _label_rows(
             pos_weight=None if pos_weight is None else pos_weight.to(x),
             reduction="none",
         ).flatten()
-    valid = torch.ones_like(t, dtype=torch.bool)
+    if valid is None:
+        valid = torch.ones_like(t, dtype=torch.bool)
+    else:
+        valid = valid.flatten()
+        losses, nll = losses.masked_fill(~valid, 0.0), nll.masked_fill(~valid, 0.0)
     if not with_prob:
         return Rows(losses, valid, nll, valid)
     p = torch.sigmoid(x)
@@ -186,7 +191,7 @@ def rows_of(
         target: the labels.
         task: what :func:`fairloss.losses.tasks.resolve_task` returned.
         auto: whether the caller asked for ``"auto"``, under which binary targets must be 0 or 1.
-        ignore_index: integer targets of multiclass and tokens that count for nothing.
+        ignore_index: integer targets of multiclass and tokens, and labels of multilabel, that count for nothing.
         weight: class weights (multiclass, tokens) or label weights (multilabel).
         pos_weight: weights of the positives (binary, multilabel).
         label_smoothing: in [0, 1].
@@ -197,7 +202,8 @@ def rows_of(
     if task in ("binary", "multilabel"):
         columns = input.shape[1] if task == "multilabel" else 1
         hard = auto or not soft
-        return _label_rows(input, target, columns, hard, weight, pos_weight, label_smoothing, with_prob)
+        target, valid = masked(target, task, ignore_index)
+        return _label_rows(input, target, columns, hard, weight, pos_weight, label_smoothing, with_prob, valid)
     if soft:
         return _soft_class_rows(input, target, weight, label_smoothing, with_prob)
     return _class_rows(input, target, ignore_index, weight, label_smoothing)
@@ -212,8 +218,9 @@ def likelihood_of(rows: Rows, task: Task, shape: torch.Size, token_reduction: To
         return Likelihood(torch.exp(-total), count > 0)
     prob = torch.exp(-rows.nll) if rows.prob is None else rows.prob
     if task == "multilabel":
-        prob = prob.reshape(shape).mean(1)
-        return Likelihood(prob, torch.ones_like(prob, dtype=torch.bool))
+        given = rows.valid.reshape(shape)
+        count = given.sum(1)
+        return Likelihood(prob.reshape(shape).masked_fill(~given, 0.0).sum(1) / count.clamp(min=1), count > 0)
     return Likelihood(prob, rows.valid)
 
 
@@ -231,7 +238,7 @@ def sample_likelihood(
         input: logits, any floating dtype; computed in float32 at least.
         target: labels.
         task: kind of task.
-        ignore_index: integer targets that count for nothing.
+        ignore_index: targets that count for nothing: classes, or labels of a multilabel task (as NaN there).
         token_reduction: ``"mean"``: exp(-mean token nll), the geometric mean of the token likelihoods; ``"sum"``: the
             whole answer's probability.
 
@@ -246,6 +253,6 @@ def sample_likelihood(
         tensor([0.5000, 0.7311])
     """
     checks.choice("token_reduction", token_reduction, TOKEN_REDUCTIONS)
-    kind = resolve_task(input, target, task)
+    input, target, kind = class_last(input, target, resolve_task(input, target, task))
     rows = rows_of(input, target, task=kind, auto=task == "auto", ignore_index=ignore_index)
     return likelihood_of(rows, kind, target.shape, token_reduction)

@@ -16,9 +16,9 @@ from fairloss.core.distributed import ProcessGroup
 from fairloss.core.options import option_names, options_of
 from fairloss.groups.ids import AttributeReduction, check_groups
 from fairloss.groups.memory import GroupMemory, check_memory
-from fairloss.losses.gaps import check_gap_options, gap_of_values
+from fairloss.losses.gaps import Direction, check_gap_options, gap_of_values
 from fairloss.losses.likelihood import TOKEN_REDUCTIONS, TokenReduction, likelihood_of, rows_of
-from fairloss.losses.tasks import Task, check_task, resolve_task
+from fairloss.losses.tasks import Task, check_task, class_last, resolve_task
 
 __all__ = ["MaxAccGapLoss", "max_acc_gap"]
 
@@ -30,6 +30,7 @@ def max_acc_gap(
     *,
     num_groups: int | Sequence[int],
     smoothing: float | None = None,
+    direction: Direction = "both",
     memory: GroupMemory | None = None,
     task: Task = "auto",
     ignore_index: int = -100,
@@ -45,9 +46,9 @@ def max_acc_gap(
         >>> max_acc_gap(logits, torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]), num_groups=2)
         tensor(0.3808)
     """
-    sizes = check_gap_options(num_groups, smoothing, attribute_reduction, process_group)
+    sizes = check_gap_options(num_groups, smoothing, direction, attribute_reduction, process_group)
     checks.choice("token_reduction", token_reduction, TOKEN_REDUCTIONS)
-    kind = resolve_task(input, target, task)
+    input, target, kind = class_last(input, target, resolve_task(input, target, task))
     check_memory(memory, sizes, device=input.device)
     # All ids are checked, those of samples without a likelihood included.
     ids = check_groups(groups, sizes, input.shape[0], device=input.device)
@@ -57,6 +58,7 @@ def max_acc_gap(
         likelihood.prob,
         ids.known(likelihood.valid),
         smoothing=smoothing,
+        direction=direction,
         memory=memory,
         attribute_reduction=attribute_reduction,
         process_group=process_group,
@@ -72,16 +74,19 @@ class MaxAccGapLoss(nn.Module):
     Args:
         num_groups: number of groups; a tuple for several attributes.
         smoothing: t > 0 replaces max and min by softmax(+-acc/t)-weighted averages; ``None`` is the paper's hard gap.
+        direction: ``"both"``, the paper's: the best group's accuracy is lowered as readily as the worst one's is raised;
+            ``"raise"``: the gap closes by the worst group's gain alone.
         memory: a :class:`fairloss.GroupMemory`, so that small batches are ranked on more than themselves.
-        task: kind of input: ``"auto"``, ``"binary"``, ``"multiclass"``, ``"multilabel"`` or ``"tokens"``.
-        ignore_index: integer targets that count for nothing.
+        task: ``"auto"``, ``"binary"``, ``"multiclass"``, ``"multilabel"``, ``"tokens"`` or ``"dense"``; see
+            :mod:`fairloss.losses.tasks`.
+        ignore_index: targets that count for nothing: classes, or labels of a multilabel task (as NaN there).
         token_reduction: ``"mean"`` or ``"sum"`` of the token nlls of an answer.
         attribute_reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.
         process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.core.distributed`.
 
     Shape:
-        - input: logits (N,), (N, 1), (N, C) or (N, T, V), float16 to float64 (computed in float32 at least)
-        - target: (N,), (N, C) or (N, T)
+        - input: logits (N,), (N, 1), (N, C), (N, T, V) or (N, C, *spatial), float16 to float64 (computed in float32 at least)
+        - target: (N,), (N, C), (N, T) or (N, *spatial)
         - groups: (N,) or (N, K) integer or bool ids, -1 = unknown
         - output: scalar, float32 (float64 for float64 logits)
 
@@ -91,7 +96,7 @@ class MaxAccGapLoss(nn.Module):
     Note:
         Absent groups take no part; with fewer than two present the loss is 0 and ``backward()`` works. As a training signal
         add it to a task loss: alone, it is just as happy with every group served badly. Gradient reaches the best and the
-        worst group (all groups with smoothing): it lowers the best one's accuracy as readily as it raises the worst one's.
+        worst group (all groups with smoothing); under ``"raise"`` it is never for a lower accuracy of any group.
 
     Example:
         >>> import torch
@@ -110,6 +115,7 @@ class MaxAccGapLoss(nn.Module):
         num_groups: int | Sequence[int],
         *,
         smoothing: float | None = None,
+        direction: Direction = "both",
         memory: GroupMemory | None = None,
         task: Task = "auto",
         ignore_index: int = -100,
@@ -118,9 +124,10 @@ class MaxAccGapLoss(nn.Module):
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        self.num_groups = check_gap_options(num_groups, smoothing, attribute_reduction, process_group)
+        self.num_groups = check_gap_options(num_groups, smoothing, direction, attribute_reduction, process_group)
         check_memory(memory, self.num_groups)
         self.smoothing, self.memory, self.process_group = smoothing, memory, process_group
+        self.direction = direction
         self.task = check_task(task)
         self.ignore_index = checks.integer("ignore_index", ignore_index, minimum=-(2**63))
         self.token_reduction = checks.choice("token_reduction", token_reduction, TOKEN_REDUCTIONS)
@@ -131,4 +138,4 @@ class MaxAccGapLoss(nn.Module):
         return max_acc_gap(input, target, groups, **options_of(self, self._OPTIONS))
 
     def extra_repr(self) -> str:  # noqa: D102
-        return f"num_groups={self.num_groups}, smoothing={self.smoothing}, task={self.task!r}"
+        return f"num_groups={self.num_groups}, smoothing={self.smoothing}, direction={self.direction!r}, task={self.task!r}"

@@ -1,8 +1,9 @@
-"""Demographic parity and equalized odds, softened: gaps between the groups' mean predicted probabilities.
+"""Demographic parity, equal opportunity and equalized odds, softened: gaps between the groups' mean predicted probabilities.
 
 Hard rates are step functions of the logits; their soft versions average the predicted probability instead of counting
-predictions above a threshold. Papers: demographic parity as in Dwork et al. 2012, equalized odds as in Hardt et al. 2016.
-A group without positives (negatives) takes no part in the true (false) positive rate; others' code counts its rate as 0.
+predictions above a threshold. Papers: demographic parity as in Dwork et al. 2012, equal opportunity and equalized odds as in
+Hardt et al. 2016. A group without positives (negatives) takes no part in the true (false) positive rate; others' code counts
+its rate as 0.
 """
 
 from __future__ import annotations
@@ -10,72 +11,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from fairloss.core import checks
-from fairloss.core.checks import expected
-from fairloss.core.distributed import ProcessGroup, all_reduce_sum
-from fairloss.core.dtypes import statistics_dtype
+from fairloss.core.distributed import ProcessGroup
 from fairloss.core.options import option_names, options_of
-from fairloss.groups.ids import (
-    AttributeReduction,
-    check_groups,
-)
-from fairloss.losses.gaps import check_gap_options, gap_of_means
-from fairloss.losses.tasks import Task, check_range, check_task, resolve_task
+from fairloss.groups.ids import AttributeReduction
+from fairloss.groups.memory import GroupMemory, check_memory_type
+from fairloss.losses.gaps import Direction
+from fairloss.losses.rates import check_parity_options, check_parity_task, gaps_of_rates
+from fairloss.losses.tasks import Task, check_task
 
-__all__ = ["DemographicParityLoss", "EqualizedOddsLoss", "demographic_parity", "equalized_odds"]
+__all__ = [
+    "DemographicParityLoss",
+    "EqualOpportunityLoss",
+    "EqualizedOddsLoss",
+    "demographic_parity",
+    "equal_opportunity",
+    "equalized_odds",
+]
 
 OddsAggregation = Literal["mean", "worst_case"]
-_KINDS = "'binary', 'multiclass' or 'multilabel'"
-
-
-def _positive_probabilities(
-    input: Tensor, target: Tensor, task: Task, positive_class: int | None, *, by_label: bool
-) -> tuple[Tensor, Tensor]:
-    """Probabilities and labels of every class treated as the positive one, each (N, C').
-
-    The labels' range is checked where the loss is ``by_label``.
-    """
-    kind = resolve_task(input, target, task)
-    if kind == "tokens":
-        raise ValueError(expected("task", _KINDS, "'tokens'"))
-    if by_label:
-        check_range(input, target, kind, auto=task == "auto")
-    wide = input.to(statistics_dtype(input.dtype))
-    if kind == "multiclass":
-        probabilities = torch.softmax(wide, 1)
-        if target.dtype.is_floating_point:
-            labels = target.to(wide.dtype)
-        else:
-            classes = torch.arange(input.shape[1], device=input.device)
-            labels = (target.unsqueeze(1) == classes).to(wide.dtype)
-    else:
-        columns = input.shape[1] if kind == "multilabel" else 1
-        probabilities, labels = torch.sigmoid(wide).reshape(-1, columns), target.to(wide.dtype).reshape(-1, columns)
-    if positive_class is None:
-        return probabilities, labels
-    if kind == "binary":
-        raise ValueError(expected("positive_class", "None for a binary task, which has one", positive_class))
-    if positive_class >= input.shape[1]:
-        raise ValueError(
-            expected("positive_class", f"one of the classes or labels 0 .. {input.shape[1] - 1}", positive_class)
-        )
-    return probabilities[:, positive_class, None], labels[:, positive_class, None]
-
-
-def _rate_gaps(
-    sums: Tensor,
-    weights: Tensor,
-    num_groups: tuple[int, ...],
-    smoothing: float | None,
-    attribute_reduction: AttributeReduction,
-) -> Tensor:
-    """(C',) gaps between groups of the rates sums / weights, (G, C'); groups of weight 0 take no part."""
-    absent = weights == 0
-    means = sums / weights.masked_fill(absent, 1.0)
-    return gap_of_means(means, absent, num_groups, smoothing=smoothing, attribute_reduction=attribute_reduction)
 
 
 def demographic_parity(
@@ -86,7 +42,10 @@ def demographic_parity(
     num_groups: int | Sequence[int],
     positive_class: int | None = None,
     smoothing: float | None = None,
+    direction: Direction = "both",
+    memory: GroupMemory | None = None,
     task: Task = "auto",
+    ignore_index: int = -100,
     attribute_reduction: AttributeReduction = "mean",
     process_group: ProcessGroup | None = None,
 ) -> Tensor:
@@ -97,11 +56,40 @@ def demographic_parity(
         >>> demographic_parity(logits, target, torch.tensor([0, 0, 1]), num_groups=2)
         tensor(0.3808)
     """
-    sizes = _check_options(num_groups, positive_class, smoothing, attribute_reduction, process_group)
-    p, _ = _positive_probabilities(input, target, task, positive_class, by_label=False)
-    ids = check_groups(groups, sizes, p.shape[0], device=p.device)
-    sums, counts = ids.totals(p, process_group)
-    return _rate_gaps(sums, counts.unsqueeze(1), sizes, smoothing, attribute_reduction).mean()
+    return gaps_of_rates(
+        input, target, groups, "all", num_groups=num_groups, positive_class=positive_class, smoothing=smoothing,
+        direction=direction, memory=memory, task=task, ignore_index=ignore_index,
+        attribute_reduction=attribute_reduction, process_group=process_group,
+    ).mean()  # fmt: skip
+
+
+def equal_opportunity(
+    input: Tensor,
+    target: Tensor,
+    groups: Tensor,
+    *,
+    num_groups: int | Sequence[int],
+    positive_class: int | None = None,
+    smoothing: float | None = None,
+    direction: Direction = "both",
+    memory: GroupMemory | None = None,
+    task: Task = "auto",
+    ignore_index: int = -100,
+    attribute_reduction: AttributeReduction = "mean",
+    process_group: ProcessGroup | None = None,
+) -> Tensor:
+    """Gap between groups of the soft true positive rate as a function; see :class:`EqualOpportunityLoss`.
+
+    Example:
+        >>> logits, target = torch.tensor([0.0, 2.0, 2.0, 2.0]), torch.tensor([1, 1, 0, 0])
+        >>> equal_opportunity(logits, target, torch.tensor([0, 1, 0, 1]), num_groups=2)
+        tensor(0.3808)
+    """
+    return gaps_of_rates(
+        input, target, groups, "tpr", num_groups=num_groups, positive_class=positive_class, smoothing=smoothing,
+        direction=direction, memory=memory, task=task, ignore_index=ignore_index,
+        attribute_reduction=attribute_reduction, process_group=process_group,
+    ).mean()  # fmt: skip
 
 
 def equalized_odds(
@@ -113,7 +101,10 @@ def equalized_odds(
     agg: OddsAggregation = "mean",
     positive_class: int | None = None,
     smoothing: float | None = None,
+    direction: Direction = "both",
+    memory: GroupMemory | None = None,
     task: Task = "auto",
+    ignore_index: int = -100,
     attribute_reduction: AttributeReduction = "mean",
     process_group: ProcessGroup | None = None,
 ) -> Tensor:
@@ -124,33 +115,17 @@ def equalized_odds(
         >>> equalized_odds(logits, target, torch.tensor([0, 1, 0, 1]), num_groups=2)
         tensor(0.1904)
     """
-    sizes = _check_options(num_groups, positive_class, smoothing, attribute_reduction, process_group)
     checks.choice("agg", agg, ("mean", "worst_case"))
-    p, labels = _positive_probabilities(input, target, task, positive_class, by_label=True)
-    ids = check_groups(groups, sizes, p.shape[0], device=p.device)
-    # Both rates at once: columns of the positives, then of the negatives, and their weights beside them.
-    positives = p * labels
-    columns = torch.cat([positives, p - positives, labels, 1 - labels], 1)
-    sums = all_reduce_sum(ids.sum(columns), process_group)
-    rates, weights = sums.chunk(2, 1)
-    gaps = _rate_gaps(rates, weights.detach(), sizes, smoothing, attribute_reduction).reshape(2, -1)
+    gaps = gaps_of_rates(
+        input, target, groups, "tpr and fpr", num_groups=num_groups, positive_class=positive_class, smoothing=smoothing,
+        direction=direction, memory=memory, task=task, ignore_index=ignore_index,
+        attribute_reduction=attribute_reduction, process_group=process_group,
+    )  # fmt: skip
     return (gaps.mean(0) if agg == "mean" else gaps.amax(0)).mean()
 
 
-def _check_options(
-    num_groups: int | Sequence[int],
-    positive_class: int | None,
-    smoothing: float | None,
-    attribute_reduction: str,
-    process_group: ProcessGroup | None,
-) -> tuple[int, ...]:
-    if positive_class is not None:
-        checks.integer("positive_class", positive_class, minimum=0)
-    return check_gap_options(num_groups, smoothing, attribute_reduction, process_group)
-
-
 class _ParityLoss(nn.Module):
-    """Options that both losses hold."""
+    """Options that all three hold."""
 
     def __init__(
         self,
@@ -158,17 +133,22 @@ class _ParityLoss(nn.Module):
         *,
         positive_class: int | None = None,
         smoothing: float | None = None,
+        direction: Direction = "both",
+        memory: GroupMemory | None = None,
         task: Task = "auto",
+        ignore_index: int = -100,
         attribute_reduction: AttributeReduction = "mean",
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        self.num_groups = _check_options(num_groups, positive_class, smoothing, attribute_reduction, process_group)
-        self.positive_class, self.smoothing = positive_class, smoothing
-        self.task = check_task(task)
-        if task == "tokens":
-            raise ValueError(expected("task", _KINDS, "'tokens'"))
-        self.attribute_reduction, self.process_group = attribute_reduction, process_group
+        self.num_groups = check_parity_options(
+            num_groups, positive_class, smoothing, direction, ignore_index, attribute_reduction, process_group
+        )
+        self.positive_class, self.smoothing, self.direction = positive_class, smoothing, direction
+        self.task, self.ignore_index = check_task(task), ignore_index
+        check_parity_task(task)
+        check_memory_type(memory)
+        self.memory, self.attribute_reduction, self.process_group = memory, attribute_reduction, process_group
 
     def extra_repr(self) -> str:
         return f"num_groups={self.num_groups}, positive_class={self.positive_class}, task={self.task!r}"
@@ -185,7 +165,12 @@ class DemographicParityLoss(_ParityLoss):
         num_groups: number of groups; a tuple for several attributes.
         positive_class: the class or label whose rate counts; ``None``: the mean over them. Not for binary tasks.
         smoothing: t > 0 replaces max and min by softmax(+-r/t)-weighted averages.
+        direction: ``"both"``: the highest rate falls and the lowest rises; ``"raise"``: the worst group alone moves, the
+            one of the lowest positive rate or TPR, or of the highest FPR.
+        memory: a :class:`fairloss.GroupMemory`, so that small batches are ranked on more than themselves:
+            ``GroupMemory(num_groups, ...)``, for several classes or labels ``GroupMemory((num_groups,) * classes, ...)``.
         task: ``"auto"``, ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
+        ignore_index: labels of a multilabel task that count for nothing (as NaN there) where labels count.
         attribute_reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.
         process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.core.distributed`.
 
@@ -196,12 +181,11 @@ class DemographicParityLoss(_ParityLoss):
         - output: scalar, float32 (float64 for float64 logits)
 
     Raises:
-        TypeError, ValueError: naming the argument.
+        TypeError, ValueError: naming the argument, before any work or change of state.
 
     Note:
         Absent groups take no part; fewer than two present give 0. Where prevalence differs between groups a perfect
-        classifier has a loss above 0. For batches too small to hold the groups, pass the probabilities to
-        :func:`fairloss.functional.group_gap` with a memory.
+        classifier has a loss above 0.
 
     Example:
         >>> loss = DemographicParityLoss(2)
@@ -219,29 +203,47 @@ class DemographicParityLoss(_ParityLoss):
         return demographic_parity(input, target, groups, **options_of(self, self._OPTIONS))
 
 
+class EqualOpportunityLoss(_ParityLoss):
+    """Gap between groups of the soft true positive rate.
+
+    TPR_g = mean of p over the positives of g; loss = max_g TPR_g - min_g TPR_g; for several classes (one against the rest) or
+    labels the mean over them. 0 means that the positives of all groups are found alike.
+
+    Args, shapes, errors: those of :class:`DemographicParityLoss`; targets that are fractions count as that much of a positive
+    (not beside a memory), and a memory has the positives of every group and then the negatives:
+    ``GroupMemory(2 * num_groups, ...)``, its shares being those of group and label together.
+
+    Note:
+        A group without positives takes no part; fewer than two give 0. A perfect classifier has loss 0, whatever the
+        prevalences. Negatives have no gradient.
+
+    Example:
+        >>> loss = EqualOpportunityLoss(2)
+        >>> loss(torch.tensor([0.0, 2.0, 2.0, 2.0]), torch.tensor([1, 1, 0, 0]), torch.tensor([0, 1, 0, 1]))
+        tensor(0.3808)
+
+    References:
+        Hardt et al., *Equality of Opportunity in Supervised Learning*, 2016.
+    """
+
+    _OPTIONS = option_names(equal_opportunity)
+
+    def forward(self, input: Tensor, target: Tensor, groups: Tensor) -> Tensor:
+        """Loss of a batch; see the class."""
+        return equal_opportunity(input, target, groups, **options_of(self, self._OPTIONS))
+
+
 class EqualizedOddsLoss(_ParityLoss):
     """Gaps between groups of the soft true and false positive rates.
 
     TPR_g = mean of p over the positives of g, FPR_g over its negatives; loss = mean (or larger) of max_g TPR_g - min_g TPR_g
     and the same for FPR; for several classes (one against the rest) or labels the mean over them. 0 means equal rates.
 
+    Args, shapes, errors: those of :class:`EqualOpportunityLoss`, and
+
     Args:
         num_groups: number of groups; a tuple for several attributes.
         agg: ``"mean"`` of the two gaps, or ``"worst_case"``, the larger one.
-        positive_class: multiclass: the class that counts as positive; ``None``: the mean over classes.
-        smoothing: t > 0 replaces max and min by softmax(+-r/t)-weighted averages.
-        task: ``"auto"``, ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
-        attribute_reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.
-        process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.core.distributed`.
-
-    Shape:
-        - input: logits (N,), (N, 1) or (N, C), float16 to float64 (computed in float32 at least)
-        - target: (N,) or (N, C); fractions count as that much of a positive
-        - groups: (N,) or (N, K) integer or bool ids, -1 = unknown
-        - output: scalar, float32 (float64 for float64 logits)
-
-    Raises:
-        TypeError, ValueError: naming the argument.
 
     Note:
         A group without positives is out of the TPR term, one without negatives out of the FPR term; a term with fewer than
@@ -265,18 +267,17 @@ class EqualizedOddsLoss(_ParityLoss):
         agg: OddsAggregation = "mean",
         positive_class: int | None = None,
         smoothing: float | None = None,
+        direction: Direction = "both",
+        memory: GroupMemory | None = None,
         task: Task = "auto",
+        ignore_index: int = -100,
         attribute_reduction: AttributeReduction = "mean",
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__(
-            num_groups,
-            positive_class=positive_class,
-            smoothing=smoothing,
-            task=task,
-            attribute_reduction=attribute_reduction,
-            process_group=process_group,
-        )
+            num_groups, positive_class=positive_class, smoothing=smoothing, direction=direction, memory=memory, task=task,
+            ignore_index=ignore_index, attribute_reduction=attribute_reduction, process_group=process_group,
+        )  # fmt: skip
         checks.choice("agg", agg, ("mean", "worst_case"))
         self.agg: OddsAggregation = agg
 

@@ -59,6 +59,20 @@ def tokens(generator, n, dtype):
     }
 
 
+def dense(generator, n, dtype):
+    """The same with the classes on the second axis."""
+    batch = tokens(generator, n, dtype)
+    return {**batch, "input": batch["input"].mT.contiguous()}
+
+
+def masked_labels(generator, n, dtype):
+    """Labels of which some are missing, those of the first sample all."""
+    batch = multilabel(generator, n, dtype)
+    missing = torch.rand(n, 3, generator=generator) < 0.3
+    missing[:1] = n > 1
+    return {**batch, "target": batch["target"].masked_fill(missing, torch.nan)}
+
+
 def values(generator, n, dtype):
     return {"values": torch.rand(n, generator=generator).to(dtype), "groups": groups_of(generator, n)}
 

@@ -11,6 +11,8 @@ from tests.contract.batches import (
     COUNTS,
     binary,
     counts,
+    dense,
+    masked_labels,
     multiclass,
     multilabel,
     sizes_of,
@@ -85,6 +87,8 @@ CASES = [
     ce_case("soft_labels", soft_labels, "soft", gap_weight=0.3, label_smoothing=0.1, task="multiclass"),
     ce_case("binary", binary, "binary", gap_weight=0.3, pos_weight=[2.5], label_smoothing=0.1),
     ce_case("multilabel", multilabel, "multilabel", gap_weight=0.3, pos_weight=[1.0, 2.0, 3.0], task="multilabel"),
+    ce_case("masked_labels", masked_labels, "multilabel", gap_weight=0.3, weighted=True, task="multilabel"),
+    ce_case("dense", dense, "dense", gap_weight=0.3, weighted=True),
     ce_case("tokens", tokens, "tokens", gap_weight=0.3, weighted=True),
     ce_case("two_attributes", multiclass, "multiclass", gap_weight=0.3, attributes=2),
 ]

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+
 import fairloss
 from fairloss import functional as ff
 from tests.contract.batches import (
     binary,
+    dense,
+    masked_labels,
     multiclass,
     multiclass_all,
     multilabel,
@@ -65,12 +71,41 @@ def parity_case(name, cls, function, oracle, batch, *, attributes=1, **options):
     )
 
 
+def raised(input, target, groups):
+    """Gradient of minus the worst group's accuracy, and nothing else, for binary logits."""
+    sign = 2.0 * target - 1
+    p = 1 / (1 + np.exp(-sign * input))
+    means = {g: p[groups == g].mean() for g in set(groups[groups >= 0].tolist())}
+    worst = min(means, key=means.get)
+    return np.where(groups == worst, -sign * p * (1 - p) / (groups == worst).sum(), 0.0)
+
+
+def parity_memory_case(name, cls, function, oracle, cells):
+    """A memory that is empty at first: value and gradient are the batch's own."""
+
+    def memory(num_groups):
+        return fairloss.GroupMemory(cells * num_groups, capacity=16, max_weight=1e3)
+
+    return Case(
+        name=f"{name}-memory",
+        make=lambda num_groups=3, process_group=None: cls(
+            num_groups, memory=memory(num_groups), process_group=process_group
+        ),
+        batch=binary,
+        oracle=oracle,
+        function=lambda num_groups=3, **batch: function(**batch, num_groups=num_groups, memory=memory(num_groups)),
+    )
+
+
 CASES = [
     gap_case("multiclass", multiclass, "multiclass"),
     gap_case("smooth", multiclass, "multiclass", smoothing=0.1),
     gap_case("soft_labels", soft_labels, "soft", task="multiclass"),
     gap_case("binary", binary, "binary"),
+    replace(gap_case("raise", binary, "binary", direction="raise"), oracle_gradient=raised),
     gap_case("multilabel", multilabel, "multilabel", task="multilabel"),
+    gap_case("masked_labels", masked_labels, "multilabel", task="multilabel"),
+    gap_case("dense", dense, "dense"),
     gap_case("tokens", tokens, "tokens"),
     gap_case("tokens_sum", tokens, "tokens", token_reduction="sum"),
     gap_case("two_attributes", multiclass, "multiclass", attributes=2),
@@ -99,6 +134,27 @@ CASES = [
         multiclass_all,
         positive_class=2,
     ),
+    parity_case(
+        "equal_opportunity-binary",
+        fairloss.EqualOpportunityLoss,
+        ff.equal_opportunity,
+        oracles.equal_opportunity,
+        binary,
+    ),
+    parity_case(
+        "equal_opportunity-multiclass",
+        fairloss.EqualOpportunityLoss,
+        ff.equal_opportunity,
+        lambda input, target, groups: oracles.equal_opportunity(input, target, groups, "multiclass"),
+        multiclass_all,
+    ),
+    parity_memory_case(
+        "demographic_parity", fairloss.DemographicParityLoss, ff.demographic_parity, oracles.demographic_parity, 1
+    ),
+    parity_memory_case(
+        "equal_opportunity", fairloss.EqualOpportunityLoss, ff.equal_opportunity, oracles.equal_opportunity, 2
+    ),
+    parity_memory_case("equalized_odds", fairloss.EqualizedOddsLoss, ff.equalized_odds, oracles.equalized_odds, 2),
     parity_case("equalized_odds-binary", fairloss.EqualizedOddsLoss, ff.equalized_odds, oracles.equalized_odds, binary),
     parity_case(
         "equalized_odds-multilabel",

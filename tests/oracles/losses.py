@@ -16,6 +16,8 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 def likelihoods(input: np.ndarray, target: np.ndarray, kind: str, token_reduction: str = "mean") -> list[float]:
     """Probability of the given label of each sample; None where all of its targets are ignored (-100)."""
+    if kind == "dense":
+        input, kind = np.moveaxis(input, 1, -1), "tokens"
     out: list[float | None] = []
     for i in range(len(input)):
         if kind == "binary":
@@ -23,7 +25,8 @@ def likelihoods(input: np.ndarray, target: np.ndarray, kind: str, token_reductio
             out.append(t * p + (1 - t) * (1 - p))
         elif kind == "multilabel":
             p = sigmoid(input[i])
-            out.append(float(np.mean([t * q + (1 - t) * (1 - q) for q, t in zip(p, target[i], strict=True)])))
+            right = [t * q + (1 - t) * (1 - q) for q, t in zip(p, target[i], strict=True) if not np.isnan(t)]
+            out.append(float(np.mean(right)) if right else None)
         elif kind == "soft":
             out.append(float((softmax(input[i]) * target[i]).sum()))
         elif kind == "multiclass":
@@ -102,16 +105,20 @@ def cross_entropy_mean(
 ) -> float:
     """Mean of the weighted cross-entropies; torch's meanings of ``weight`` and ``label_smoothing``."""
     total, norm = 0.0, 0.0
+    if kind == "dense":
+        input, kind = np.moveaxis(input, 1, -1), "tokens"
     for i in range(len(input)):
         v = 1.0 if group_weights is None or groups[i] < 0 else group_weights[groups[i]]
         if kind in ("binary", "multilabel"):
             xs, ts = np.atleast_1d(input[i]), np.atleast_1d(target[i])
             losses = []
             for c, (x, t) in enumerate(zip(xs, ts, strict=True)):
+                if np.isnan(t):
+                    continue
                 t = t * (1 - label_smoothing) + label_smoothing / 2
                 p, pw = float(sigmoid(np.array([x]))[0]), 1.0 if pos_weight is None else pos_weight[c % len(pos_weight)]
                 losses.append(-(pw * t * np.log(p) + (1 - t) * np.log1p(-p)) * (1.0 if weight is None else weight[c]))
-            total, norm = total + v * float(np.mean(losses)), norm + 1
+            total, norm = total + v * float(np.sum(losses)), norm + len(losses)
             continue
         for x, t in [(input[i], target[i])] if kind != "tokens" else zip(input[i], target[i], strict=True):
             logp = np.log(softmax(x))
@@ -155,6 +162,11 @@ def columns_of(input, target, kind, positive_class=None):
 def demographic_parity(input, target, groups, kind="binary", positive_class=None) -> float:
     p, labels = columns_of(input, target, kind, positive_class)
     return float(np.mean(positive_rate_gaps(p, labels, groups, "all")))
+
+
+def equal_opportunity(input, target, groups, kind="binary", positive_class=None) -> float:
+    p, labels = columns_of(input, target, kind, positive_class)
+    return float(np.mean(positive_rate_gaps(p, labels, groups, "positives")))
 
 
 def equalized_odds(input, target, groups, kind="binary", agg="mean", **options) -> float:
