@@ -23,7 +23,8 @@ from torch import Tensor
 
 from fairloss.core import checks, tensor_checks
 from fairloss.core.checks import expected
-from fairloss.groups.encode import UNKNOWN, is_known
+from fairloss.groups.encode import UNKNOWN
+from fairloss.groups.labels import is_known
 
 __all__ = ["format_instruction", "pool_last_token", "read_answers", "shift_labels"]
 

@@ -1,5 +1,6 @@
 """Fairness metrics in NumPy; importing them imports no torch."""
 
+from fairloss.groups.encode import GroupLabelWarning
 from fairloss.metrics.aggregate import aggregate_disparity, hierarchical_mean
 from fairloss.metrics.arrays import cross_groups
 from fairloss.metrics.calibration import (
@@ -47,6 +48,7 @@ from fairloss.metrics.significance import friedman_nemenyi, paired_t_test
 __all__ = [
     "METRICS",
     "GapOptions",
+    "GroupLabelWarning",
     "GroupMetric",
     "ReadingOptions",
     "UndefinedGroupWarning",

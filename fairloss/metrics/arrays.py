@@ -1,31 +1,31 @@
-"""Numbers and group labels of any usual kind as NumPy arrays, checked before any work.
-
-Lists, NumPy arrays, pandas series and tensors are read; a tensor is detached and moved through its own methods, so that
-torch is never imported here.
-"""
+"""Numbers of any usual kind as float64 arrays, and group labels as ids, checked before any work."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fairloss.core.arrays import as_array, frame_columns
 from fairloss.core.checks import expected
-from fairloss.groups.encode import GroupEncoding, encode_groups
+from fairloss.groups.encode import EachBins, EachLabels, GroupEncoding, as_argument, read_labels
+from fairloss.groups.labels import is_known
 
 __all__ = [
     "Bools",
     "Floats",
     "Ints",
     "as_array",
+    "as_attributes",
     "as_finite",
     "as_floats",
     "as_groups",
     "as_values",
     "as_weights",
+    "before_the_call",
     "cross_groups",
     "precision_of",
     "round_as",
@@ -34,29 +34,7 @@ __all__ = [
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
-
-
-def as_array(values: Any, name: str) -> NDArray[Any]:
-    """``values`` as an array; a tensor is detached first, bfloat16 widened."""
-    if values is None or isinstance(values, (str, bytes)):
-        given = "None" if values is None else "one string"
-        raise TypeError(expected(name, "a list, an array, a pandas series or a tensor", given))
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        values = (values.float() if "bfloat16" in str(values.dtype) else values).numpy()
-    elif hasattr(values, "to_numpy"):
-        values = values.to_numpy()
-    elif not isinstance(values, np.ndarray) and isinstance(values, Iterable) and not hasattr(values, "__array__"):
-        values = list(values)
-    try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise ValueError(expected(name, "a rectangular array", f"rows of unequal length ({error})")) from None
-    if array.dtype.kind == "c":
-        raise TypeError(expected(name, "numbers or labels", "complex values"))
-    if array.dtype.kind in "US" and isinstance(values, list) and not all(isinstance(v, str) for v in values):
-        return np.asarray(values, dtype=object)  # else NumPy would make a label "nan" or "None" of a missing one
-    return array
+_NO_OPTION: dict[str, Any] = {"unknown": (), "known": (), "bins": "raise"}
 
 
 def precision_of(values: Any, array: NDArray[Any]) -> str:
@@ -79,10 +57,17 @@ def round_as(values: Any, precision: str) -> Floats:
 def as_floats(values: Any, name: str) -> Floats:
     """Float64 numbers of any shape, NaN among them."""
     array = as_array(values, name)
+    found = array.dtype.name
+    if array.dtype.kind == "O":
+        found = ", ".join(sorted({type(v).__name__ for v in array.flat}))
+        if "str" not in found:
+            array = np.array([v if is_known(v) else np.nan for v in array.flat], dtype=object).reshape(array.shape)
     try:
-        return array.astype(np.float64, copy=False)
+        if array.dtype.kind in "biuf" or (array.dtype.kind == "O" and "str" not in found):
+            return array.astype(np.float64, copy=False)
     except (TypeError, ValueError):
-        raise TypeError(expected(name, "numbers", f"{array.dtype} values")) from None
+        pass
+    raise TypeError(expected(name, "numbers", f"{found} values"))
 
 
 def as_finite(values: Any, name: str) -> Floats:
@@ -117,56 +102,80 @@ def as_weights(sample_weight: Any, n: int) -> Floats:
     return weight
 
 
-def as_groups(groups: Any, n: int, name: str = "groups") -> GroupEncoding:
-    """Ids and labels of one attribute; -1, None and NaN are unknown, and a :class:`GroupEncoding` is taken as it is."""
+def as_groups(
+    groups: Any,
+    n: int,
+    name: str = "groups",
+    *,
+    unknown: EachLabels = (),
+    known: EachLabels = (),
+    bins: EachBins = "raise",
+    option: Callable[[str, Any], str] = as_argument,
+) -> GroupEncoding:
+    """Ids and labels of one attribute, or of the intersection of several; a :class:`GroupEncoding` is taken as it is."""
+    frame = frame_columns(groups)
     if isinstance(groups, GroupEncoding):
         encoding = groups
-    elif isinstance(groups, Mapping):
-        encoding = cross_groups(groups)
-    elif hasattr(getattr(groups, "dtype", None), "categories"):
-        encoding = encode_groups(groups)
+    elif isinstance(groups, Mapping) or frame is not None:
+        encoding = _cross(groups if frame is None else frame, " & ", unknown, known, bins, option, name)
     else:
-        array = as_array(groups, name)
-        array = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
-        if array.ndim != 1:
-            cure = "pass several attributes as a mapping of names to labels, which is read as their intersection"
-            raise ValueError(expected(name, "one attribute, (N,)", f"shape {array.shape}", cure))
-        encoding = _encode_integers(array, name) if array.dtype.kind in "biu" else encode_groups(array)
+        encoding = read_labels(groups, name, unknown=unknown, known=known, bins=bins, option=option)
     if encoding.ids.shape != (n,):
         raise ValueError(expected(name, f"one label for each of {n} samples", f"{len(encoding.ids)} labels"))
     return encoding
 
 
-def _encode_integers(array: NDArray[Any], name: str) -> GroupEncoding:
-    labels, ids = _distinct(array)
-    if array.dtype.kind != "i":
-        return GroupEncoding(ids, tuple(labels.tolist()))
-    if labels.size and labels[0] < -1:
-        raise ValueError(expected(name, "ids from 0, or -1 for unknown", labels[0]))
-    known = labels[labels != -1]
-    return GroupEncoding(ids - (len(labels) - len(known)), tuple(known.tolist()))
+def before_the_call(option: str, value: Any) -> str:
+    """How an option of labels is written that the function itself does not have."""
+    return f"encode_groups(..., {option}={next(iter(value.values())) if isinstance(value, dict) else value})"
 
 
-def _distinct(array: NDArray[Any]) -> tuple[NDArray[Any], Ints]:
-    """Distinct values in order, and the place of each entry among them; integers of a narrow range need no sort."""
-    low, high = (int(array.min()), int(array.max())) if array.size else (0, -1)
-    if not 0 <= high - low <= max(len(array), 1 << 16) or max(abs(low), abs(high)) >= 1 << 62:
-        labels, ids = np.unique(array, return_inverse=True)
-        return labels, ids.astype(np.int64).ravel()
-    offset = array.astype(np.int64) - low
-    present = np.bincount(offset) > 0
-    return (np.flatnonzero(present) + low).astype(array.dtype), (np.cumsum(present) - 1)[offset]
+def as_attributes(
+    attributes: Mapping[Any, Any],
+    unknown: EachLabels,
+    known: EachLabels,
+    bins: EachBins,
+    option: Callable[[str, Any], str] = as_argument,
+    argument: str = "groups",
+) -> dict[Any, GroupEncoding]:
+    """Ids and labels of each attribute; an option that is a mapping gives each attribute its own."""
+    options: dict[str, Any] = {"unknown": unknown, "known": known, "bins": bins}
+    for key, value in options.items():
+        for name in value if isinstance(value, Mapping) else ():
+            if name not in attributes:
+                raise ValueError(expected(key, f"names of attributes among {list(attributes)}", repr(name)))
+    found = {}
+    for name, labels in attributes.items():
+        own = {k: v.get(name, _NO_OPTION[k]) if isinstance(v, Mapping) else v for k, v in options.items()}
+
+        def written(key: str, value: Any, name: Any = name) -> str:
+            return option(key, {name: value})
+
+        found[name] = labels
+        if not isinstance(labels, GroupEncoding):
+            found[name] = read_labels(labels, f"{argument}[{name!r}]", **own, option=written)
+    return found
 
 
-def cross_groups(attributes: Mapping[str, Any], *, separator: str = " & ") -> GroupEncoding:
+def cross_groups(
+    attributes: Any,
+    *,
+    separator: str = " & ",
+    unknown: EachLabels = (),
+    known: EachLabels = (),
+    bins: EachBins = "raise",
+) -> GroupEncoding:
     """Intersection of several attributes as one attribute, with labels such as ``"F & 60+"``.
 
     Only the combinations that occur are groups. A sample with an unknown attribute is in no group. Where two would have
     the same label, theirs are written in quotes: ``"'A & B' & 'C'"``.
 
     Args:
-        attributes: names to (N,) group labels.
+        attributes: names to (N,) group labels, or a data frame.
         separator: text between the labels of a combination.
+        unknown: as in :func:`fairloss.encode_groups`, for all attributes, or a mapping of their names to each one's.
+        known: likewise.
+        bins: likewise.
 
     Returns:
         Ids, (N,) int64, -1 for unknown, and the label of each id.
@@ -180,23 +189,34 @@ def cross_groups(attributes: Mapping[str, Any], *, separator: str = " & ") -> Gr
         >>> codes.ids.tolist(), codes.labels
         ([0, 1, -1], ('F & 60+', 'M & 60+'))
     """
-    if not isinstance(attributes, Mapping):
+    frame = frame_columns(attributes)
+    if not isinstance(attributes, Mapping) and frame is None:
         raise TypeError(expected("attributes", "a mapping of names to labels", type(attributes).__name__))
+    return _cross(attributes if frame is None else frame, separator, unknown, known, bins)
+
+
+def _cross(
+    attributes: Mapping[Any, Any],
+    separator: str,
+    unknown: EachLabels,
+    known: EachLabels,
+    bins: EachBins,
+    option: Callable[[str, Any], str] = as_argument,
+    argument: str = "groups",
+) -> GroupEncoding:
     if not attributes:
         raise ValueError(expected("attributes", "a mapping of names to labels", "an empty one"))
-    encodings = []
-    for name, labels in attributes.items():
-        # An encoding is decoded, so that its labels, not its ids, name the combinations.
-        labels = labels.decode(labels.ids) if isinstance(labels, GroupEncoding) else labels
-        encodings.append(as_groups(labels, len(as_array(labels, name))))
+    encodings = list(as_attributes(attributes, unknown, known, bins, option, argument).values())
     lengths = {len(e.ids) for e in encodings}
     if len(lengths) != 1:
         raise ValueError(expected("attributes", "labels of one length", f"lengths {sorted(lengths)}"))
+    if len(encodings) == 1:
+        return encodings[0]
     ids = np.full(lengths.pop(), -1, dtype=np.int64)
-    known = np.all([e.ids >= 0 for e in encodings], axis=0)
+    inside = np.all([e.ids >= 0 for e in encodings], axis=0)
     sizes = [max(e.num_groups, 1) for e in encodings]
-    codes = np.ravel_multi_index(tuple(e.ids[known] for e in encodings), sizes)
-    present, ids[known] = np.unique(codes, return_inverse=True)
+    codes = np.ravel_multi_index(tuple(e.ids[inside] for e in encodings), sizes)
+    present, ids[inside] = np.unique(codes, return_inverse=True)
     rows = np.transpose(np.unravel_index(present, sizes)).tolist()
     combinations = [[e.labels[i] for e, i in zip(encodings, row, strict=True)] for row in rows]
     names = [separator.join(map(str, labels)) for labels in combinations]

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairloss.core.checks import expected
-from fairloss.groups.encode import is_known, number_labels
+from fairloss.groups.encode import number_labels
+from fairloss.groups.labels import is_known
 from fairloss.metrics.arrays import Bools
 
 __all__ = ["Pair", "class_pair", "is_zero_one", "not_zero_one"]

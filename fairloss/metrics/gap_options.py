@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from fairloss.groups.encode import EachBins, EachLabels
 from fairloss.metrics.calibration import Strategy
 from fairloss.metrics.disparity import Method
 from fairloss.metrics.predictions import READING_OPTIONS, ReadingOptions
@@ -13,10 +14,12 @@ from fairloss.metrics.undefined import Undefined
 
 __all__ = [
     "GAP_OPTIONS",
+    "LABEL_OPTIONS",
     "METRIC_OPTIONS",
     "ODDS_OPTIONS",
     "Agg",
     "GapOptions",
+    "LabelOptions",
     "MetricOptions",
     "OddsOptions",
     "OverClasses",
@@ -28,8 +31,21 @@ OverClasses = Literal["mean_gap", "max_gap", "gap_of_mean"]
 Agg = Literal["worst_case", "mean", "score"]
 
 
-class RateOptions(ReadingOptions, total=False):
-    """Keyword arguments of every metric per group, those of :class:`ReadingOptions` among them.
+class LabelOptions(ReadingOptions, total=False):
+    """Keyword arguments of every metric per group that say how its input is read.
+
+    Attributes:
+        unknown: labels of groups that mean unknown, beside None, NaN, empty texts and -1; see :func:`fairloss.encode_groups`.
+            With a mapping of attributes, labels of all or a mapping of their names to each one's.
+        known: labels that name a group although they look missing, such as "NA", likewise.
+    """
+
+    unknown: EachLabels
+    known: EachLabels
+
+
+class RateOptions(LabelOptions, total=False):
+    """Keyword arguments of every metric per group, those of :class:`LabelOptions` among them.
 
     Attributes:
         sample_weight: (N,) non-negative weights, by default all 1; an integer weight equals that many repetitions.
@@ -71,6 +87,8 @@ class GapOptions(RateOptions, total=False):
         control: (N,) labels of any kind, or a mapping of names to them: groups are compared within each of these strata
             ("to_overall": with all samples of the stratum), and the value of the stratum that is worst is returned.
             Samples of unknown stratum are left out. :func:`fairloss.metrics.stratified_metric` has every stratum.
+        bins: edges that cut the groups' numbers into bands, ``[40, 65]``, or None for codes, likewise; see
+            :func:`fairloss.encode_groups`.
         over_classes: with several classes, the ``"mean_gap"`` (the mean over classes of each class's value, which of
             equalized odds is that of its two gaps), the ``"max_gap"`` (the class of the largest gap or smallest
             ratio), or the ``"gap_of_mean"`` (rates are averaged over classes first); by default the first, and the
@@ -80,6 +98,7 @@ class GapOptions(RateOptions, total=False):
     method: Method
     reference: Any
     control: Any
+    bins: EachBins
     over_classes: OverClasses | None
 
 
@@ -103,11 +122,12 @@ class OddsOptions(GapOptions, total=False):
     agg: Agg
 
 
-_RATE = {"sample_weight": None, "threshold": 0.5, "strict": False, **READING_OPTIONS}
+LABEL_OPTIONS = {**READING_OPTIONS, "unknown": (), "known": ()}
+_RATE = {"sample_weight": None, "threshold": 0.5, "strict": False, **LABEL_OPTIONS}
 _VALUE = {"convention": "standard", "undefined": "omit"}
 METRIC_OPTIONS = {**_RATE, **_VALUE, "bins": 10, "strategy": "uniform"}
 GAP_OPTIONS = {
-    **_RATE, "method": "between_groups", "reference": None, "control": None, "over_classes": None, **_VALUE
+    **_RATE, "bins": "raise", "method": "between_groups", "reference": None, "control": None, "over_classes": None, **_VALUE
 }  # fmt: skip
 ODDS_OPTIONS = {"agg": "worst_case", **GAP_OPTIONS}
 """Defaults of :class:`MetricOptions`, of :class:`GapOptions`, and of gaps of two rates."""

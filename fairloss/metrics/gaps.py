@@ -21,6 +21,7 @@ from fairloss.metrics.gap_options import (
     ODDS_OPTIONS,
     Agg,
     GapOptions,
+    LabelOptions,
     OddsOptions,
     OverClasses,
     RateOptions,
@@ -128,7 +129,8 @@ def _gap_of(rates: tuple[str, ...], statistic: Statistic, y_true: Any, y_pred: A
     choice("agg", agg, get_args(Agg) if statistic == "gap" else ("worst_case", "mean"))
     reading = {name: o[name] for name in ("threshold", "strict", *READING_OPTIONS)}
     pred = as_predictions(y_true, y_pred, labels_matter=rates != ("positive_rate",), **reading)
-    strata, weight = as_strata(groups, o["control"], len(pred)), pred.weights(o["sample_weight"])
+    labels = {name: o[name] for name in ("unknown", "known", "bins")}
+    strata, weight = as_strata(groups, o["control"], len(pred), **labels), pred.weights(o["sample_weight"])
     reference = disparity.reference_of(o["method"], o["reference"], strata.groups.labels)
     found: list[Floats] = []  # of each rate (S, G, K)
     baselines: list[Floats] = []  # of each rate (S, K)
@@ -192,8 +194,8 @@ def _named_gap(
 Args:
     y_true: {labels}.
     y_pred: (N,) scores or decisions, or (N, 2) probabilities, of two classes; (N, C) scores or (N,) classes; (N, L).
-    groups: (N,) labels of any kind, or a mapping of names to attributes, read as their intersection; None, NaN and
-        -1 are unknown and left out.
+    groups: (N,) labels of any kind, or a mapping or frame of several attributes, read as their intersection; None, NaN
+        and -1 are unknown and left out.
     options: by keyword.
 
 Returns:
@@ -211,7 +213,7 @@ Example:
     {value}
 """
     defaults = GAP_OPTIONS if len(rates) == 1 else ODDS_OPTIONS
-    return with_options(defaults, options, GapOptions, RateOptions, ReadingOptions)(gap)
+    return with_options(defaults, options, GapOptions, RateOptions, LabelOptions, ReadingOptions)(gap)
 
 
 _RANGES = {

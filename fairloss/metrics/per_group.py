@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from fairloss.core.checks import choice, expected
 from fairloss.core.options import given_options, with_options
-from fairloss.groups.encode import GroupEncoding
-from fairloss.metrics.arrays import Bools, Floats, Ints, as_array, as_groups, as_values, as_weights
+from fairloss.groups.encode import EachBins, EachLabels, GroupEncoding
+from fairloss.metrics.arrays import Bools, Floats, Ints, as_array, as_groups, as_values, as_weights, before_the_call
 from fairloss.metrics.calibration import (
     Strategy,
     bin_edges,
@@ -28,7 +28,7 @@ from fairloss.metrics.calibration import (
     top_label,
     weighted_mean,
 )
-from fairloss.metrics.gap_options import METRIC_OPTIONS, MetricOptions, RateOptions
+from fairloss.metrics.gap_options import METRIC_OPTIONS, LabelOptions, MetricOptions, RateOptions
 from fairloss.metrics.group_result import GroupMetric, group_result
 from fairloss.metrics.labels import same_length
 from fairloss.metrics.predictions import READING_OPTIONS, Predictions, ReadingOptions, as_predictions
@@ -65,7 +65,7 @@ METRICS: dict[Metric, bool] = {name: name not in _SMALLER_IS_BETTER for name in 
 """Names that :func:`group_metric` takes, and whether larger is better."""
 
 
-_shown = with_options(METRIC_OPTIONS, MetricOptions, RateOptions, ReadingOptions)
+_shown = with_options(METRIC_OPTIONS, MetricOptions, RateOptions, LabelOptions, ReadingOptions)
 
 
 @_shown
@@ -85,8 +85,9 @@ def group_metric(
         y_pred: (N,) scores, decisions 0 and 1 or labels, or (N, 2) probabilities that sum to 1, of which [:, 1] is the
             positive class's (binary); (N, C) scores, whose largest decides, or (N,) classes, where an answer outside the
             classes is wrong and a prediction of none of them (multi-class); (N, L) scores or decisions (multi-label).
-        groups: (N,) labels of any kind, a :class:`fairloss.groups.encode.GroupEncoding`, or a mapping of names to attributes,
-            which is read as their intersection. None, NaN and -1 are unknown: in ``overall``, in no group.
+        groups: (N,) labels of any kind, a :class:`fairloss.groups.encode.GroupEncoding` (:func:`fairloss.encode_groups` cuts
+            numbers into bands), or a mapping or frame of several attributes, which is read as their intersection. None, NaN
+            and -1 are unknown: in ``overall``, in no group.
         options: by keyword.
 
     Returns:
@@ -149,6 +150,9 @@ def group_mean(
     values: Any,
     groups: Any,
     *,
+    unknown: EachLabels = (),
+    known: EachLabels = (),
+    bins: EachBins = "raise",
     sample_weight: Any = None,
     name: str = "mean",
     higher_is_better: bool = True,
@@ -159,6 +163,9 @@ def group_mean(
     Args:
         values: (N,) numbers; NaN (a Dice of two empty masks) is left out.
         groups: as in :func:`group_metric`.
+        unknown: as there.
+        known: as there.
+        bins: edges that cut numbers into bands, or None for codes, as in :func:`fairloss.encode_groups`.
         sample_weight: (N,) non-negative weights.
         name: of the value.
         higher_is_better: its direction.
@@ -176,7 +183,8 @@ def group_mean(
     """
     choice("undefined", undefined, get_args(Undefined))
     array = as_values(values, "values", "sample")
-    encoding, weight = as_groups(groups, len(array)), as_weights(sample_weight, len(array))
+    encoding = as_groups(groups, len(array), unknown=unknown, known=known, bins=bins)
+    weight = as_weights(sample_weight, len(array))
     weight = np.where(np.isnan(array), 0.0, weight)
     array = np.where(weight > 0, array, 0.0)
     means = weighted_means(array, encoding.ids, encoding.num_groups, weight)[:, None]
@@ -253,7 +261,8 @@ def _measured(metric: Any, y_true: Any, y_pred: Any, groups: Any, control: Any, 
             how: Any = {"weight": weight[at], **{name: o[name] for name in ("convention", "bins", "strategy")}}
             return _from_predictions(metric, pred.take(at), encoding, y_true is not None, **how)
 
-    strata, found = as_strata(groups, control, n), {}
+    strata = as_strata(groups, control, n, unknown=o["unknown"], known=o["known"], option=before_the_call)
+    found = {}
     for s, stratum in enumerate(strata.control.labels):
         at = slice(None) if control is None else np.flatnonzero(strata.control.ids == s)
         found[stratum] = of(at, strata.groups._replace(ids=strata.groups.ids[at]))

@@ -9,8 +9,9 @@ from fairloss.core.checks import choice
 from fairloss.core.options import given_options, with_options
 from fairloss.metrics.calibration import Strategy
 from fairloss.metrics.disparity import Penalty
+from fairloss.metrics.gap_options import LABEL_OPTIONS, LabelOptions
 from fairloss.metrics.per_group import group_metric
-from fairloss.metrics.predictions import READING_OPTIONS, ReadingOptions
+from fairloss.metrics.predictions import ReadingOptions
 from fairloss.metrics.undefined import Undefined
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["auc_gap", "calibration_gap", "equity_scaled_auc"]
 
 
-@with_options(READING_OPTIONS, ReadingOptions)
+@with_options(LABEL_OPTIONS, LabelOptions, ReadingOptions)
 def auc_gap(
     y_true: Any,
     y_score: Any,
@@ -27,14 +28,14 @@ def auc_gap(
     *,
     sample_weight: Any = None,
     undefined: Undefined = "omit",
-    **options: Unpack[ReadingOptions],
+    **options: Unpack[LabelOptions],
 ) -> float:
     """max_g AUC_g - min_g AUC_g; 0 means that all groups are ranked equally well.
 
     Args:
         y_true: (N,) labels of two classes, (N,) classes, or (N, L).
         y_score: (N,) scores or (N, 2) probabilities; (N, C) probabilities, with the mean of one-vs-rest areas; (N, L).
-        groups: (N,) group labels, or a mapping of names to attributes.
+        groups: as in :func:`fairloss.metrics.group_metric`.
         sample_weight: (N,) non-negative weights.
         undefined: see :func:`fairloss.metrics.max_accuracy_gap`; a group with one class only has no area.
         options: by keyword.
@@ -53,13 +54,13 @@ def auc_gap(
         >>> auc_gap([0, 1, 0, 1], [0.1, 0.9, 0.6, 0.4], ["F", "F", "M", "M"])
         1.0
     """
-    reading = given_options(options, READING_OPTIONS)
+    reading = given_options(options, LABEL_OPTIONS)
     return group_metric(
         "auc", y_true, y_score, groups, sample_weight=sample_weight, undefined=undefined, **reading
     ).gap()
 
 
-@with_options(READING_OPTIONS, ReadingOptions)
+@with_options(LABEL_OPTIONS, LabelOptions, ReadingOptions)
 def equity_scaled_auc(
     y_true: Any,
     y_score: Any,
@@ -69,14 +70,14 @@ def equity_scaled_auc(
     ddof: int | None = None,
     sample_weight: Any = None,
     undefined: Undefined = "omit",
-    **options: Unpack[ReadingOptions],
+    **options: Unpack[LabelOptions],
 ) -> float:
     """AUC / (1 + penalty for differences between groups' AUCs); the AUC itself means no difference.
 
     Args:
         y_true: as in :func:`auc_gap`.
         y_score: as there.
-        groups: (N,) group labels, or a mapping of names to attributes.
+        groups: as in :func:`fairloss.metrics.group_metric`.
         penalty: ``"mean_abs"`` (FairDi, equation 4), ``"sum_abs"`` (FairVision), ``"std"`` (FairMedFM, ``ddof=0``),
             ``"max_abs"`` or ``"gap"``; see :func:`fairloss.metrics.equity_scaled`.
         ddof: needed with ``penalty="std"``.
@@ -94,12 +95,12 @@ def equity_scaled_auc(
         >>> round(equity_scaled_auc([0, 1, 0, 1], [0.1, 0.9, 0.6, 0.4], ["F", "F", "M", "M"]), 6)
         0.5
     """
-    reading = given_options(options, READING_OPTIONS)
+    reading = given_options(options, LABEL_OPTIONS)
     result = group_metric("auc", y_true, y_score, groups, sample_weight=sample_weight, undefined=undefined, **reading)
     return result.equity_scaled(penalty=penalty, ddof=ddof)
 
 
-@with_options(READING_OPTIONS, ReadingOptions)
+@with_options(LABEL_OPTIONS, LabelOptions, ReadingOptions)
 def calibration_gap(
     y_true: Any,
     y_score: Any,
@@ -110,14 +111,14 @@ def calibration_gap(
     strategy: Strategy = "uniform",
     sample_weight: Any = None,
     undefined: Undefined = "omit",
-    **options: Unpack[ReadingOptions],
+    **options: Unpack[LabelOptions],
 ) -> float:
     """max_g e_g - min_g e_g of a calibration error; 0 means that all groups are calibrated equally well, or badly.
 
     Args:
         y_true: (N,) labels of two classes, or classes with (N, C) scores.
         y_score: (N,), (N, 2) or (N, C) probabilities in [0, 1].
-        groups: (N,) group labels, or a mapping of names to attributes.
+        groups: as in :func:`fairloss.metrics.group_metric`.
         measure: ``"ece"``, binned, or ``"mean_abs"``, the mean of |score - label| (FairMedFM's printed formula).
         bins: number of bins, or their edges.
         strategy: ``"uniform"`` or ``"quantile"`` bins, the same for every group, or each group's own score
@@ -146,5 +147,5 @@ def calibration_gap(
         undefined=undefined,
         bins=bins,
         strategy=strategy,
-        **given_options(options, READING_OPTIONS),
+        **given_options(options, LABEL_OPTIONS),
     ).gap()

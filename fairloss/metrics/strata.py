@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fairloss.groups.encode import GroupEncoding
-from fairloss.metrics.arrays import Floats, as_groups
+from fairloss.metrics.arrays import Floats, as_groups, before_the_call
 
 __all__ = ["Strata", "as_strata"]
 
@@ -30,12 +30,12 @@ class Strata(NamedTuple):
         return values.reshape(self.control.num_groups, self.groups.num_groups, *values.shape[1:])
 
 
-def as_strata(groups: Any, control: Any, n: int) -> Strata:
-    """Read ``groups`` and, where given, ``control``, either as :func:`fairloss.metrics.arrays.as_groups` does."""
-    of = as_groups(groups, n)
+def as_strata(groups: Any, control: Any, n: int, **options: Any) -> Strata:
+    """Read ``groups`` with the ``options`` of :func:`fairloss.metrics.arrays.as_groups` and, where given, ``control``."""
+    of = as_groups(groups, n, **options)
     if control is None:
         return Strata(of, GroupEncoding(np.zeros(n, dtype=np.int64), (None,)), of)
-    within = as_groups(control, n, "control")
+    within = as_groups(control, n, "control", option=before_the_call)
     known = (of.ids >= 0) & (within.ids >= 0)
     ids = np.where(known, within.ids * of.num_groups + of.ids, -1)
     labels = tuple(f"{label} (control {stratum})" for stratum in within.labels for label in of.labels)

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fairloss.core.arrays import frame_columns
 from fairloss.core.checks import choice, expected, integer, number
-from fairloss.groups.encode import GroupEncoding
-from fairloss.metrics.arrays import Floats, as_array, as_groups, cross_groups
+from fairloss.groups.encode import EachBins, EachLabels, GroupEncoding
+from fairloss.metrics.arrays import Floats, as_attributes, as_groups, as_values, cross_groups
 from fairloss.metrics.per_group import METRICS
 from fairloss.metrics.predictions import Predictions
 from fairloss.metrics.scores import outside
@@ -29,17 +30,20 @@ __all__ = [
 _DEFAULT = ("accuracy", "auc", "tpr", "fpr", "fdr", "f1", "positive_rate", "ece")
 
 
-def read_attributes(groups: Any, n: int, intersections: bool) -> dict[str, GroupEncoding]:
+def read_attributes(
+    groups: Any, n: int, intersections: bool, unknown: EachLabels, known: EachLabels, bins: EachBins
+) -> dict[str, GroupEncoding]:
     """Ids and names of every attribute, and of all crossed where there are several."""
-    if hasattr(groups, "columns") and hasattr(groups, "items"):
-        groups = dict(groups.items())
-    elif not isinstance(groups, Mapping):
-        groups = {"group": groups}
-    if not groups:
+    attributes = groups if isinstance(groups, Mapping) else frame_columns(groups)
+    if attributes is not None:
+        encodings = as_attributes(attributes, unknown, known, bins)
+    else:
+        encodings = {"group": as_groups(groups, n, unknown=unknown, known=known, bins=bins)}
+    if not encodings:
         raise ValueError(expected("groups", "at least one attribute", "none"))
-    found = {str(name): as_groups(value, n) for name, value in groups.items()}
-    if len(found) < len(groups):
-        raise ValueError(expected("groups", "attributes of different names", list(groups)))
+    found = {str(name): as_groups(encoding, n, f"groups[{name!r}]") for name, encoding in encodings.items()}
+    if len(found) < len(encodings):
+        raise ValueError(expected("groups", "attributes of different names", list(encodings)))
     for name, encoding in found.items():
         if not encoding.num_groups:
             raise ValueError(expected("groups", "at least one known label", f"every sample of {name!r} is unknown"))
@@ -115,12 +119,9 @@ class Resampling(NamedTuple):
 
 def read_values(values: Any, name: str) -> Floats:
     """(N,) numbers, NaN where there is none."""
-    array = as_array(values, name)
-    if array.ndim != 1 or array.dtype.kind not in "biuf" or not len(array):
-        raise ValueError(expected(name, "one number per sample, (N,)", f"shape {array.shape} of {array.dtype}"))
-    array = array.astype(np.float64)
-    if np.isinf(array).any() or np.isnan(array).all():
-        raise ValueError(expected(name, "finite numbers", "infinite values, or no value but NaN"))
+    array = as_values(values, name, "sample")
+    if np.isnan(array).all():
+        raise ValueError(expected(name, "finite numbers", "no value but NaN" if len(array) else "no sample"))
     return array
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from fairloss.core.checks import choice, expected
 from fairloss.groups.encode import number_labels
+from fairloss.groups.labels import is_unknown, may_be_missing
 from fairloss.metrics.arrays import Floats, Ints, as_array
 from fairloss.metrics.calibration import bin_edges, bin_index, sample_errors, top_label
 from fairloss.metrics.per_group import METRICS, class_values
@@ -66,12 +67,13 @@ def patient_codes(patients: Any, n: int) -> Ints:
     array = as_array(patients, "patients")
     if array.shape != (n,):
         raise ValueError(expected("patients", f"one id per sample, ({n},)", f"shape {array.shape}"))
-    if array.dtype.kind in "biuUS":
-        return np.unique(array, return_inverse=True)[1].astype(np.int64).ravel()
-    codes = number_labels(array).ids
-    if (codes < 0).any():
-        position = int(np.flatnonzero(codes < 0)[0])
-        raise ValueError(expected("patients", "one id per sample", f"none at position {position}"))
+    codes, ids = number_labels(array)
+    missing = [i for i, v in enumerate(ids) if is_unknown(v) or may_be_missing(v)]
+    lost = np.flatnonzero((codes < 0) | np.isin(codes, missing))
+    if lost.size:
+        given = repr(ids[codes[lost[0]]]) if codes[lost[0]] >= 0 else "none"
+        cure = "a sample whose patient is not known needs an id of its own"
+        raise ValueError(expected("patients", "one id per sample", f"{given} at position {lost[0]}", cure))
     return codes
 
 

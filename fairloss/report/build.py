@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fairloss.groups.encode import GroupEncoding
+from fairloss.groups.labels import lookalikes
 from fairloss.metrics import disparity
 from fairloss.metrics.arrays import Floats, Ints
 from fairloss.metrics.predictions import Predictions
@@ -70,6 +71,9 @@ def attribute_report(
     trials = np.array([_trials(m, encoding.ids, encoding.num_groups, pred, patient) for m in found.metrics])
     estimates = _estimates(found, trials, how.level, kinds)
     groups = []
+    alike = lookalikes(encoding.labels)
+    if alike:
+        notes.append(f"{name}: {alike}.")
     if encoding.num_groups == 1:
         notes.append(f"{name}: only {encoding.labels[0]} occurs, so there is nothing to compare.")
     for g, label in enumerate(encoding.labels):

@@ -105,8 +105,23 @@ def _shared(parser: argparse.ArgumentParser) -> None:
         "--unknown",
         action="append",
         default=[],
-        metavar="LABEL",
-        help='group label that means unknown, as -1 and NaN always do; repeatable ("" for empty cells)',
+        metavar="[COLUMN=]LABEL",
+        help="group label that means unknown, as -1 and an empty cell always do; repeatable",
+    )
+    parser.add_argument(
+        "--known",
+        action="append",
+        default=[],
+        metavar="[COLUMN=]LABEL",
+        help='group label that names a group although it looks missing, such as "NA"; repeatable',
+    )
+    parser.add_argument(
+        "--bins",
+        type=_bins,
+        action="append",
+        default=[],
+        metavar="COLUMN=EDGES",
+        help="cut a group column of numbers into bands: age=40,65; site=none takes numbers as codes; repeatable",
     )
     parser.add_argument(
         "--min-group-size", type=int, default=30, metavar="N", help="warn below N patients (default 30)"
@@ -116,6 +131,13 @@ def _shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--level", type=_number, default=0.95, help="of the intervals (default 0.95)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number")
+
+
+def _bins(text: str) -> str:
+    edges = text.rpartition("=")[2]
+    if "=" not in text or (edges != "none" and not all(_number(edge) < math.inf for edge in edges.split(","))):
+        raise argparse.ArgumentTypeError(f"expected COLUMN=EDGES, such as age=40,65, got {text!r}")
+    return text
 
 
 def _number(text: str) -> float:

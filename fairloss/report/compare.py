@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fairloss.core.arrays import frame_columns
 from fairloss.core.checks import expected
-from fairloss.groups.encode import GroupEncoding, number_labels
+from fairloss.groups.encode import EachBins, EachLabels, GroupEncoding, number_labels
 from fairloss.metrics.arrays import as_groups, as_values
 from fairloss.metrics.disparity import gap
 from fairloss.metrics.per_group import Metric, UndefinedGroupWarning
@@ -34,6 +35,9 @@ def gap_difference_test(
     score_b: Any,
     groups: Any,
     *,
+    unknown: EachLabels = (),
+    known: EachLabels = (),
+    bins: EachBins = "raise",
     metric: Metric = "accuracy",
     patients: Any = None,
     threshold: float = 0.5,
@@ -54,7 +58,11 @@ def gap_difference_test(
         y_true: (N,) labels of two classes, (N,) classes, or (N, L).
         score_a: predictions of the first model, as in :func:`fairloss.metrics.group_metric`.
         score_b: of the second model.
-        groups: (N,) group labels, or a mapping of names to attributes: their intersection (the report takes each apart).
+        groups: (N,) group labels, or a mapping or frame of several attributes: their intersection (the report takes each
+            apart).
+        unknown: labels that mean unknown as well, as in :func:`fairloss.encode_groups`.
+        known: labels that name a group although they look missing, as there.
+        bins: edges that cut numbers into bands, or None for codes, as there.
         metric: a name as in :func:`fairloss.metrics.group_metric`.
         patients: (N,) ids; samples of one patient are drawn together.
         threshold: a score is a positive decision where ``score >= threshold`` ...
@@ -95,6 +103,9 @@ def gap_difference_test(
         y_true,
         {"a": score_a, "b": score_b},
         groups,
+        unknown=unknown,
+        known=known,
+        bins=bins,
         metrics=(metric,),
         patients=patients,
         threshold=threshold,
@@ -117,6 +128,9 @@ def compare_models(
     scores: Mapping[str, Any],
     groups: Any,
     *,
+    unknown: EachLabels = (),
+    known: EachLabels = (),
+    bins: EachBins = "raise",
     metrics: Sequence[Metric] = ("accuracy", "auc", "tpr", "fpr"),
     patients: Any = None,
     threshold: float = 0.5,
@@ -137,7 +151,10 @@ def compare_models(
     Args:
         y_true: (N,) labels of two classes, (N,) classes, or (N, L).
         scores: model name to its predictions, as in :func:`fairloss.metrics.group_metric`.
-        groups: (N,) group labels, or a mapping of names to attributes: their intersection (the report takes each apart).
+        groups: as in :func:`gap_difference_test`.
+        unknown: as there.
+        known: as there.
+        bins: as there.
         metrics: names as in :func:`fairloss.metrics.group_metric`.
         patients: (N,) ids; samples of one patient are drawn together.
         threshold: as in :func:`gap_difference_test`.
@@ -177,7 +194,8 @@ def compare_models(
         raise TypeError(expected("scores", "a mapping of model names to predictions", type(scores).__name__))
     if not scores:
         raise ValueError(expected("scores", "at least one model", "none"))
-    attribute = " & ".join(map(str, groups)) if isinstance(groups, Mapping) else "group"
+    attributes = groups if isinstance(groups, Mapping) else frame_columns(groups)
+    attribute = "group" if attributes is None else " & ".join(map(str, attributes))
     found: list[ModelComparison] = []
     reports: dict[str, AttributeReport] = {}
     first: Replicates | None = None
@@ -188,8 +206,9 @@ def compare_models(
     for pred in predictions.values():
         for name in names:
             pred.check(name)
+    n = len(next(iter(predictions.values())))
+    encoding = _present(as_groups(groups, n, unknown=unknown, known=known, bins=bins))
     for model, pred in predictions.items():
-        encoding = _present(as_groups(groups, len(pred)))
         patient = patient_codes(patients, len(pred))
         replicates = bootstrap_groups(
             pred,

@@ -5,14 +5,20 @@ from __future__ import annotations
 import argparse
 import csv
 import math
+import shlex
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from fairloss.groups.labels import is_unknown, may_be_missing
+
+if TYPE_CHECKING:
+    from fairloss.groups.encode import GroupEncoding
 
 __all__ = ["InputError", "check_same_samples", "match_rows", "read_predictions", "unknown_lines"]
 
-_UNKNOWN = ("-1", "-1.0", "nan")  # as -1 and NaN in the library, in any case; more by --unknown
 _IGNORED = "\0ignored"  # no cell is this
 _ZERO_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 
@@ -23,6 +29,9 @@ class InputError(Exception):
 
 def read_predictions(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Columns of one file, checked row by row; lines are counted as a text editor does, from 1."""
+    for text in arguments.bins:
+        if text.rpartition("=")[0] not in arguments.group:
+            raise InputError(f"--bins {text}: no column of --group, which are {', '.join(arguments.group)}")
     wanted = [arguments.target, arguments.score, *arguments.group]
     wanted += [c for c in (arguments.patient, getattr(arguments, "id", None)) if c is not None]
     columns: dict[str, list[str]] = {name: [] for name in wanted}
@@ -75,7 +84,7 @@ def read_predictions(path: Path, arguments: argparse.Namespace) -> dict[str, Any
         if texts
         else cells(arguments.score, partial(_score, whole=named is not None)),
         "reading": {"positive": positive, "ignore_index": None if ignored is None else _IGNORED},
-        "groups": {name: _labels(columns[name], name, path, lines, arguments.unknown) for name in arguments.group},
+        "groups": {name: _labels(columns[name], name, path, arguments) for name in arguments.group},
         "patient": cells(arguments.patient, _filled),
         "id": cells(getattr(arguments, "id", None), _filled),
     }
@@ -125,31 +134,54 @@ def _score(text: str, path: Path, line: int, column: str, *, whole: bool) -> flo
     return int(value) if whole and text.lstrip("+-").isdigit() else value  # labels 1 and 2 are whole numbers
 
 
-def _labels(values: list[str], column: str, path: Path, lines: list[int], unknown: list[str]) -> list[str | None]:
-    if "" in values and "" not in unknown:
-        line = lines[values.index("")]
-        raise InputError(
-            f'{path}, line {line}: the group {column!r} is empty; pass --unknown "" to leave such rows out of the groups'
-        )
-    labels = [None if v in unknown or v.lower() in _UNKNOWN else v for v in values]
-    if not any(v is not None for v in labels):
+def _labels(cells: list[str], column: str, path: Path, arguments: argparse.Namespace) -> GroupEncoding:
+    from fairloss.groups.encode import GroupLabelWarning, read_labels
+
+    def flag(option: str, value: Any) -> str:
+        if option == "bins":
+            return f"--bins {shlex.quote(column)}={'none' if value is None else ','.join(map(str, value))}"
+        return " ".join(f"--{option} {shlex.quote(f'{column}={label}')}" for label in value)
+
+    options = {name: _of_column(getattr(arguments, name), column, arguments.group) for name in ("unknown", "known")}
+    bins = _of_column(arguments.bins, column, arguments.group)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", GroupLabelWarning)  # the report and the comparison say so themselves
+            edges: Any = (
+                "raise" if not bins else None if bins[-1] == "none" else [_edge(e) for e in bins[-1].split(",")]
+            )
+            found = read_labels(cells, f"column {column!r}", **options, bins=edges, cells=True, option=flag)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+    if (found.ids < 0).all():
         raise InputError(f"{path}: every row of {column!r} is unknown; a group is needed")
-    return labels
+    return found
 
 
-def unknown_lines(groups: dict[str, list[str | None]]) -> list[str]:
+def _of_column(given: list[str], column: str, columns: list[str]) -> list[str]:
+    """What an option says of a column: "COLUMN=TEXT" is of that one, "TEXT" of all."""
+    own = [text.removeprefix(f"{column}=") for text in given if text.startswith(f"{column}=")]
+    return own + [text for text in given if not any(text.startswith(f"{c}=") for c in columns)]
+
+
+def _edge(text: str) -> float:
+    return float(text) if "." in text else int(text)
+
+
+def unknown_lines(groups: dict[str, GroupEncoding]) -> list[str]:
     """One line for each attribute that is unknown in some rows: in how many."""
     lines = []
-    for name, labels in groups.items():
-        if None in labels:
-            rows = f"{labels.count(None)} of {len(labels)} rows"
-            lines.append(f"{name}: unknown (-1, NaN or --unknown) in {rows}, which are in the overall values only")
+    for name, encoding in groups.items():
+        count = int((encoding.ids < 0).sum())
+        if count:
+            rows = f"{count} of {len(encoding.ids)} rows"
+            lines.append(f"{name}: unknown (empty, -1 or --unknown) in {rows}, which are in the overall values only")
     return lines
 
 
 def _filled(text: str, path: Path, line: int, column: str) -> str:
-    if not text:
-        raise InputError(f"{path}, line {line}: {column!r} is empty")
+    if is_unknown(text) or may_be_missing(text):
+        raise InputError(f"{path}, line {line}: {column!r} is {text!r}; an id is needed")
     return text
 
 
@@ -165,7 +197,7 @@ def match_rows(table: dict[str, Any], first: dict[str, Any], path: Path, argumen
     for key in ("target", "score", "patient"):
         if table[key] is not None:
             table[key] = [table[key][i] for i in order]
-    table["groups"] = {name: [values[i] for i in order] for name, values in table["groups"].items()}
+    table["groups"] = {name: of._replace(ids=of.ids[order]) for name, of in table["groups"].items()}
 
 
 def check_same_samples(table: dict[str, Any], first: dict[str, Any], path: Path, arguments: argparse.Namespace) -> None:
@@ -174,7 +206,7 @@ def check_same_samples(table: dict[str, Any], first: dict[str, Any], path: Path,
     if len(table["target"]) != len(first["target"]):
         raise InputError(f"{path}: {len(table['target'])} rows, {name} has {len(first['target'])}; the same are needed")
     columns = [(arguments.target, table["target"], first["target"])]
-    columns += [(g, table["groups"][g], first["groups"][g]) for g in arguments.group]
+    columns += [(g, *(t["groups"][g].decode(t["groups"][g].ids) for t in (table, first))) for g in arguments.group]
     if arguments.patient is not None:
         columns.append((arguments.patient, table["patient"], first["patient"]))
     for column, here, there in columns:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fairloss.core.checks import expected
-from fairloss.groups.encode import GroupEncoding
+from fairloss.groups.encode import EachBins, EachLabels, GroupEncoding
 from fairloss.metrics.arrays import Ints, as_weights
 from fairloss.metrics.per_group import Metric
 from fairloss.metrics.predictions import Predictions, Task, as_predictions
@@ -55,6 +55,9 @@ class FairnessReport(ReportData):
         y_score: Any,
         groups: Any,
         *,
+        unknown: EachLabels = (),
+        known: EachLabels = (),
+        bins: EachBins = "raise",
         patients: Any = None,
         metrics: Sequence[Metric] | None = None,
         threshold: float = 0.5,
@@ -81,6 +84,9 @@ class FairnessReport(ReportData):
                 :func:`fairloss.metrics.group_metric`.
             groups: attribute name to (N,) labels (a mapping or a data frame), or the labels of one attribute. None, NaN
                 and -1 are unknown.
+            unknown: labels that mean unknown as well, or such labels by attribute; see :func:`fairloss.encode_groups`.
+            known: labels that name a group although they look missing, likewise.
+            bins: edges that cut an attribute's numbers into bands, ``{"age": [40, 65]}``; None where they are codes.
             patients: (N,) ids; samples of one patient are drawn together. By default each sample is a patient.
             metrics: names as in :func:`group_metric`; by default all that the predictions allow of accuracy, AUC, TPR,
                 FPR, FDR, F1, positive rate and ECE.
@@ -124,7 +130,7 @@ class FairnessReport(ReportData):
             y_true, y_score, task=task, threshold=threshold, strict=strict, labels=labels, positive=positive,
             logits=logits, ignore_index=ignore_index,
         )  # fmt: skip
-        encodings = read_attributes(groups, len(pred), intersections)
+        encodings = read_attributes(groups, len(pred), intersections, unknown, known, bins)
         patient = patient_codes(patients, len(pred))
         notes: list[str] = []
         names = read_metrics(pred, metrics, notes)
@@ -155,6 +161,9 @@ class FairnessReport(ReportData):
         groups: Any,
         *,
         higher_is_better: bool | Mapping[str, bool] = True,
+        unknown: EachLabels = (),
+        known: EachLabels = (),
+        bins: EachBins = "raise",
         patients: Any = None,
         intersections: bool = True,
         sample_weight: Any = None,
@@ -170,7 +179,8 @@ class FairnessReport(ReportData):
             values: name to (N,) numbers; NaN (a Dice of two empty masks) is left out.
             groups: as in :meth:`from_predictions`.
             higher_is_better: the direction of all values, or of each by name.
-            patients, intersections, sample_weight, num_replicates, level, min_group_size, seed, title: as there.
+            unknown, known, bins, patients, intersections, sample_weight, num_replicates, level, min_group_size, seed,
+                title: as there.
 
         Returns:
             The report: group means and gaps of means.
@@ -194,7 +204,8 @@ class FairnessReport(ReportData):
         if len(lengths) != 1:
             raise ValueError(expected("values", "values of one length", f"lengths {sorted(lengths)}"))
         n = lengths.pop()
-        encodings, patient = read_attributes(groups, n, intersections), patient_codes(patients, n)
+        encodings = read_attributes(groups, n, intersections, unknown, known, bins)
+        patient = patient_codes(patients, n)
         kinds, weight = value_kinds(arrays, higher_is_better), as_weights(sample_weight, n)
         replicates = partial(bootstrap_means, arrays, weight=weight, patient=patient, num_replicates=num_replicates)
         settings = {"title": title, "task": "values", "samples": n, "patients": int(patient.max()) + 1}

@@ -109,7 +109,9 @@ def cell(rng, name, dirt):
 
 
 def arguments(unknown):
-    return argparse.Namespace(target="y", score="p", group=["g"], patient=None, unknown=unknown, file=[])
+    return argparse.Namespace(
+        target="y", score="p", group=["g"], patient=None, unknown=unknown, known=[], bins=[], file=[]
+    )
 
 
 @fuzz(data=files(), unknown=st.sampled_from(([], [""], ["F", ""])))
@@ -123,10 +125,10 @@ def test_reading(data, unknown):
         return
     n = len(table["target"])
     assert n > 0
-    assert len(table["score"]) == len(table["groups"]["g"]) == n
+    assert len(table["score"]) == len(table["groups"]["g"].ids) == n
     assert set(table["target"]) <= {0, 1}
     assert all(math.isfinite(v) for v in table["score"])
-    assert not set(table["groups"]["g"]) & set(unknown)
+    assert not set(map(str, table["groups"]["g"].labels)) & set(unknown)
 
 
 def run(argv):

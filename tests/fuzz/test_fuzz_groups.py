@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import strategies as st
 
 import fairloss
 from fairloss import functional as ff
+from fairloss.groups.encode import GroupLabelWarning
 from tests.fuzz.batches import EXAMPLE, ids_like
 from tests.fuzz.drawing import fuzz, refused
+from tests.oracles import labels as oracle
 
 COUNTS = st.lists(st.one_of(st.integers(-1, 100), st.floats(allow_nan=True, allow_infinity=True, width=32)), max_size=5)
 
@@ -119,28 +123,47 @@ def test_batch_sampler(groups, batch_size, minimum, replicas, seed):
 
 
 LABELS = st.one_of(
-    st.sampled_from(["F", "M", "", None, math.nan, 1, 0, -1, True, 1.5, b"x", (1, 2), float("inf")]),
+    st.sampled_from(["F", "M", "f", "M ", "", "  ", None, math.nan, 1, 0, -1, -2, "-1", "1", "1.0", "007", True, 1.5]),
+    st.sampled_from(["NA", "nan", " None", "n/a", "<40", "40-59", "100+", b"x", (1, 2), float("inf")]),
     st.text(max_size=2),
 )
+NUMBERS = st.one_of(st.integers(-1, 40), st.floats(-2, 40, width=16), st.sampled_from([None, math.nan, "", "33"]))
 
 
 @fuzz(
     "fairloss.encode_groups",
-    labels=st.one_of(st.lists(LABELS, max_size=8), st.sampled_from(["FM", None, 3, [[1, 2]], [{}]])),
-    categories=st.one_of(st.none(), st.lists(LABELS, max_size=4)),
+    "fairloss.metrics.GroupLabelWarning",
+    labels=st.one_of(
+        st.lists(LABELS, max_size=8),
+        st.lists(NUMBERS, max_size=30),
+        st.sampled_from(["FM", None, 3, [[1, 2]], [{}], {"F": 0}, {"F", "M"}]),
+    ),
+    categories=st.one_of(st.none(), st.none(), st.lists(LABELS, max_size=4)),
     unknown=st.lists(LABELS, max_size=2),
+    known=st.lists(LABELS, max_size=1),
+    bins=st.sampled_from(("raise", "raise", None, [1, 20], [0.5], [3, 3], [], 4, "auto")),
+    boxed=st.sampled_from((list, tuple, pd.Series, lambda v: pd.Series(v, dtype=object))),
 )
-def test_encode_groups(labels, categories, unknown):
+def test_encode_groups(labels, categories, unknown, known, bins, boxed):
+    boxed = boxed if isinstance(labels, list) and not any(isinstance(v, (tuple, list, dict)) for v in labels) else list
+    given = boxed(labels) if isinstance(labels, list) else labels
+    known_or_listed = [*known, *(categories or ())]
     try:
-        codes = fairloss.encode_groups(labels, categories=categories, unknown=unknown)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", GroupLabelWarning)
+            codes = fairloss.encode_groups(given, categories=categories, unknown=unknown, known=known, bins=bins)
     except (ValueError, TypeError) as error:
-        refused(error, "^(labels|categories|unknown):")
+        refused(error, "^(labels|categories|unknown|known|bins):")
+        listed = isinstance(labels, list) and not any(isinstance(v, (list, dict)) for v in labels)
+        if listed and categories is None and not set(known) & set(unknown) and bins in ("raise", None, [1, 20], [0.5]):
+            with pytest.raises(oracle.Refused):
+                oracle.groups(labels, unknown, known, bins, column=not isinstance(given, (list, tuple)))
         return
-    assert len(codes.ids) == len(labels)
-    assert codes.ids.min(initial=0) >= -1
-    assert codes.ids.max(initial=-1) < codes.num_groups
-    for label, i in zip(labels, codes.ids.tolist(), strict=True):
-        known = label is not None and label == label and label not in unknown
-        known = known and (label != -1 or (categories is not None and -1 in categories))
-        assert known == (i >= 0)
-        assert not known or codes.labels[i] == label
+    column = not isinstance(given, (list, tuple)) and categories is None
+    groups = oracle.groups(labels, unknown, known_or_listed, None if categories and bins == "raise" else bins, column)
+    assert [i >= 0 for i in codes.ids.tolist()] == [g is not None for g in groups]
+    if bins in ("raise", None):
+        assert codes.decode(codes.ids) == groups
+    elif categories is None:
+        assert codes.ids.tolist() == [-1 if g is None else g for g in groups]
+        assert codes.num_groups == len(bins) + 1

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import fairloss.metrics as fm
-from fairloss.groups.encode import encode_groups
-from fairloss.metrics.arrays import _distinct
+from fairloss.groups.encode import GroupLabelWarning, _distinct_integers, encode_groups
 
 Y, S, G = [1, 0, 1, 0], [0.9, 0.5, 0.4, 0.1], ["F", "F", "M", "M"]
 
@@ -69,7 +68,7 @@ def test_a_category_that_nobody_has_is_no_undefined_group():
     ids=lambda a: f"{a.dtype}-{a.size}",
 )
 def test_ids_of_integers_are_those_of_a_sort(array):
-    labels, ids = _distinct(array)
+    labels, ids = _distinct_integers(array)
     expected, inverse = np.unique(array, return_inverse=True)
     np.testing.assert_array_equal(labels, expected)
     np.testing.assert_array_equal(ids, inverse)
@@ -80,7 +79,8 @@ def test_ids_of_integers_are_those_of_a_sort(array):
 def test_combinations_keep_labels_of_their_own():
     crossed = fm.cross_groups({"a": ["A & B", "A", "D"], "b": ["C", "B & C", "E"]})
     assert [crossed.labels[i] for i in crossed.ids] == ["'A & B' & 'C'", "'A' & 'B & C'", "D & E"]
-    numbers = fm.cross_groups({"a": [1, "1", 2], "b": ["x"] * 3})
+    with pytest.warns(GroupLabelWarning, match=r"groups\['a'\]: .*'1', 1"):
+        numbers = fm.cross_groups({"a": [1, "1", 2], "b": ["x"] * 3})
     assert [numbers.labels[i] for i in numbers.ids] == ["1 & 'x'", "'1' & 'x'", "2 & x"]
     taken = {"a": ["A & B", "A", "'A & B'"], "b": ["C", "B & C", "'C'"]}
     with pytest.raises(ValueError, match="attributes: .* a, b .*two called 'A & B' & 'C'"):

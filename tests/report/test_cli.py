@@ -59,8 +59,9 @@ def test_unknown_labels(tmp_path, capsys):
     rows[3]["sex"], rows[4]["sex"] = "", "N/A"
     path, out = write(tmp_path / "a.csv", rows), tmp_path / "a.json"
     error = fails(capsys, "report", path, *COLUMNS)
-    assert "line 5: the group 'sex' is empty; pass --unknown" in error
-    options = ["--unknown", "", "--unknown", "N/A", "--json", str(out), "--replicates", "100"]
+    assert "column 'sex': " in error
+    assert "'N/A'; --unknown sex=N/A if it means missing, --known sex=N/A if" in error
+    options = ["--unknown", "N/A", "--json", str(out), "--replicates", "100"]
     assert main(["report", path, *COLUMNS, *options]) == 0
     assert json.loads(out.read_text())["attributes"]["sex"]["unknown"] == 2
 
@@ -88,7 +89,7 @@ def test_terminal_width_and_no_rich(file, tmp_path, capsys, monkeypatch):
         (lambda r: r[0].update(p=""), "line 2: 'p' is ''; a score must be a finite number"),
         (lambda r: r[5].update(y=2), "line 7: 'y' is '2'; a label must be 0 or 1"),
         (lambda r: r[5].update(y="yes"), "line 7: 'y' is 'yes'; a label must be 0 or 1"),
-        (lambda r: r[7].update(sex=" "), "line 9: the group 'sex' is empty"),
+        (lambda r: r[7].update(sex=" NA "), "--unknown sex=NA if"),
     ],
 )
 def test_wrong_cells(tmp_path, capsys, change, message):
@@ -154,17 +155,17 @@ def test_missing_matplotlib_is_named_before_any_work(file, tmp_path, capsys, mon
     assert main(["report", file, *COLUMNS, "--replicates", "100"]) == 0
 
 
-def test_cells_that_are_minus_one_or_nan_are_unknown(tmp_path, capsys, monkeypatch):
+def test_cells_that_are_minus_one_or_empty_are_unknown(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     rows = predictions()
-    for row, cell in zip(rows, ("-1", "NaN", "nan", "-1.0", "none"), strict=False):
+    for row, cell in zip(rows, ("-1", "", " ", "-1.0", "none"), strict=False):
         row["sex"] = cell
     first, out = write(tmp_path / "a.csv", rows), tmp_path / "a.json"
     second = write(
         tmp_path / "b.csv", [{**new, "sex": old["sex"]} for old, new in zip(rows, predictions(1), strict=True)]
     )
     options = [*COLUMNS, "--unknown", "none", "--replicates", "100", "--json", str(out)]
-    line = "sex: unknown (-1, NaN or --unknown) in 5 of 200 rows, which are in the overall values only\n"
+    line = "sex: unknown (empty, -1 or --unknown) in 5 of 200 rows, which are in the overall values only\n"
     assert main(["report", first, *options]) == 0
     found = json.loads(out.read_text())["attributes"]["sex"]
     assert found["unknown"] == 5
@@ -177,10 +178,12 @@ def test_cells_that_are_minus_one_or_nan_are_unknown(tmp_path, capsys, monkeypat
         [r["y"] for r in rows], {"a": [r["p"] for r in rows]}, labels, metrics=["accuracy"], num_replicates=100
     )
     assert json.loads(out.read_text())["sex"][0]["gaps"]["accuracy"] == list(expected[0].gaps["accuracy"])
-    # Without such cells nothing is said; other words remain labels.
+    # Without such cells nothing is said; what --known names is a label.
     rows = predictions()
     rows[0]["sex"] = "NA"
-    assert main(["report", write(tmp_path / "c.csv", rows), *options]) == 0
+    path = write(tmp_path / "c.csv", rows)
+    assert "--known sex=NA" in fails(capsys, "report", path, *COLUMNS)
+    assert main(["report", path, *options, "--known", "NA"]) == 0
     assert "unknown (" not in capsys.readouterr().out
     assert [g["label"] for g in json.loads(out.read_text())["attributes"]["sex"]["groups"]] == ["F", "M", "NA"]
     for row in rows:

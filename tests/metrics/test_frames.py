@@ -1,0 +1,157 @@
+"""Columns and frames of pandas, polars and pyarrow as groups, labels, scores and values."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import fairloss.metrics as fm
+from fairloss.report import FairnessReport, compare_models
+
+DATA = {
+    "y": [1, 0, 1, 0, 1, 1, 0, 0] * 10,
+    "p": [0.9, 0.2, 0.4, 0.6, 0.7, 0.8, 0.3, 0.1] * 10,
+    "sex": ["F", "M", None, "F", "M", "M", "F", "M"] * 10,
+    "code": [0, 1, 1, None, 2, 0, 1, 2] * 10,
+    "half": [0.5, None, 1.5, 0.5, 0.5, 1.5, 1.5, 0.5] * 10,
+    "smoker": [True, False, None, True, False, True, False, False] * 10,
+}
+ATTRIBUTES = ("sex", "code", "half", "smoker")
+
+
+def pyarrow_chunks():
+    pa = pytest.importorskip("pyarrow")
+    half = pa.table({k: v[:40] for k, v in DATA.items()})
+    return pa.concat_tables([half, half])
+
+
+FRAMES = {
+    "pandas": lambda: pd.DataFrame(DATA),
+    "pandas objects": lambda: pd.DataFrame(DATA, dtype=object),
+    "pandas nullable": lambda: pd.DataFrame(DATA).convert_dtypes(),
+    "polars": lambda: pytest.importorskip("polars").DataFrame(DATA),
+    "pyarrow": lambda: pytest.importorskip("pyarrow").table(DATA),
+    "pyarrow batch": lambda: pytest.importorskip("pyarrow").RecordBatch.from_pydict(DATA),
+    "pyarrow chunks": pyarrow_chunks,
+}
+
+
+@pytest.fixture(params=FRAMES, name="frame")
+def _frame(request):
+    return FRAMES[request.param]()
+
+
+def columns(frame, *names):
+    """A frame of these columns."""
+    return frame[list(names)] if hasattr(frame, "iloc") or not hasattr(frame, "schema") else frame.select(list(names))
+
+
+def test_columns_are_what_lists_are(frame):
+    for name in ATTRIBUTES:
+        wanted = fm.group_metric("accuracy", DATA["y"], DATA["p"], DATA[name])
+        for groups in (frame[name], columns(frame, name), {name: frame[name]}):
+            found = fm.group_metric("accuracy", frame["y"], frame["p"], groups)
+            assert list(map(repr, found.labels)) == list(map(repr, wanted.labels))
+            assert found.to_dict() == wanted.to_dict()
+            assert found.counts.tolist() == wanted.counts.tolist()
+            assert fm.max_accuracy_gap(frame["y"], columns(frame, "p"), groups) == wanted.gap()
+
+
+def test_a_frame_of_attributes_is_their_intersection(frame):
+    names = ["sex", "smoker"]
+    wanted = fm.cross_groups({n: DATA[n] for n in names})
+    for found in (fm.cross_groups(columns(frame, *names)), fm.cross_groups({n: frame[n] for n in names})):
+        assert found.labels == wanted.labels == ("F & False", "F & True", "M & False", "M & True")
+        assert found.ids.tolist() == wanted.ids.tolist()
+    assert fm.group_metric("accuracy", frame["y"], frame["p"], columns(frame, *names)).labels == wanted.labels
+    three = [*names, "code"]
+    reports = [
+        FairnessReport.from_predictions(frame["y"], frame["p"], groups, num_replicates=100).to_dict()
+        for groups in (columns(frame, *three), {n: DATA[n] for n in three})
+    ]
+    assert reports[0] == reports[1]
+    assert list(reports[0]["attributes"])[:4] == [*three, "sex & smoker"]
+    found = [
+        compare_models(frame["y"], {"A": frame["p"]}, groups, metrics=["accuracy"], num_replicates=100)[0].gaps
+        for groups in (columns(frame, *names), {n: DATA[n] for n in names})
+    ]
+    assert found[0] == found[1]
+
+
+def test_scores_of_several_classes_are_a_frame(frame):
+    both, sex = np.array([DATA["p"], DATA["y"]], dtype=float).T, np.array(DATA["sex"])
+    found = fm.group_metric(
+        lambda y, s: float(s[:, 0].sum() - y.sum()), frame["y"], columns(frame, "p", "y"), frame["sex"]
+    )
+    assert found.to_dict() == pytest.approx({g: both[sex == g, 0].sum() - both[sex == g, 1].sum() for g in "FM"})
+
+
+VALUES = [1.0, None, 1.5, 0.5, 0.5, 1.5, 1.5, 0.5] * 10
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        list,
+        np.array,
+        lambda v: np.array(v, dtype=float),
+        pd.Series,
+        lambda v: pd.Series(v, dtype="Float64"),
+        lambda v: pytest.importorskip("polars").Series(v),
+        lambda v: pytest.importorskip("pyarrow").array(v),
+        lambda v: pytest.importorskip("pyarrow").chunked_array([v[:7], v[7:]]),
+    ],
+    ids=["list", "objects", "array", "pandas", "nullable", "polars", "pyarrow", "chunks"],
+)
+def test_values_that_are_missing_are_left_out(kind):
+    wanted = {"F": (1.0 + 0.5 + 1.5) / 3, "M": (0.5 + 1.5 + 0.5) / 3}
+    values = kind(VALUES)
+    assert fm.group_mean(values, DATA["sex"]).to_dict() == pytest.approx(wanted)
+    report = FairnessReport.from_values({"dice": values}, DATA["sex"], num_replicates=100)
+    assert {g.label: g.metrics["dice"].value for g in report["group"].groups} == pytest.approx(wanted)
+    with pytest.raises((TypeError, ValueError), match=r"y_pred: "):
+        fm.group_metric("auc", DATA["y"], values, DATA["sex"])
+
+
+@pytest.mark.parametrize(
+    "values", [["0.9", "0.7"], [0.9, "x"], np.array(["0.9", "0.7"]), pd.to_datetime(["2020", "2021"])]
+)
+def test_texts_and_times_are_no_values(values):
+    """A column of texts is a file that was read wrongly, even where each text is a number."""
+    with pytest.raises(TypeError, match="values: expected numbers"):
+        fm.group_mean(values, ["a", "b"])
+    with pytest.raises(TypeError, match="dice: expected numbers"):
+        FairnessReport.from_values({"dice": values}, ["a", "b"])
+
+
+def test_categories_keep_their_order():
+    order, values = ["low", "middle", "high", "none of it"], ["high", "low", None, "middle"]
+    polars = pytest.importorskip("polars")
+    for groups in (
+        pd.Series(pd.Categorical(values, categories=order)),
+        pd.Categorical(values, categories=order),
+        polars.Series(values, dtype=polars.Enum(order)),
+        polars.DataFrame({"size": polars.Series(values, dtype=polars.Enum(order))}),
+    ):
+        found = fm.group_mean([1.0, 2.0, 3.0, 4.0], groups)
+        assert found.labels == tuple(order)
+        np.testing.assert_array_equal(found.values, [2.0, 4.0, 1.0, math.nan])
+    assert fm.group_mean([1.0] * 4, polars.Series(values, dtype=polars.Categorical)).labels == ("high", "low", "middle")
+    pyarrow = pytest.importorskip("pyarrow")
+    assert fm.group_mean([1.0] * 4, pyarrow.array(values).dictionary_encode()).labels == ("high", "low", "middle")
+
+
+def test_frames_that_are_not_read_yet_and_columns_of_one_name():
+    lazy = pytest.importorskip("polars").DataFrame(DATA).lazy()
+    with pytest.raises(TypeError, match=r"y_true: .*LazyFrame; call its \.collect\(\)"):
+        fm.max_accuracy_gap(lazy, DATA["p"], DATA["sex"])
+    with pytest.raises(TypeError, match=r"groups: .*LazyFrame; call its \.collect\(\)"):
+        fm.max_accuracy_gap(DATA["y"], DATA["p"], lazy)
+    twice = pd.DataFrame([["F", "M"]] * 80, columns=["sex", "sex"])
+    with pytest.raises(ValueError, match="groups: .*different names.*'sex', 'sex'"):
+        fm.max_accuracy_gap(DATA["y"], DATA["p"], twice)
+    with pytest.raises(ValueError, match="groups: .*different names"):
+        FairnessReport.from_predictions(DATA["y"], DATA["p"], twice)
