@@ -22,6 +22,7 @@ from fairloss.metrics.arrays import Floats, as_values
 
 __all__ = [
     "Method",
+    "Statistic",
     "equity_scaled",
     "error_skew",
     "gap",
@@ -29,9 +30,11 @@ __all__ = [
     "performance_scaled_disparity",
     "ratio",
     "reference_of",
+    "spread",
     "worst",
 ]
 
+Statistic = Literal["gap", "ratio"]
 Method = Literal["between_groups", "to_overall"]
 Penalty = Literal["mean_abs", "sum_abs", "max_abs", "std", "gap"]
 
@@ -88,8 +91,7 @@ def gap(values: Any, *, baseline: float | None = None) -> float:
     """
     if baseline is None and hasattr(values, "by_class"):
         return float(values.gap())
-    v = _defined(values)
-    return float("nan") if v is None else float(np.abs(v - (v.max() if baseline is None else baseline)).max())
+    return float(spread(as_values(values, "values", "group")[:, None], "gap", baseline)[0])
 
 
 def ratio(values: Any, *, baseline: float | None = None) -> float:
@@ -111,14 +113,24 @@ def ratio(values: Any, *, baseline: float | None = None) -> float:
     """
     if baseline is None and hasattr(values, "by_class"):
         return float(values.ratio())
-    v = _defined(values)
-    if v is None:
-        return float("nan")
-    base = v.max() if baseline is None else baseline
-    if min(v.min(), base) < 0:
-        raise ValueError(expected("values", "values >= 0, of which there is a ratio", min(v.min(), base)))
-    low, high = np.minimum(v, base), np.maximum(v, base)
-    return float((low[high > 0] / high[high > 0]).min()) if (high > 0).any() else float("nan")
+    return float(spread(as_values(values, "values", "group")[:, None], "ratio", baseline)[0])
+
+
+def spread(values: Floats, statistic: Statistic, baseline: Floats | float | None = None) -> Floats:
+    """(..., K) gaps or ratios over G of the (..., G, K) values, to one another or to the (..., K) baseline."""
+    if baseline is None:
+        base = np.fmax.reduce(values, axis=-2, keepdims=True, initial=np.nan)
+    else:
+        base = np.atleast_1d(np.asarray(baseline, dtype=np.float64))[..., None, :]
+    if statistic == "gap":
+        found = np.fmax.reduce(np.abs(values - base), axis=-2, initial=np.nan)
+    else:
+        low, high = np.minimum(values, base), np.maximum(values, base)
+        if (low < 0).any():
+            raise ValueError(expected("values", "values >= 0, of which there is a ratio", np.nanmin(low)))
+        parts = np.divide(low, high, out=np.full(high.shape, np.nan), where=high > 0)
+        found = np.fmin.reduce(parts, axis=-2, initial=np.nan)
+    return np.where((~np.isnan(values)).sum(axis=-2) >= 2, found, np.nan)
 
 
 def worst(values: Any, *, higher_is_better: bool = True) -> float:

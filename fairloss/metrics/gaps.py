@@ -7,7 +7,7 @@ rates are left out and named in a warning, never read as 0.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from fairloss.core.options import given_options, with_options
 from fairloss.groups.encode import GroupEncoding
 from fairloss.metrics import disparity
 from fairloss.metrics.arrays import Floats
+from fairloss.metrics.disparity import Statistic
 from fairloss.metrics.gap_options import (
     GAP_OPTIONS,
     ODDS_OPTIONS,
@@ -50,8 +51,6 @@ __all__ = [
     "max_accuracy_gap",
     "predictive_parity_difference",
 ]
-
-Statistic = Literal["gap", "ratio"]
 
 
 class NamedGap(Protocol):
@@ -89,37 +88,33 @@ def gap_over_groups(
     over_classes: OverClasses | None,
     convention: Convention,
     baselines: Sequence[Floats] | None = None,
-) -> float:
-    """Gap or ratio over groups of the (G, K) values of each rate, joined by ``agg``, then over classes.
+) -> Floats:
+    """Gaps or ratios over groups of the (..., G, K) values of each rate, joined by ``agg``, then over classes.
 
-    Groups are compared with one another, or with the (K,) ``baselines`` of each rate. A class for which one of the
+    Groups are compared with one another, or with the (..., K) ``baselines`` of each rate. A class for which one of the
     rates has no gap has no value, and is left out; the ``"gap_of_mean"`` takes the classes that every group has (with
     FairGRPO's convention each group's own).
     """
     how = over_classes or ("gap_of_mean" if convention == "fairgrpo" else "mean_gap")
     choice("over_classes", how, get_args(OverClasses))
+    bases: Sequence[Floats | None] = baselines or [None] * len(values)
     if how == "gap_of_mean":
         own = convention == "fairgrpo"
         shared = [np.where(own | common_classes(v), 0.0, np.nan) for v in values]
-        baselines = baselines and [mean_over_classes(b + s)[None] for b, s in zip(baselines, shared, strict=True)]
-        values = [mean_over_classes(v + s)[:, None] for v, s in zip(values, shared, strict=True)]
-    of = disparity.gap if statistic == "gap" else disparity.ratio
-    each = np.array(
-        [
-            [of(v[:, k], baseline=None if baselines is None else baselines[i][k]) for k in range(v.shape[1])]
-            for i, v in enumerate(values)
-        ]
-    )
+        bases = [b if b is None else mean_over_classes(b + s)[..., None] for b, s in zip(bases, shared, strict=True)]
+        values = [mean_over_classes(v + s[..., None, :])[..., None] for v, s in zip(values, shared, strict=True)]
+    each = np.stack([disparity.spread(v, statistic, b) for v, b in zip(values, bases, strict=True)])
     if agg == "worst_case":
         joined = each.max(axis=0) if statistic == "gap" else each.min(axis=0)
     else:
         joined = each.mean(axis=0) if agg == "mean" else 1 - each.mean(axis=0)
-    return _worst(joined, statistic, agg) if how == "max_gap" else float(mean_over_classes(joined))
+    return _worst(joined, statistic, agg) if how == "max_gap" else mean_over_classes(joined)
 
 
-def _worst(gaps: Floats, statistic: Statistic, agg: Agg) -> float:
-    """The largest gap, smallest ratio or smallest score that is defined; NaN where none is."""
-    return disparity.worst(gaps, higher_is_better=statistic == "ratio" or agg == "score")
+def _worst(gaps: Floats, statistic: Statistic, agg: Agg) -> Floats:
+    """The largest gap, smallest ratio or smallest score that is defined, over the last axis; NaN where none is."""
+    extreme = np.fmin if statistic == "ratio" or agg == "score" else np.fmax
+    return np.asarray(extreme.reduce(gaps, axis=-1, initial=np.nan))
 
 
 def _gap_of(rates: tuple[str, ...], statistic: Statistic, y_true: Any, y_pred: Any, groups: Any, options: Any) -> float:
@@ -146,23 +141,12 @@ def _gap_of(rates: tuple[str, ...], statistic: Statistic, y_true: Any, y_pred: A
             baselines.append(found[-1][:, reference])
         elif o["method"] == "to_overall":
             baselines.append(value(strata.control))
-    gaps = [
-        gap_over_groups(
-            [v[s] for v in found],
-            statistic,
-            agg=agg,
-            over_classes=o["over_classes"],
-            convention=o["convention"],
-            baselines=[b[s] for b in baselines] or None,
-        )
-        for s in range(strata.control.num_groups)
-    ]
+    how: Any = {"agg": agg, "over_classes": o["over_classes"], "convention": o["convention"]}
+    gaps = gap_over_groups(found, statistic, **how, baselines=baselines)
     if o["control"] is not None:
         name = f"a comparison of groups by {' and '.join(rates)}"
-        report_undefined(
-            name, strata.control, np.array(gaps)[:, None], o["undefined"], of="control stratum(s)", depth=4
-        )
-    return _worst(np.array(gaps), statistic, agg)
+        report_undefined(name, strata.control, gaps[:, None], o["undefined"], of="control stratum(s)", depth=4)
+    return float(_worst(gaps, statistic, agg))
 
 
 def _named_gap(

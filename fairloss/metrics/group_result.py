@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,19 +68,17 @@ class GroupMetric:
         ``method`` and ``reference`` are those of :func:`fairloss.metrics.max_accuracy_gap`. Of several classes, the mean of
         each one's gap over the groups that have it.
         """
-        return self._mean_of(disparity.gap, method, reference)
+        return self._compare("gap", method, reference)
 
     def ratio(self, *, method: disparity.Method = "between_groups", reference: Any = None) -> float:
         """Min / max over groups; or the smallest ratio to the overall value, or to a ``reference`` group's, or its inverse."""
-        return self._mean_of(disparity.ratio, method, reference)
+        return self._compare("ratio", method, reference)
 
-    def _mean_of(self, statistic: Callable[..., float], method: disparity.Method, reference: Any) -> float:
+    def _compare(self, statistic: disparity.Statistic, method: disparity.Method, reference: Any) -> float:
         place = disparity.reference_of(method, reference, self.labels)
-        base = self.overall_by_class if place is None else self.by_class[place]
-        compared = place is not None or method == "to_overall"
-        pairs = zip(self._numbers().T, base, strict=True)
-        each = [statistic(v, baseline=float(b) if compared else None) for v, b in pairs]
-        return float(mean_over_classes(np.array(each)))
+        base = None if method == "between_groups" else self.overall_by_class
+        base = base if place is None else self.by_class[place]
+        return float(mean_over_classes(disparity.spread(self._numbers(), statistic, base)))
 
     def _numbers(self) -> Floats:
         if self.by_class.dtype != object:

@@ -112,9 +112,9 @@ def mean_over_classes(values: Floats) -> Floats:
 
 
 def common_classes(values: Floats) -> Bools:
-    """(K,) which classes are defined in every group that has a value at all, of (G, K) values."""
+    """(..., K) which classes are defined in every group that has a value at all, of (..., G, K) values."""
     undefined = np.isnan(values)
-    return np.asarray(~undefined[~undefined.all(axis=1)].any(axis=0))
+    return np.asarray(~(undefined & ~undefined.all(axis=-1, keepdims=True)).any(axis=-2))
 
 
 def mean_over_common(values: Floats) -> Floats:
