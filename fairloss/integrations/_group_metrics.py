@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fairloss.core.checks import expected
+from fairloss.metrics.scores import ROW_SUM
 
 if TYPE_CHECKING:
     import torch
@@ -28,17 +30,20 @@ def group_metrics(
     group_names: Sequence[str] | None = None,
     shift_labels: bool = False,
     ignore_index: int = -100,
+    logits: bool | None = None,
 ) -> dict[str, float]:
     """Accuracy, each group's, the worst and the gap, from what a Trainer gives to ``compute_metrics``.
 
     Args:
-        prediction: an ``EvalPrediction`` with ``label_ids=(labels, groups)``. Predictions are logits (N,), (N, 1), (N, C) or
-            (N, T, V), or what :func:`argmax_for_metrics` leaves of them, (N,) or (N, T). An answer of several tokens is right
-            where all of them are.
+        prediction: an ``EvalPrediction`` with ``label_ids=(labels, groups)``. Predictions are logits (N,), (N, 1), (N, C),
+            (N, L) of L labels or (N, T, V), or what :func:`argmax_for_metrics` leaves of them, (N,) or (N, T). An answer of
+            several tokens is right where all of them are; several labels are read as in :func:`fairloss.metrics.group_metric`.
         num_groups: number of groups.
         group_names: of the groups, for the keys; default ``group_0``, ...
         shift_labels: as in :class:`FairTrainerMixin`.
-        ignore_index: labels that count for nothing.
+        ignore_index: labels that count for nothing; of several labels also NaN.
+        logits: whether floating predictions are logits (cut at 0) or probabilities (at 0.5). None takes logits, and warns where
+            those of one column all lie in [0, 1].
 
     Returns:
         ``accuracy``, ``accuracy_NAME`` for every group with samples, ``worst_accuracy``, ``max_accuracy_gap`` (NaN with fewer
@@ -55,7 +60,7 @@ def group_metrics(
         >>> group_metrics(p, num_groups=2)["max_accuracy_gap"]
         0.5
     """
-    from fairloss.metrics import group_mean
+    from fairloss.metrics import group_mean, group_metric
 
     names = [f"group_{g}" for g in range(num_groups)] if group_names is None else list(group_names)
     if len(names) != num_groups:
@@ -72,15 +77,28 @@ def group_metrics(
         raise ValueError(expected("prediction", wanted, outside.flat[0]))
     scores = prediction.predictions
     scores = np.asarray(scores[0] if isinstance(scores, tuple | list) else scores)
-    if scores.ndim == labels.ndim + 1:
-        scores = (scores[..., 0] > 0) if scores.shape[-1] == 1 else scores.argmax(-1)
-    elif scores.dtype.kind == "f":
-        scores = scores > 0
-    if shift_labels:
-        scores, labels = scores[:, :-1], labels[:, 1:]
-    valid = labels != ignore_index
-    right = (scores == labels) | ~valid
-    correct = np.where(valid.reshape(len(labels), -1).any(1), right.reshape(len(labels), -1).all(1), np.nan)
-    result = group_mean(correct, groups, name="accuracy")
+    if scores.dtype.kind == "f" and scores.ndim < 3:
+        are_logits = _are_logits(scores, labels.ndim) if logits is None else logits
+        result = group_metric("accuracy", labels, scores, groups, logits=are_logits, ignore_index=ignore_index)
+    else:
+        scores = scores.argmax(-1) if scores.ndim == labels.ndim + 1 else scores
+        if shift_labels:
+            scores, labels = scores[:, :-1], labels[:, 1:]
+        valid = labels != ignore_index
+        right = (scores == labels) | ~valid
+        correct = np.where(valid.reshape(len(labels), -1).any(1), right.reshape(len(labels), -1).all(1), np.nan)
+        result = group_mean(correct, groups, name="accuracy")
     of_group = {f"accuracy_{names[int(g)]}": v for g, v in result.to_dict().items()}
     return {"accuracy": result.overall, **of_group, "worst_accuracy": result.worst(), "max_accuracy_gap": result.gap()}
+
+
+def _are_logits(scores: np.ndarray, dimensions: int) -> bool:
+    """Whether (N,) or (N, C) predictions are logits; where they look like probabilities and that matters, with a warning."""
+    if not scores.size or bool((scores < 0).any()) or bool((scores > 1).any()):
+        return True
+    if scores.ndim > dimensions and scores.shape[1] > 1:  # the largest is the same
+        return bool((abs(scores.astype(np.float64).sum(1) - 1) > ROW_SUM).any())
+    given = "predictions that all lie in [0, 1]"
+    cure = "taken as logits, cut at 0; pass logits=True, or logits=False for probabilities"
+    warnings.warn(expected("logits", "True or False", f"None beside {given}", cure), stacklevel=3)
+    return True

@@ -35,7 +35,7 @@ class _Ranked(Grouped):
     def __init__(self, num_groups: int, *, bins: int | None = None, **kwargs: Any) -> None:
         super().__init__(num_groups, **kwargs)
         self.bins = None if bins is None else integer("bins", bins, minimum=2)
-        self._state = f"histogram_{num_groups}x{bins}"
+        self._state = self._state_name("histogram", f"{num_groups}x{bins}")
         if bins is None:
             for name in ("scores", "labels", "ids"):
                 self.add_state(f"auc_{name}", default=[], dist_reduce_fx="cat")
@@ -45,17 +45,16 @@ class _Ranked(Grouped):
             self.add_state(self._state, default=default, dist_reduce_fx="sum")
 
     def update(self, preds: Tensor, target: Tensor, groups: Tensor) -> None:
-        """Add a batch: (N,) scores (with ``bins`` in [0, 1]), (N,) labels 0 and 1, (N,) ids, -1 for unknown."""
-        preds, target = preds.flatten(), target.flatten()
-        self._check(preds, target, groups, 2)
+        """Add a batch: (N,) scores (with ``bins`` in [0, 1]) or (N, 2) probabilities, (N,) labels, (N,) ids, -1 for unknown."""
+        preds, target, groups = self._binary(preds, target, groups)
         if self.bins is None:
             # Half precision is widened, so that ranks cat and compare alike on every rank.
             self.auc_scores.append(preds.detach().double() if preds.dtype == torch.float64 else preds.detach().float())
             self.auc_labels.append(target.detach().long())
             self.auc_ids.append(groups.detach().long())
             return
-        self._check_probabilities(preds, "or keep every score, bins=None")
-        place = _bin_index(preds, self.bins)
+        self._check_range(preds, "probabilities in [0, 1] for bins", "keep every score, bins=None")
+        place = _bin_index(self._probabilities(preds), self.bins)
         ids = torch.where(groups < 0, self.num_groups, groups).long()
         flat = (ids * 2 + target.long()) * self.bins + place
         counts = torch.bincount(flat, minlength=(self.num_groups + 1) * 2 * self.bins)
@@ -89,7 +88,8 @@ class AUCGap(_Ranked):
         num_groups: number of groups.
         bins: None keeps every score, exact; a number keeps histograms of that many bins on [0, 1]: constant memory,
             scores within a bin count as ties.
-        kwargs: of ``torchmetrics.Metric``, and ``validate_args``.
+        kwargs: ``positive``, ``logits``, ``ignore_index`` and ``validate_args`` as in :class:`MaxAccuracyGap`, and the
+            arguments of ``torchmetrics.Metric``.
 
     Example:
         >>> metric = AUCGap(num_groups=2)
@@ -110,7 +110,7 @@ class EquityScaledAUC(_Ranked):
         num_groups: number of groups.
         penalty: ``"mean_abs"``, ``"sum_abs"``, ``"max_abs"``, ``"std"`` or ``"gap"``.
         ddof: with ``"std"``.
-        kwargs: ``bins`` as in :class:`AUCGap`, the arguments of ``torchmetrics.Metric``, and ``validate_args``.
+        kwargs: as :class:`AUCGap`, ``bins`` among them.
     """
 
     higher_is_better = True
@@ -134,24 +134,24 @@ class CalibrationGap(Grouped):
     Args:
         num_groups: number of groups.
         bins: their number.
-        kwargs: of ``torchmetrics.Metric``, and ``validate_args``.
+        kwargs: ``positive``, ``logits``, ``ignore_index`` and ``validate_args`` as in :class:`MaxAccuracyGap`, and the
+            arguments of ``torchmetrics.Metric``.
     """
 
     def __init__(self, num_groups: int, *, bins: int = 10, **kwargs: Any) -> None:
         super().__init__(num_groups, **kwargs)
         self.bins = integer("bins", bins, minimum=1)
-        self._state = f"errors_{num_groups}x{bins}"
+        self._state = self._state_name("errors", f"{num_groups}x{bins}")
         # [..., 0] sum of score - label, [..., 1] number of samples; float64 holds both exactly enough to add anywhere.
         default = torch.zeros(num_groups, bins, 2, dtype=torch.float64)
         self.add_state(self._state, default=default, dist_reduce_fx="sum")
 
     def update(self, preds: Tensor, target: Tensor, groups: Tensor) -> None:
-        """Add a batch: (N,) probabilities, (N,) labels 0 and 1, (N,) ids, -1 for unknown."""
-        preds, target = preds.flatten(), target.flatten()
-        self._check(preds, target, groups, 2)
-        self._check_probabilities(preds)
+        """Add a batch: (N,) probabilities, or (N, 2) that sum to 1, (N,) labels, (N,) ids, -1 for unknown."""
+        preds, target, groups = self._binary(preds, target, groups)
+        self._check_range(preds, "probabilities in [0, 1]", "calibrate scores of another scale")
         known = groups >= 0
-        preds = preds[known]
+        preds = self._probabilities(preds[known]).clamp(0, 1)
         p, y, ids = preds.double(), target[known].double(), groups[known].long()
         flat = ids * self.bins + _bin_index(preds, self.bins)
         size = self.num_groups * self.bins

@@ -55,19 +55,25 @@ class _Counted(Grouped):
         strict: bool = False,
         over_classes: OverClasses | None = None,
         convention: Convention = "standard",
-        validate_args: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(num_groups, validate_args=validate_args, **kwargs)
+        super().__init__(num_groups, **kwargs)
         choice("task", task, get_args(Task))
         if (task == "binary") != (num_classes is None):
             wanted = "None for a binary task" if task == "binary" else f"the number of classes of a {task} task"
             raise ValueError(expected("num_classes", wanted, num_classes))
+        if task != "binary" and self.positive is not None:
+            raise ValueError(expected("positive", f"None of a {task} task", self.positive))
+        if task == "multiclass" and (threshold != 0.5 or strict):
+            wanted = "0.5, which plays no part, as strict does"
+            raise ValueError(
+                expected("threshold", wanted, threshold, "the largest score decides among several classes")
+            )
         self.task, self.num_columns = task, num_classes or 1
         self.threshold, self.strict = threshold, strict
         self.over_classes, self.convention = over_classes, convention
-        rule = "" if task == "multiclass" else f"_{'above' if strict else 'from'}_{threshold!r}".replace(".", "p")
-        self._state = f"counts_{task}_{num_groups}x{self.num_columns}{rule}".replace("-", "m").replace("+", "")
+        rule = [] if task == "multiclass" else ["above" if strict else "from", repr(threshold)]
+        self._state = self._state_name("counts", task, f"{num_groups}x{self.num_columns}", *rule)
         default = torch.zeros(num_groups, self.num_columns, 4, dtype=torch.long)
         self.add_state(self._state, default=default, dist_reduce_fx="sum")
 
@@ -75,40 +81,56 @@ class _Counted(Grouped):
         """Add a batch.
 
         Args:
-            preds: (N,) scores or decisions (binary), (N, C) scores or (N,) classes (multi-class), (N, L) (multi-label).
+            preds: (N,) scores or decisions, or (N, 2) probabilities that sum to 1 (binary); (N, C) scores or (N,) classes
+                (multi-class); (N, L) (multi-label).
             target: (N,) labels, or (N, L).
             groups: (N,) ids 0 .. num_groups - 1, -1 for unknown.
         """
-        truth, decided = self._columns(preds, target, groups)
-        known = groups >= 0
-        truth, decided, ids = truth[known].long(), decided[known].long(), groups[known].long()
+        truth, decided, known, ids = self._columns(preds, target, groups)
+        known = known & (ids >= 0)[:, None]
+        truth, decided = truth.long(), decided.long()
         # true positive 0, false positive 1, false negative 2, true negative 3
         cell = torch.where(truth == 1, 2 * (1 - decided), 3 - 2 * decided)
         place = torch.arange(self.num_columns, device=ids.device)
-        flat = (ids[:, None] * self.num_columns + place) * 4 + cell
+        flat = (ids.long()[:, None] * self.num_columns + place) * 4 + cell
         size = self.num_groups * self.num_columns * 4
-        counts = torch.bincount(flat.flatten(), minlength=size).view(self.num_groups, self.num_columns, 4)
+        counts = torch.bincount(flat[known], minlength=size).view(self.num_groups, self.num_columns, 4)
         self._add(self._state, counts)
 
-    def _columns(self, preds: Tensor, target: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, K) true labels and decisions."""
+    def _columns(self, preds: Tensor, target: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(n, K) true labels, decisions and whether the label is known, and (n,) ids."""
         if self.task == "multiclass":
-            self._check(preds, target, groups, self.num_columns)
-            classes = torch.arange(self.num_columns, device=target.device)
-            answer = preds.argmax(dim=1) if preds.ndim == 2 else preds
+            self._check(preds, target, groups)
             if preds.ndim == 2 and preds.shape[1] != self.num_columns:
                 raise ValueError(expected("preds", f"{self.num_columns} columns, one per class", preds.shape[1]))
-            return target[:, None] == classes, answer[:, None] == classes
+            preds, target, ids = self._known(preds, target, groups)
+            self._check_labels(target, self.num_columns)
+            classes = torch.arange(self.num_columns, device=target.device)
+            answer = preds.argmax(dim=1) if preds.ndim == 2 else preds
+            truth = target[:, None] == classes
+            return truth, answer[:, None] == classes, torch.ones_like(truth), ids
         if self.task == "binary":
-            preds, target = preds.flatten(), target.flatten()
-        self._check(preds, target, groups, 2)
-        wanted = (len(groups),) if self.task == "binary" else (len(groups), self.num_columns)
-        if preds.shape != wanted or target.shape != wanted:
-            shapes = f"shapes {tuple(preds.shape)} and {tuple(target.shape)}"
-            raise ValueError(expected("preds and target", f"shape {wanted}", shapes))
-        score = preds if preds.dtype == torch.float64 else preds.float()  # half precision is compared as float32
-        decided = score > self.threshold if self.strict else score >= self.threshold
-        return target.view(len(groups), -1), decided.view(len(groups), -1)
+            score, truth, ids = self._binary(preds, target, groups)
+            score, truth = score[:, None], truth[:, None]
+            known = torch.ones_like(truth)
+        else:
+            self._check(preds, target, groups)
+            wanted = (len(groups), self.num_columns)
+            if preds.shape != wanted or target.shape != wanted:
+                shapes = f"shapes {tuple(preds.shape)} and {tuple(target.shape)}"
+                raise ValueError(expected("preds and target", f"shape {wanted}", shapes))
+            known = (
+                target.isfinite() if self.ignore_index is None else target.isfinite() & (target != self.ignore_index)
+            )
+            self._check_labels(target[known], 2, "pass ignore_index= for a label that is not known")
+            score, truth, ids = preds.double() if self.logits else preds, target == 1, groups
+        if self.threshold == 0.5:
+            self._check_range(
+                score, "scores in [0, 1] for decisions at 0.5", "threshold= (another than 0.5) on their scale"
+            )
+        # Half precision is compared as float32.
+        score = self._probabilities(score) if score.dtype == torch.float64 else score.float()
+        return truth, score > self.threshold if self.strict else score >= self.threshold, known, ids
 
     def _values(self, metric: str) -> NDArray[np.float64]:
         """(G, K) values; (G, 1) for the plain accuracy of several classes."""
@@ -146,8 +168,9 @@ class MaxAccuracyGap(_RateGap):
         strict: ... or where ``score > threshold``.
         over_classes: see :func:`fairloss.metrics.max_accuracy_gap`.
         convention: ``"standard"`` or ``"fairgrpo"``.
-        validate_args: check labels and ids of each batch (reads them back from the device).
-        kwargs: of ``torchmetrics.Metric``.
+        kwargs: ``positive``, ``logits`` and ``ignore_index`` as in :func:`fairloss.metrics.max_accuracy_gap`;
+            ``validate_args=False`` to check nothing of a batch (which reads it back from the device); the arguments of
+            ``torchmetrics.Metric``.
 
     Example:
         >>> metric = MaxAccuracyGap(num_groups=2)

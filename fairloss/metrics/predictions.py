@@ -195,9 +195,9 @@ def as_predictions(
         raise ValueError(expected("y_pred", "shape (N,) or (N, 2) for a binary task", f"shape {pred.shape}"))
     else:
         read = _multiclass(true, pred, labels, logits)
-        if threshold != 0.5:
-            cure = "the largest score decides among several classes"
-            raise ValueError(expected("threshold", "0.5, which plays no part", threshold, cure))
+    if threshold != 0.5 and (read.task == "multiclass" or (pair is not None and pair.decisions)):
+        why = "y_pred holds labels" if pred.ndim == 1 else "the largest score decides among several classes"
+        raise ValueError(expected("threshold", "0.5, which plays no part", threshold, why))
     if read.task != "multiclass" and (pair is None or not pair.decisions):
         read = _decide(read, threshold, strict, pred, logits)
     if known is not None:

@@ -21,3 +21,40 @@ def test_group_metrics_names_group_ids_that_cannot_be(groups, named):
     with pytest.raises(ValueError, match=rf"prediction: .*groups in label_ids .*0 \.\. 1, or -1 .*got {named}$"):
         group_metrics(prediction(groups), num_groups=2)
     assert group_metrics(prediction([0, 1, -1]), num_groups=2)["max_accuracy_gap"] == 0
+
+
+def of(scores, labels, groups, **options):
+    return group_metrics(SimpleNamespace(predictions=scores, label_ids=(labels, groups)), num_groups=3, **options)
+
+
+@pytest.mark.parametrize("shape", ["(N,)", "(N, 1)", "(N, 2)", "(N, 3)", "(N, L)"])
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_accuracy_is_that_of_the_metrics(shape, kind, rng):
+    """(N, L) was right where every label was, as an answer of several tokens is."""
+    n, columns = 90, {"(N, 2)": 2, "(N, 3)": 3, "(N, L)": 4}.get(shape, 1)
+    groups = rng.integers(-1, 3, n)
+    labels = rng.integers(0, max(columns, 2) if shape != "(N, L)" else 2, (n, 4) if shape == "(N, L)" else n)
+    scores = rng.normal(0, 2, labels.shape if shape in ("(N,)", "(N, L)") else (n, columns)).astype(kind)
+    decided = scores.argmax(1) if shape in ("(N, 2)", "(N, 3)") else (scores > 0).reshape(labels.shape)
+    known = rng.random(labels.shape) < 0.8
+    right = np.where(known, decided == labels, np.nan)
+    found = of(scores, np.where(known, labels, -100), groups)
+
+    # Of several labels, the mean over labels of the share of right ones, and of the labels' gaps.
+    values = np.array([np.nanmean(right[groups == g], axis=0) for g in range(3)]).reshape(3, -1)
+    named = [found[f"accuracy_group_{g}"] for g in range(3)]
+    np.testing.assert_allclose(named, values.mean(axis=1), atol=1e-12)
+    assert found["accuracy"] == pytest.approx(np.mean(np.nanmean(right, axis=0)), abs=1e-12)
+    assert found["max_accuracy_gap"] == pytest.approx(np.mean(np.ptp(values, axis=0)), abs=1e-12)
+    if shape == "(N, L)":
+        assert of(scores, np.where(known, labels, np.nan), groups) == found
+
+
+def test_probabilities_are_said_to_be_some(rng):
+    p, labels, groups = rng.random(60), rng.integers(0, 2, 60), rng.integers(0, 3, 60)
+    assert of(p, labels, groups, logits=False)["accuracy"] == np.mean((p >= 0.5) == labels)
+    assert of(p, labels, groups, logits=True)["accuracy"] == np.mean(labels)
+    with pytest.warns(UserWarning, match="logits: .*logits=False for probabilities"):
+        assert of(p, labels, groups)["accuracy"] == np.mean(labels)
+    columns = np.stack([1 - p, p], axis=1)  # the same in either reading
+    assert of(columns, labels, groups) == of(np.log(columns), labels, groups) == of(p, labels, groups, logits=False)

@@ -103,6 +103,80 @@ def test_scores():
     close(run(ft.AUCGap(G), half, target, groups), fm.auc_gap(target, half, groups))
 
 
+SCORES = {
+    ft.AUCGap: fm.auc_gap,
+    ft.EquityScaledAUC: fm.equity_scaled_auc,
+    ft.CalibrationGap: fm.calibration_gap,
+}
+
+
+@pytest.mark.parametrize("kind", [*RATE_GAPS, *SCORES])
+def test_forms_of_a_binary_task(kind):
+    """Two columns, logits, another pair of labels and ignored samples give the number of scores beside 0 and 1."""
+    preds, target, groups = data()
+    preds = preds.double().clamp(0.01, 0.99)
+    expected = ({**RATE_GAPS, **SCORES})[kind](target, preds, groups)
+    columns = torch.stack([1 - preds, preds], dim=1)
+    close(run(kind(G), columns, target, groups), expected)
+    close(run(kind(G, logits=True), preds.logit(), target, groups), expected)
+    close(run(kind(G, logits=True), columns.log() + 3, target, groups), expected)
+    close(run(kind(G, positive=7), preds, 5 + 2 * target, groups), expected)
+    more = [
+        torch.cat([t, u])
+        for t, u in ((preds, preds[:50].flip(0)), (target, torch.full((50,), -1)), (groups, groups[:50]))
+    ]
+    close(run(kind(G, ignore_index=-1), *more), expected)
+    if kind in RATE_GAPS:
+        labels = 5 + 2 * (preds >= 0.5).long()
+        close(run(kind(G, positive=7), labels, 5 + 2 * target, groups), expected)
+        close(
+            run(kind(G, threshold=0.3), columns, target, groups), RATE_GAPS[kind](target, preds, groups, threshold=0.3)
+        )
+
+
+@pytest.mark.parametrize("kind", RATE_GAPS)
+def test_masked_and_multilabel_logits(kind, generator):
+    logits = torch.randn(400, 3, generator=generator)
+    labels = torch.randint(0, 2, (400, 3), generator=generator).float()
+    labels[torch.rand(400, 3, generator=generator) < 0.2] = float("nan")
+    groups = data(400)[2]
+    options = {"task": "multilabel", "num_classes": 3, "logits": True}
+    expected = RATE_GAPS[kind](labels, logits, groups, logits=True)
+    close(run(kind(G, **options), logits, labels, groups), expected)
+    marked = labels.nan_to_num(-1).long()
+    close(run(kind(G, ignore_index=-1, **options), logits, marked, groups), expected)
+    target = torch.randint(-1, 3, (400,), generator=generator)
+    found = run(kind(G, task="multiclass", num_classes=3, ignore_index=-1), logits, target, groups)
+    close(found, RATE_GAPS[kind](target, logits, groups, ignore_index=-1))
+
+
+@pytest.mark.parametrize(
+    ("options", "preds", "target", "message"),
+    [
+        ({}, [[0.5, 0.6], [0.1, 0.2]], [0, 1], "preds: .*sum to 1.*logits=True"),
+        ({}, [[2.0, 0.0], [0.0, 1.0]], [0, 1], "preds: .*sum to 1.*logits=True"),
+        ({}, [0.2, 3.0], [0, 1], "preds: .*logits=True.*threshold="),
+        ({"task": "multilabel", "num_classes": 2}, [[0.2, 3.0], [0.1, 0.2]], [[0, 1], [1, 1]], "preds: .*logits=True"),
+        ({}, [0.2, 0.3], [-1, 1], "target: .*positive=.*ignore_index="),
+        ({"positive": 1}, [0.2, 0.3, 0.4], [0, 1, 2], "target: .*two labels"),
+        ({"positive": 2}, [2, 3, 1], [1, 2, 2], "preds: .*two labels"),
+        ({"positive": 2, "threshold": 0.3}, [2, 1], [1, 2], "threshold: .*labels"),
+        ({"logits": True}, [0, 1], [0, 1], "logits: .*decisions"),
+    ],
+)
+def test_batches_that_can_be_read_in_two_ways_are_refused(options, preds, target, message):
+    metric = ft.MaxAccuracyGap(G, **options)
+    with pytest.raises(ValueError, match=message):
+        metric.update(torch.tensor(preds), torch.tensor(target), torch.zeros(len(target), dtype=torch.long))
+
+
+def test_the_other_label_is_the_same_in_every_batch():
+    metric = ft.MaxAccuracyGap(G, positive=2)
+    metric.update(torch.tensor([0.2, 0.7]), torch.tensor([1, 2]), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match="target: .*two labels.*1, 3"):
+        metric.update(torch.tensor([0.2, 0.7]), torch.tensor([3, 2]), torch.tensor([0, 1]))
+
+
 EVERY = [
     *(lambda k=k: k(G) for k in RATE_GAPS),
     lambda: ft.AUCGap(G),
@@ -214,6 +288,8 @@ def test_wrong_arguments():
         (lambda: ft.MaxAccuracyGap(2, task="tokens"), "task: .*'tokens'"),
         (lambda: ft.MaxAccuracyGap(2, task="multiclass"), "num_classes: .*None"),
         (lambda: ft.MaxAccuracyGap(2, num_classes=3), "num_classes: .*3"),
+        (lambda: ft.MaxAccuracyGap(2, task="multiclass", num_classes=3, positive=1), "positive: .*1"),
+        (lambda: ft.MaxAccuracyGap(2, task="multiclass", num_classes=3, threshold=0.3), "threshold: .*0.3"),
         (lambda: ft.EqualizedOddsDifference(2, agg="sum"), "agg: .*'sum'"),
         (lambda: ft.GroupValues(2, metric="auc"), "metric: .*'auc'"),
         (lambda: ft.AUCGap(2, bins=1), "bins: .*1"),
