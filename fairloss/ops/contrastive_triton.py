@@ -241,6 +241,8 @@ def backward_kernel(own, other, own_norms, other_norms, labels, other_labels, gr
     tl.store(out + first * dim + (row[:, None] * dim + wide), acc, mask=(row[:, None] < rows) & (wide < dim))
 
 
+FLOAT32_PRODUCTS = "ieee"
+"""How float32 rows are multiplied on NVIDIA cards: "ieee", or "tf32x3", three products on the matrix units."""
 ROW_BLOCKS: dict[str, Any] = {"BLOCK_ROWS": 16, "BLOCK_DIM": 128, "num_warps": 4}
 HALF_TILE = tl.bfloat16
 """What the tiles of gradients of half-precision rows are rounded to: float16 lacks the range."""

@@ -3,8 +3,7 @@
 tests/ops/test_kernels.py runs them in a process of their own, because Triton decides at import whether it interprets:
 TRITON_INTERPRET=1 python -m pytest tests/ops/interpreted_kernels.py
 
-The interpreter has no bfloat16 products: bfloat16 rows are tested on a GPU (tests/gpu), and float16 rows here with tiles of
-gradients in float32.
+Float16 rows are tested with tiles of gradients in float32, as NumPy multiplies; tests/gpu tests those of bfloat16.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from fairloss.ops.dice_sums import dice_sums
 from fairloss.ops.nll import nll
 from fairloss.ops.segments import segment_totals
 from fairloss.policy.weights import compute_advantages
+from tests.ops import interpreter_bfloat16  # noqa: F401
 from tests.ops.kernel_tolerances import relative, tolerance
 from tests.oracles import policy as oracles_policy
 from tests.oracles.embeddings import contrastive as contrastive_oracle
@@ -96,7 +96,7 @@ def check_contrastive(z, y, ids, dtype, *, queue=None, triples=(), grad_output=1
     return float(loss)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("n", "d"), [(1, 3), (2, 1), (31, 33), (65, 7), (40, 100)])
 def test_contrastive_odd_shapes(n, d, dtype):
     value = check_contrastive(*draw(n, d), dtype, margin=-2.0 if n < 3 else 0.0, grad_output=-1.7)

@@ -2,7 +2,7 @@
 
 ``value`` is |out - ref| / |ref| of a scalar, or ||out - ref|| / ||ref|| of a tensor; ``gradient`` is of the latter kind.
 float16 and bfloat16 gradients are stored in that dtype; those of the contrastive loss pass through tiles of bfloat16: one part
-in 256 a term. Triton's interpreter cuts bfloat16 off where a GPU rounds to the nearest, hence 2**-7.
+in 256 a term.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ TOLERANCES = {
     ("advantages", torch.float32): Tolerance(1e-5, 0.0),
     ("advantages", torch.float64): Tolerance(1e-10, 0.0),
     ("likelihood", torch.float32): Tolerance(1e-6, 2e-6),
-    ("likelihood", torch.bfloat16): Tolerance(1e-6, 2**-7),
+    ("likelihood", torch.bfloat16): Tolerance(1e-6, 4e-3),
     ("likelihood", torch.float16): Tolerance(1e-6, 5e-4),
     ("dice", torch.float32): Tolerance(2e-6, 5e-6),
-    ("dice", torch.bfloat16): Tolerance(2e-6, 2**-7),
+    ("dice", torch.bfloat16): Tolerance(2e-6, 4e-3),
     ("dice", torch.float16): Tolerance(2e-6, 5e-4),
     ("segments", torch.float32): Tolerance(1e-6, 1e-6),
     ("segments", torch.float64): Tolerance(1e-14, 1e-14),

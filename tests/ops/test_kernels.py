@@ -36,7 +36,7 @@ def python(*arguments, **environment):
 
 
 @needs_triton
-@pytest.mark.parametrize("topic", ["contrastive", "advantages", "segments"])
+@pytest.mark.parametrize("topic", ["contrastive", "advantages", "segments", "likelihood", "dice"])
 def test_interpreted(topic):
     """Each test of tests/ops/interpreted_kernels.py; their report is shown where one fails."""
     command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/ops/interpreted_kernels.py", "-k", topic]

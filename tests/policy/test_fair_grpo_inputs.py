@@ -1,7 +1,5 @@
 """What FairGRPO advantages accept, what they refuse by name, and that they compile and wait for no device."""
 
-import warnings
-
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -138,41 +136,6 @@ def test_on_a_device_prompts_with_two_ids_are_left_to_the_one_look_at_the_result
         torn = batch._replace(conflicts={name: torch.tensor(value) for name, value in conflicts.items()})
         with pytest.raises(ValueError, match="domains: .*of a prompt"):
             check_means(result, torn, Options(), None, None)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("shift", [None, 0.5, "min"])
-@pytest.mark.parametrize("flat", [False, True])
-def test_on_a_gpu_validation_waits_once(flat, shift):
-    rewards, groups, domains = (t.cuda() for t in batch())
-    arguments = (rewards, groups, domains)
-    sizes = {"num_groups": 4, "num_domains": 3, "reward_shift": shift}
-    if flat:
-        ids = torch.arange(40, device="cuda").repeat_interleave(6)
-        arguments, sizes["prompt_ids"] = (rewards.reshape(-1), groups[ids], domains[ids]), ids
-    fair_grpo_advantages(*arguments, **sizes)
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            fair_grpo_advantages(*arguments, **sizes)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert len([w for w in caught if "synchronizing" in str(w.message)]) == 1
-
-
-@pytest.mark.gpu
-def test_on_a_gpu_nothing_waits_and_the_result_is_the_same():
-    data = batch()
-    sizes = {"num_groups": 4, "num_domains": 3, "validate": False}
-    moved = [t.cuda() for t in data]
-    fair_grpo_advantages(*moved, **sizes)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        found = fair_grpo_advantages(*moved, **sizes)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    torch.testing.assert_close(found.cpu(), fair_grpo_advantages(*data, **sizes), rtol=1e-12, atol=1e-12)
 
 
 def test_public_names():
