@@ -13,6 +13,7 @@ from fairloss.losses.catalogue import LOSSES
 
 if TYPE_CHECKING:
     # table: imports (make tables)
+    from fairloss.core.state import frozen as frozen
     from fairloss.groups.encode import encode_groups as encode_groups
     from fairloss.groups.ids import intersect_groups as intersect_groups
     from fairloss.groups.memory import GroupMemory as GroupMemory
@@ -60,6 +61,7 @@ _HOME = {loss.name: loss.module for loss in LOSSES} | {
     "fair_grpo_advantages": "fairloss.policy.advantages",
     "fair_grpo_policy_loss": "fairloss.policy.objective",
     "format_instruction": "fairloss.language",
+    "frozen": "fairloss.core.state",
     "intersect_groups": "fairloss.groups.ids",
     "pool_last_token": "fairloss.language",
     "read_answers": "fairloss.language",

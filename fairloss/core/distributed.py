@@ -9,7 +9,7 @@ DistributedDataParallel, sum the gradients over ranks and divide by the world si
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -31,6 +31,28 @@ def check_process_group(process_group: ProcessGroup | None) -> None:
     if not isinstance(process_group, dist.ProcessGroup):
         wanted = "a torch.distributed.ProcessGroup (torch.distributed.group.WORLD for all ranks)"
         raise TypeError(expected("process_group", wanted, type(process_group).__name__))
+
+
+class SavedProcessGroup(NamedTuple):
+    """What a copy or pickle of a module keeps of its process group: the name and the ranks."""
+
+    name: str
+    ranks: tuple[int, ...]
+
+    def here(self) -> ProcessGroup | None:
+        """The group of that name and those ranks in this process, None where there is none."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return None
+        try:
+            group = dist.distributed_c10d._resolve_process_group(self.name)  # type: ignore[attr-defined,arg-type]
+        except RuntimeError:
+            return None
+        return group if tuple(dist.get_process_group_ranks(group)) == self.ranks else None
+
+
+def saved_process_group(process_group: ProcessGroup) -> SavedProcessGroup:
+    """What a copy keeps of ``process_group``, which cannot be copied itself."""
+    return SavedProcessGroup(process_group.group_name, tuple(dist.get_process_group_ranks(process_group)))
 
 
 def _all_reduce(x: Tensor, process_group: ProcessGroup) -> Tensor:

@@ -237,7 +237,7 @@ def group_tables(value: GroupTable, sizes: tuple[int, ...] | None, name: str) ->
     )
     parts: Sequence[Any] = value if nested or getattr(value, "ndim", 1) == 2 else [value]  # type: ignore[assignment]
     try:
-        tables = [torch.as_tensor(part, dtype=torch.float64).detach().cpu() for part in parts]
+        tables = [torch.as_tensor(part, dtype=torch.float64, device="cpu").detach() for part in parts]
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(expected(name, "one number per group", repr(value))) from None
     if not tables or any(table.ndim != 1 or table.numel() == 0 for table in tables):

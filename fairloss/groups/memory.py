@@ -10,7 +10,7 @@ from torch import Tensor
 from fairloss.core import checks
 from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, gather_rows
-from fairloss.core.state import StatefulModule
+from fairloss.core.state import StatefulModule, Step
 from fairloss.core.tensor_checks import floating, same_device
 from fairloss.groups.ids import GroupIds, GroupTable, check_groups, check_num_groups
 from fairloss.groups.stream import attribute_sums, check_shares, decayed, estimate_scale
@@ -39,14 +39,16 @@ class GroupMemory(StatefulModule):
         max_weight: cap on 1 / pi_g in the gradient, >= 1: a group seen for the first time would weigh as much as the stream.
 
     Attributes:
-        values: (G, capacity) float32, the ring buffers, G the groups of all attributes.
-        seen: (G,) int64, values ever pushed; the next one goes to ``seen % capacity``.
+        values: (G, 2 * capacity) float32, G the groups of all attributes: ring buffers of the values held, and of those held
+            before the latest push.
+        seen: (G,) int64, values ever kept; the next one goes to ``seen % (2 * capacity)``.
         stream: (G,) float64, the decaying counts.
 
     Note:
-        A loss pushes into its memory in training mode with gradients enabled, once per call; ``eval()`` and ``no_grad`` leave
-        it as it is. Under several processes every rank pushes the values of all ranks in rank order, so memories stay
-        equal. The state is saved with ``state_dict``, never cast, and not broadcast by DistributedDataParallel.
+        A loss pushes into its memory in training mode with gradients enabled, once per call, also under activation
+        checkpointing; ``eval()``, ``no_grad`` and :func:`fairloss.frozen` leave it as it is. Under several processes every
+        rank pushes the values of all ranks in rank order, so memories stay equal. The state is saved with ``state_dict``,
+        never cast, and not broadcast by DistributedDataParallel.
 
     Example:
         >>> memory = GroupMemory(2, capacity=4)
@@ -75,43 +77,48 @@ class GroupMemory(StatefulModule):
         self.max_weight = checks.number("max_weight", max_weight, minimum=1)
         total = sum(self.num_groups)
         self.register_constant("shares", check_shares(shares, self.num_groups))
-        self.register_state("values", torch.zeros(total, self.capacity, dtype=torch.float32))
-        self.register_state("seen", torch.zeros(total, dtype=torch.int64))
-        self.register_state("stream", torch.zeros(total, dtype=torch.float64))
+        self.register_state("values", (total, 2 * self.capacity), torch.float32)
+        self.register_state("seen", (total,), torch.int64, counted=True)
+        self.register_state("stream", (total,), torch.float64, counted=True)
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"num_groups={self.num_groups}, capacity={self.capacity}"
 
-    def totals(self) -> tuple[Tensor, Tensor]:
-        """Sum of the values held and their number, each (G,) float32."""
-        filled = self.seen.clamp(max=self.capacity)
-        held = torch.arange(self.capacity, device=self.seen.device) < filled.unsqueeze(1)
-        return torch.where(held, self.values, 0.0).sum(1), filled.to(torch.float32)
+    def totals(self, *, step: Step | None = None) -> tuple[Tensor, Tensor]:
+        """Sum of the values held and their number, each (G,) float32; in a counted ``step``, before it."""
+        seen = self.base("seen", step).unsqueeze(1)
+        size = 2 * self.capacity
+        held = (seen - 1 - torch.arange(size, device=seen.device)) % size < seen.clamp(max=self.capacity)
+        return torch.where(held, self.values, 0.0).sum(1), held.sum(1, dtype=torch.float32)
 
-    def rows(self) -> tuple[Tensor, Tensor]:
-        """The values of all places, (G * capacity,), and their ids, (G * capacity, K): of their own attribute, -1 elsewhere.
+    def rows(self, *, step: Step | None = None) -> tuple[Tensor, Tensor]:
+        """The values held, (G * capacity,), and their ids, (G * capacity, K): of their own attribute, -1 elsewhere.
 
-        Empty places have the id -1 in all.
+        Empty places have the id -1 in all. In a counted ``step``, before it.
         """
-        filled = torch.arange(self.capacity, device=self.seen.device) < self.seen.unsqueeze(1)
+        seen = self.base("seen", step).unsqueeze(1)
+        age = torch.arange(self.capacity, device=seen.device)
+        filled = age < seen
         columns = []
         for k, size in enumerate(self.num_groups):
             start = sum(self.num_groups[:k])
-            group = torch.arange(-start, sum(self.num_groups) - start, device=self.seen.device).unsqueeze(1)
+            group = torch.arange(-start, sum(self.num_groups) - start, device=seen.device).unsqueeze(1)
             columns.append(torch.where(filled & (group >= 0) & (group < size), group, -1).reshape(-1))
-        return self.values.reshape(-1), torch.stack(columns, 1)
+        return self.values.gather(1, (seen - 1 - age) % (2 * self.capacity)).reshape(-1), torch.stack(columns, 1)
 
-    def scale(self, batch_counts: Tensor) -> Tensor:
+    def scale(self, batch_counts: Tensor, *, step: Step | None = None) -> Tensor:
         """min(1 / pi_g, max_weight) / n, (G,), the batch's ``batch_counts`` included in the stream."""
-        stream = self.shares if self.shares is not None else self._streamed(batch_counts)
+        stream = self.shares if self.shares is not None else self._streamed(batch_counts, step)
         return estimate_scale(batch_counts.detach(), stream, self.num_groups, self.max_weight)
 
-    def _streamed(self, counts: Tensor) -> Tensor:
+    def _streamed(self, counts: Tensor, step: Step | None) -> Tensor:
         counts = counts.detach()
-        return decayed(self.stream, counts, attribute_sums(counts, self.num_groups))
+        return decayed(self.base("stream", step), counts, attribute_sums(counts, self.num_groups))
 
     @torch.no_grad()
-    def push(self, values: Tensor, groups: Tensor, *, process_group: ProcessGroup | None = None) -> None:
+    def push(
+        self, values: Tensor, groups: Tensor, *, process_group: ProcessGroup | None = None, step: Step | None = None
+    ) -> None:
         """Append a batch, oldest values giving way.
 
         Samples of unknown group are passed over, and so are NaN and infinite values: one overflow in half precision would
@@ -121,6 +128,7 @@ class GroupMemory(StatefulModule):
             values: (N,) floating values, or (N, K) of K attributes.
             groups: (N,) or (N, K) ids.
             process_group: push the batches of all its ranks, in rank order.
+            step: the call of a loss that this is part of; without one it counts in any mode and at every run.
 
         Raises:
             TypeError, ValueError: as :func:`fairloss.groups.ids.check_groups`; the memory is unchanged then.
@@ -136,6 +144,7 @@ class GroupMemory(StatefulModule):
         values = values.reshape(-1) if values.ndim == 2 else ids.per_attribute(values)
         known = torch.isfinite(values).reshape(ids.ids.shape)
         ids = GroupIds(ids.ids.masked_fill(~known, -1), ids.sizes)
+        step = self.begin_by_hand() if step is None else step
         slots = ids.slots()  # (N * K,); unknown: one past the end
         total = sum(self.num_groups)
         counts = slots.new_zeros(total + 1).index_add(0, slots, torch.ones_like(slots))[:-1]
@@ -143,17 +152,18 @@ class GroupMemory(StatefulModule):
         slots, values = slots[order], values[order]
         # Tables with a place for the unknown, so that their slot can be looked up as well.
         counts_u = torch.cat([counts, slots.new_zeros(1)])
-        seen_u = torch.cat([self.seen, slots.new_zeros(1)])
+        seen = self.base("seen", step)
+        seen_u = torch.cat([seen, slots.new_zeros(1)])
+        spilt = (counts_u - self.capacity).clamp(min=0)  # of a group with more samples than places the last are kept
         rank = torch.arange(slots.shape[0], device=slots.device) - (counts_u.cumsum(0) - counts_u)[slots]
-        # Of a group with more samples than places only the last ones are written: no place is written twice.
-        keep = (slots < total) & (rank >= counts_u[slots] - self.capacity)
-        place = slots * self.capacity + (seen_u[slots] + rank) % self.capacity
-        spare = total * self.capacity
+        keep = (slots < total) & (rank >= spilt[slots])
+        # Twice as many places as values: what was held before this push stays readable, for a repeat of it.
+        size, spare = 2 * self.capacity, self.values.numel()
+        place = slots * size + (seen_u[slots] + rank - spilt[slots]) % size
         flat = torch.cat([self.values.reshape(-1), self.values.new_zeros(1)])
-        flat = flat.index_copy(0, torch.where(keep, place, spare), values)
+        self.write(step, flat, torch.where(keep, place, spare), torch.where(keep, values, 0.0))
         self.values.copy_(flat[:spare].reshape(self.values.shape))
-        self.stream.copy_(self._streamed(counts))
-        self.seen.add_(counts)
+        self.end(step, seen=seen + counts.clamp(max=self.capacity), stream=self._streamed(counts, step))
 
 
 def check_memory_type(memory: object) -> None:

@@ -20,6 +20,7 @@ from fairloss.core import checks
 from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, check_process_group
 from fairloss.core.dtypes import statistics_dtype
+from fairloss.core.state import ConstantsModule
 from fairloss.core.tensor_checks import floating
 from fairloss.groups.ids import (
     ATTRIBUTE_REDUCTIONS,
@@ -81,7 +82,7 @@ class GradientReversal(nn.Module):
         return f"scale={self.scale}"
 
 
-class AdversarialGroupLoss(nn.Module):
+class AdversarialGroupLoss(ConstantsModule):
     """Loss of an adversary that reads the group off the embedding; the encoder receives its gradient reversed.
 
     With the adversary's probability p_i of sample i's true group:

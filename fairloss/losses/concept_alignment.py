@@ -11,13 +11,14 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fairloss.core import checks
 from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.options import option_names, options_of
+from fairloss.core.state import ConstantsModule
 from fairloss.core.tensor_checks import all_inside, same_device
 from fairloss.losses.embeddings import check_classes, check_embeddings, unit_rows
 
@@ -84,7 +85,7 @@ def concept_alignment(
     return total if variant == "paper" else total / count.detach().clamp(min=1)
 
 
-class ConceptAlignmentLoss(nn.Module):
+class ConceptAlignmentLoss(ConstantsModule):
     """InfoNCE between images and a concept vocabulary: each image is drawn to its concepts, away from all others.
 
     With s_xc = z_x.e_c / temperature, over all pairs (x, c) of an image and a concept that is true of it:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fairloss.core import checks
 from fairloss.core.checks import expected
@@ -25,6 +25,7 @@ from fairloss.core.distributed import (
 )
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.options import option_names, options_of
+from fairloss.core.state import ConstantsModule
 from fairloss.core.tensor_checks import same_device
 from fairloss.groups.ids import check_free_groups, check_groups, check_num_groups
 from fairloss.losses.embedding_queue import EmbeddingQueue
@@ -132,7 +133,10 @@ def _parts(
     key_labels = batch_labels = gather_rows(labels, process_group)
     key_ids = batch_ids = gather_rows(ids, process_group)
     if memory is not None:
-        held, held_labels, held_ids = memory.rows(ignore_index)
+        step = memory.begin()
+        if step is not None:
+            memory.push(batch_keys, batch_labels, batch_ids, step=step)
+        held, held_labels, held_ids = memory.rows(ignore_index, step=step)  # the batch is among its own keys already
         keys = torch.cat([keys, held])
         key_labels, key_ids = torch.cat([key_labels, held_labels]), torch.cat([key_ids, held_ids])
     losses, _, positives = contrastive_losses(
@@ -143,13 +147,10 @@ def _parts(
     live, everyone = (positives > 0).to(positives.dtype), torch.ones_like(positives)
     total, live_count, count = all_reduce_sums([losses.sum(), live.sum(), everyone.sum()], process_group)
     loss = total if variant == "paper" else total / live_count.detach().clamp(min=1)
-    # After the loss: the batch is among its own keys already.
-    if memory is not None and memory.training and torch.is_grad_enabled():
-        memory.push(batch_keys, batch_labels, batch_ids)
     return ContrastiveParts(loss, losses, positives, (live_count / count.clamp(min=1)).detach())
 
 
-class CrossGroupContrastiveLoss(nn.Module):
+class CrossGroupContrastiveLoss(ConstantsModule):
     """Supervised contrastive loss whose positives come from other groups.
 
     With unit embeddings z, s_ij = z_i.z_j / temperature, positives P(i) = {same label, another group} and hard negatives

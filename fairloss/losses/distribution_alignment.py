@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, check_process_group, gather_rows_with_gradient
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.options import option_names, options_of
+from fairloss.core.state import ConstantsModule
 from fairloss.core.tensor_checks import per_sample
 from fairloss.groups.ids import check_groups, single_attribute
 from fairloss.ops.transport import wasserstein_to_all
@@ -84,7 +85,7 @@ def transport_distances(values: Tensor, groups: Tensor, *, num_groups: int) -> T
     return (wasserstein_to_all(values, ids.column, size, 2) / 2).to(statistics_dtype(values.dtype))
 
 
-class DistributionAlignmentLoss(nn.Module):
+class DistributionAlignmentLoss(ConstantsModule):
     """Optimal-transport distance of every group's values to all values, differentiable.
 
     loss = sum_g W_p^p(values of g, values of all known samples), on the line and exact. 0 means that all groups' values

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, gather_rows
-from fairloss.core.state import StatefulModule
+from fairloss.core.state import StatefulModule, Step
 from fairloss.core.tensor_checks import same_device
 from fairloss.groups.ids import check_free_groups
 from fairloss.losses.embeddings import check_embeddings, check_labels, unit_rows
@@ -29,14 +29,15 @@ class EmbeddingQueue(StatefulModule):
         num_attributes: K of the groups.
 
     Attributes:
-        embeddings: (capacity, dim) float32.
-        labels: (capacity,) int64.
-        groups: (capacity, num_attributes) int64, -1 = unknown; -2 = a place without a row.
-        seen: () int64, rows ever pushed; the next one goes to ``seen % capacity``.
+        embeddings: (2 * capacity, dim) float32: the rows held, and those held before the latest push.
+        labels: (2 * capacity,) int64.
+        groups: (2 * capacity, num_attributes) int64, -1 = unknown; -2 = a place without a row.
+        seen: () int64, rows ever kept; the next one goes to ``seen % (2 * capacity)``.
 
     Note:
         :class:`fairloss.CrossGroupContrastiveLoss` pushes each batch after its loss is computed, in training mode with
-        gradients enabled; ``eval()`` and ``no_grad`` leave the queue as it is. Under several processes every rank pushes the
+        gradients enabled, once also under activation checkpointing; ``eval()``, ``no_grad`` and :func:`fairloss.frozen` leave
+        the queue as it is. Under several processes every rank pushes the
         rows of all ranks in rank order, so the queues stay equal. The state is saved with ``state_dict``, pointer included,
         never cast, and not broadcast by DistributedDataParallel.
 
@@ -58,23 +59,35 @@ class EmbeddingQueue(StatefulModule):
         self.capacity = checks.integer("capacity", capacity, minimum=1)
         self.dim = checks.integer("dim", dim, minimum=1)
         self.num_attributes = checks.integer("num_attributes", num_attributes, minimum=1)
-        self.register_state("embeddings", torch.zeros(self.capacity, self.dim, dtype=torch.float32))
-        self.register_state("labels", torch.zeros(self.capacity, dtype=torch.int64))
-        self.register_state("groups", torch.full((self.capacity, self.num_attributes), -1))
-        self.register_state("seen", torch.zeros((), dtype=torch.int64))
+        self.register_state("embeddings", (2 * self.capacity, self.dim), torch.float32)
+        self.register_state("labels", (2 * self.capacity,), torch.int64)
+        self.register_state("groups", (2 * self.capacity, self.num_attributes), torch.int64, fill=-1)
+        self.register_state("seen", (), torch.int64, counted=True)
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"capacity={self.capacity}, dim={self.dim}, num_attributes={self.num_attributes}"
 
-    def rows(self, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings, labels and groups of all places; empty places have the label ``ignore_index``."""
-        filled = torch.arange(self.capacity, device=self.seen.device) < self.seen
-        filled = filled & (self.groups[:, 0] != _EMPTY)
-        return self.embeddings, torch.where(filled, self.labels, ignore_index), self.groups
+    def rows(self, ignore_index: int, *, step: Step | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings, labels and groups of ``capacity`` places; empty ones have the label ``ignore_index``. In a counted call,
+        before it.
+        """
+        seen = self.base("seen", step)
+        place = torch.arange(self.capacity, device=seen.device)
+        row = seen - 1 - (seen - 1 - place) % self.capacity  # the latest that went to the place
+        place = row % (2 * self.capacity)
+        groups = self.groups[place]
+        filled = (row >= 0) & (groups[:, 0] != _EMPTY)
+        return self.embeddings[place], torch.where(filled, self.labels[place], ignore_index), groups
 
     @torch.no_grad()
     def push(
-        self, embeddings: Tensor, labels: Tensor, groups: Tensor, *, process_group: ProcessGroup | None = None
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        groups: Tensor,
+        *,
+        process_group: ProcessGroup | None = None,
+        step: Step | None = None,
     ) -> None:
         """Append a batch, oldest rows giving way.
 
@@ -83,6 +96,7 @@ class EmbeddingQueue(StatefulModule):
             labels: (N,) integer labels.
             groups: (N,) or (N, num_attributes) ids, -1 = unknown.
             process_group: push the batches of all its ranks, in rank order.
+            step: the call of a loss that this is part of; without one it counts in any mode and at every run.
 
         Raises:
             TypeError, ValueError: naming the argument; the queue is unchanged then.
@@ -93,14 +107,16 @@ class EmbeddingQueue(StatefulModule):
         ids = check_free_groups(groups, self.num_attributes, embeddings.shape[0], device=embeddings.device)
         rows = unit_rows(embeddings.detach()).to(torch.float32)
         rows, labels, ids = (gather_rows(x, process_group) for x in (rows, labels, ids))
-        n = rows.shape[0]
-        # Of a batch longer than the queue only the last rows are written: no place is written twice.
-        first = max(n - self.capacity, 0)
-        place = (self.seen + torch.arange(first, n, device=rows.device)) % self.capacity
+        # Of a batch longer than the queue only the last rows are kept: no place is written twice.
+        first = max(rows.shape[0] - self.capacity, 0)
+        rows, labels, ids = rows[first:], labels[first:], ids[first:]
         # A row with NaN or infinity (half precision overflows) leaves an empty place: no later batch meets it.
         sound = torch.isfinite(rows).all(1, keepdim=True)
         rows, ids = torch.where(sound, rows, 0.0), torch.where(sound, ids, _EMPTY)
-        self.embeddings.index_copy_(0, place, rows[first:])
-        self.labels.index_copy_(0, place, labels[first:])
-        self.groups.index_copy_(0, place, ids[first:])
-        self.seen.add_(n)
+        step = self.begin_by_hand() if step is None else step
+        # Twice as many places as rows: what was held before this push stays readable, for a repeat of it.
+        seen = self.base("seen", step)
+        place = (seen + torch.arange(rows.shape[0], device=rows.device)) % (2 * self.capacity)
+        for state, batch in ((self.embeddings, rows), (self.labels, labels), (self.groups, ids)):
+            self.write(step, state, place, batch)
+        self.end(step, seen=seen + rows.shape[0])

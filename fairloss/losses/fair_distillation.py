@@ -25,6 +25,7 @@ from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.options import option_names, options_of
+from fairloss.core.state import ConstantsModule
 from fairloss.core.tensor_checks import all_inside, floating, real, same_device, shaped
 from fairloss.groups.ids import check_groups, single_attribute
 from fairloss.losses.dice import check_class_ids
@@ -182,7 +183,7 @@ def fair_distillation(
     return value + (1 - distill_weight) * task_loss(losses, groups)
 
 
-class FairDistillationLoss(nn.Module):
+class FairDistillationLoss(ConstantsModule):
     """A student follows the teacher of each sample's group, and fits the labels fairly.
 
     loss = w T^2 mean KL(teacher_g softened by T || student softened by T) + (1 - w) task, the mean over samples and pixels,

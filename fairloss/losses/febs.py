@@ -16,11 +16,12 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
 from fairloss.core.options import option_names, options_of
+from fairloss.core.state import ConstantsModule
 from fairloss.groups.ids import check_groups, single_attribute
 from fairloss.losses.dice import check_smoothing, dice_loss_of_sums, overlap
 from fairloss.ops.segments import segment_totals
@@ -121,7 +122,7 @@ def febs(
     return dice_weight * dice + (1 - dice_weight) * entropies[0] / (counts.sum() * found.pixels).clamp(min=1)
 
 
-class FEBSLoss(nn.Module):
+class FEBSLoss(ConstantsModule):
     """Soft Dice loss by group, with larger weights for groups with larger error, beside a cross-entropy.
 
     loss = w sum_g w_g L_g / (C sum_g w_g) + (1 - w) CE, where L_g = sum over classes of 1 - Dice over all pixels of group g,

@@ -26,13 +26,14 @@ import math
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fairloss.core import checks
 from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, check_process_group, gather_rows, gather_rows_with_gradient
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.options import option_names, options_of
+from fairloss.core.state import ConstantsModule
 from fairloss.core.tensor_checks import per_sample, real, same_device, shaped
 from fairloss.groups.ids import GroupIds, check_groups, single_attribute
 from fairloss.groups.memory import GroupMemory, check_memory
@@ -106,8 +107,13 @@ def _compared(x: Tensor, ids: GroupIds, memory: GroupMemory | None, reference: A
         )
     if memory is None:
         return x.detach(), ids
-    held, held_ids = memory.rows()
-    return torch.cat([held.to(x.dtype), x.detach()]), GroupIds(torch.cat([held_ids, ids.ids]), ids.sizes)
+    values, ids_ = _with_batch(x, ids, memory.rows())
+    return values, GroupIds(ids_, ids.sizes)
+
+
+def _with_batch(x: Tensor, ids: GroupIds, held: Reference) -> Reference:
+    """Values and (N, 1) ids of a memory's rows and the batch."""
+    return torch.cat([held[0].to(x.dtype), x.detach()]), torch.cat([held[1], ids.ids])
 
 
 def fis_weights(
@@ -183,22 +189,28 @@ def fis(
         tensor(0.8524)
     """
     check_process_group(process_group)
+    size = single_attribute(num_groups, "FISLoss")
+    _check_options(c, temperature, group_temperature, max_weight, variant, right_asymptote)
     x = per_sample("values", values).to(statistics_dtype(values.dtype))
+    check_memory(memory, (size,), device=x.device)
+    ids = check_groups(groups, size, x.shape[0], device=x.device)
     if process_group is not None:
-        groups = check_groups(groups, num_groups, x.shape[0], device=x.device).gathered(process_group).ids
+        ids = ids.gathered(process_group)
         x = gather_rows_with_gradient(x, process_group)
         if reference is not None:
             reference = gather_rows(reference[0], process_group), gather_rows(reference[1], process_group)
+    step = None if memory is None or reference is not None else memory.begin()
+    if memory is not None and step is not None:
+        memory.push(x, ids.column, step=step)
+        reference, memory = _with_batch(x, ids, memory.rows(step=step)), None
     weights = fis_weights(
-        x, groups, num_groups=num_groups, c=c, temperature=temperature, group_temperature=group_temperature,
+        x, ids.ids, num_groups=size, c=c, temperature=temperature, group_temperature=group_temperature,
         max_weight=max_weight, variant=variant, right_asymptote=right_asymptote, memory=memory, reference=reference,
     )  # fmt: skip
-    if memory is not None and memory.training and torch.is_grad_enabled():
-        memory.push(x, groups)
     return torch.dot(weights, x) / max(x.shape[0], 1)
 
 
-class FISLoss(nn.Module):
+class FISLoss(ConstantsModule):
     """Fair Identity Scaling: a mean of per-sample losses with larger weights where the model does worse.
 
     value = mean_i w_i l_i,  w_i = (1 - c) s^I_i + c s^G_{g_i}. By default both parts have mean 1: s^I is proportional to

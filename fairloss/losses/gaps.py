@@ -115,21 +115,31 @@ def gap_of_values(
     if memory is None:
         means, absent = sums / counts.clamp(min=1), counts == 0
     else:
-        means, absent = means_with_memory(sums, counts, memory)
-    gap = gap_of_means(
+        means, absent = means_with_memory(values, ids, sums, counts, memory, process_group)
+    return gap_of_means(
         means if higher_is_better else -means, absent, ids.sizes,
         smoothing=smoothing, direction=direction, attribute_reduction=attribute_reduction,
     )  # fmt: skip
-    if memory is not None and memory.training and torch.is_grad_enabled():
-        memory.push(values, ids.ids, process_group=process_group)
-    return gap
 
 
-def means_with_memory(sums: Tensor, counts: Tensor, memory: GroupMemory) -> tuple[Tensor, Tensor]:
-    """Means and absence over memory and batch; their gradient is that of S_g, an estimate from the batch's sums."""
-    held_sums, held_counts = memory.totals()
+def means_with_memory(
+    values: Tensor,
+    ids: GroupIds,
+    sums: Tensor,
+    counts: Tensor,
+    memory: GroupMemory,
+    process_group: ProcessGroup | None,
+) -> tuple[Tensor, Tensor]:
+    """Means and absence over memory and batch, whose ``sums`` and ``counts`` are given; the memory takes the batch in.
+
+    Their gradient is that of S_g, an estimate from the batch's sums.
+    """
+    step = memory.begin()
+    if step is not None:
+        memory.push(values, ids.ids, process_group=process_group, step=step)
+    held_sums, held_counts = memory.totals(step=step)
     union = counts + held_counts
-    scale = memory.scale(counts)
+    scale = memory.scale(counts, step=step)
     # Plus an exact 0 that carries the gradient.
     return (sums.detach() + held_sums) / union.clamp(min=1) + scale * (sums - sums.detach()), union == 0
 

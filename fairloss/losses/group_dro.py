@@ -19,7 +19,7 @@ from fairloss.core import checks
 from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, check_process_group
 from fairloss.core.dtypes import statistics_dtype
-from fairloss.core.state import StatefulModule
+from fairloss.core.state import StatefulModule, Step, real_device
 from fairloss.core.tensor_checks import floating, per_sample, same_device
 from fairloss.groups.ids import (
     ATTRIBUTE_REDUCTIONS,
@@ -139,7 +139,8 @@ class GroupDROLoss(StatefulModule):
         TypeError, ValueError: naming the argument, before any change of state.
 
     Note:
-        The state moves in training mode with gradients enabled, once per call. In eval mode the value is the mean of the
+        The state moves in training mode with gradients enabled, once per call, also under activation checkpointing; within
+        :func:`fairloss.frozen` the value is that of training with q as it stands. In eval mode the value is the mean of the
         batch's group means, weighted by q over the groups present (alike where q gives them no weight): a validation set has
         its own shares. Unknown samples take no part: add their task loss if they should count. An absent group contributes
         0. In expectation over batches the group that does worse gains the most weight; q remembers, so that a single batch
@@ -189,7 +190,7 @@ class GroupDROLoss(StatefulModule):
         self.register_constant("adjustments", _adjustments(adjustment, group_counts, self.num_groups, self.variant))
         self.register_constant("shares", check_shares(shares, self.num_groups))
         for name in _State._fields:
-            self.register_state(name, torch.zeros(sum(self.num_groups), dtype=torch.float64))
+            self.register_state(name, (sum(self.num_groups),), torch.float64, counted=True)
 
     @property
     def q(self) -> Tensor:
@@ -210,14 +211,16 @@ class GroupDROLoss(StatefulModule):
         sums, counts = ids.totals(values.to(statistics_dtype(values.dtype)), self.process_group)
         means = 1 / counts.clamp(min=1)
         if self.training:
-            state = self._stepped(sums.detach(), counts)
+            step = self.begin()
+            state = self._stepped(sums.detach(), counts, step)
+            if step is not None:
+                self.end(step, **state._asdict())
+            if self._frozen:
+                state = state._replace(log_q=self.log_q)
             weights, scale = self._weights(state.log_q, state.seen), means
             if self.variant == "default":
                 stream = state.seen if self.shares is None else self.shares
                 scale = estimate_scale(counts, stream, self.num_groups, self.max_weight)
-            if torch.is_grad_enabled():
-                for name, moved in state._asdict().items():
-                    getattr(self, name).copy_(moved)
         else:
             weights, scale = self.q, means
             if self.variant == "default":  # over the groups present, alike where q gives none of them a weight
@@ -231,26 +234,27 @@ class GroupDROLoss(StatefulModule):
         loss = sum_by_attribute(weights.to(terms) * terms, self.num_groups, self.attribute_reduction)
         return weighting_parts(loss, sums, counts, weights, self.num_groups) if return_parts else loss
 
-    def _stepped(self, sums: Tensor, counts: Tensor) -> _State:
+    def _stepped(self, sums: Tensor, counts: Tensor, step: Step | None) -> _State:
         """The state after a batch; nothing of it is kept here."""
+        old = _State(*(self.base(name, step) for name in _State._fields))
         sizes, sums, counts = self.num_groups, sums.to(self.log_q), counts.to(self.log_q)
         n = attribute_sums(counts, sizes)
         # A group that stays away for long is still one that was seen.
-        seen = torch.maximum(decayed(self.seen, counts, n), self.seen.clamp(max=1e-30))
-        losses = decayed(self.losses, sums, n)
+        seen = torch.maximum(decayed(old.seen, counts, n), old.seen.clamp(max=1e-30))
+        losses = decayed(old.losses, sums, n)
         if self.variant == "released":
-            step = sums / counts.clamp(min=1)
+            move = sums / counts.clamp(min=1)
         else:
             mean = attribute_sums(losses, sizes) / attribute_sums(seen, sizes).clamp(min=1e-30)
             stream = seen if self.shares is None else self.shares
-            step = (sums - mean * counts) * estimate_scale(counts, stream, sizes, self.max_weight)
-        log_q = self.log_q + self.step_size * (step + self.adjustments)
+            move = (sums - mean * counts) * estimate_scale(counts, stream, sizes, self.max_weight)
+        log_q = old.log_q + self.step_size * (move + self.adjustments)
         # The largest is brought back to 0: only differences matter, and nothing grows without bound.
         log_q = by_attribute(lambda part: part - part.amax(), log_q, sizes)
         # A batch with a loss of NaN or infinity (half precision overflows) is no step at all: q would stay NaN.
         finite = torch.isfinite(log_q).all()
-        moved = zip((log_q, seen, losses), (self.log_q, self.seen, self.losses), strict=True)
-        return _State(*(torch.where(finite, new, old) for new, old in moved))
+        moved = zip((log_q, seen, losses), old, strict=True)
+        return _State(*(torch.where(finite, new, was) for new, was in moved))
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"num_groups={self.num_groups}, step_size={self.step_size}, variant={self.variant!r}"
@@ -266,7 +270,7 @@ def _adjustments(
             raise ValueError(expected("adjustment", "finite numbers >= 0", table.tolist()))
     else:
         number = checks.number("adjustment", adjustment, minimum=0)
-        table = torch.full((sum(sizes),), number, dtype=torch.float64)
+        table = torch.full((sum(sizes),), number, dtype=torch.float64, device=real_device())
     counts = None if group_counts is None else torch.cat(check_group_counts(group_counts, sizes))
     if not bool((table > 0).any()):
         return table

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, check_process_group
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.options import option_names, options_of
+from fairloss.core.state import ConstantsModule
 from fairloss.core.tensor_checks import per_sample
 from fairloss.groups.ids import (
     ATTRIBUTE_REDUCTIONS,
@@ -58,7 +59,7 @@ def loss_variance(
     return reduce_attributes(torch.stack(variances), attribute_reduction)
 
 
-class LossVarianceLoss(nn.Module):
+class LossVarianceLoss(ConstantsModule):
     """Variance between groups of the mean of a per-sample value.
 
     loss = (1/P) sum_g (m_g - mbar)^2 over the P groups present, m_g = mean_{i in g} v_i, mbar their unweighted mean. 0

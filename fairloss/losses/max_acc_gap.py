@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup
 from fairloss.core.options import option_names, options_of
+from fairloss.core.state import ConstantsModule
 from fairloss.groups.ids import AttributeReduction, check_groups
 from fairloss.groups.memory import GroupMemory, check_memory
 from fairloss.losses.gaps import Direction, check_gap_options, gap_of_values
@@ -65,7 +66,7 @@ def max_acc_gap(
     )
 
 
-class MaxAccGapLoss(nn.Module):
+class MaxAccGapLoss(ConstantsModule):
     """Soft MaxAccGap: the largest minus the smallest group's mean probability of the true label.
 
     acc_g = mean_{i in g} exp(-nll_i);  loss = max_g acc_g - min_g acc_g over the groups present. 0 means that every group

@@ -17,13 +17,14 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fairloss.core import checks
 from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, check_process_group, gather_rows, gather_rows_with_gradient
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.options import option_names, options_of
+from fairloss.core.state import ConstantsModule
 from fairloss.core.tensor_checks import on_host
 from fairloss.groups.ids import (
     ATTRIBUTE_REDUCTIONS,
@@ -182,7 +183,7 @@ def moment_alignment(
     return reduce_attributes(torch.stack(values), "sum" if variant == "paper" else attribute_reduction)
 
 
-class MomentAlignmentLoss(nn.Module):
+class MomentAlignmentLoss(ConstantsModule):
     """Distance of each group's mean and covariance from the groups' average, label by label.
 
     For label y, attribute k and value d, over the values D present in the batch:

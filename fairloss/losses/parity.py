@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup
 from fairloss.core.options import option_names, options_of
+from fairloss.core.state import ConstantsModule
 from fairloss.groups.ids import AttributeReduction
 from fairloss.groups.memory import GroupMemory, check_memory_type
 from fairloss.losses.gaps import Direction
@@ -124,7 +125,7 @@ def equalized_odds(
     return (gaps.mean(0) if agg == "mean" else gaps.amax(0)).mean()
 
 
-class _ParityLoss(nn.Module):
+class _ParityLoss(ConstantsModule):
     """Options that all three hold."""
 
     def __init__(

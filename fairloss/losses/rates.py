@@ -114,12 +114,10 @@ def gaps_of_rates(
         by_cell = GroupIds(ids.ids.repeat(1, p.shape[1]) if rate == "all" else _cell_ids(ids, labels, valid), cells)
         each = p.repeat_interleave(len(sizes), 1)
         sums, counts = by_cell.column_totals(each, process_group)
-        means, absent = means_with_memory(sums, counts, memory)
+        means, absent = means_with_memory(each.squeeze(1), by_cell, sums, counts, memory, process_group)
         means, absent = (_by_rate(table, sizes, p.shape[1], rate) for table in (means, absent))
         if rate == "tpr and fpr":
             means = torch.cat([means[:, : p.shape[1]], -means[:, p.shape[1] :]], 1)
-        if memory.training and torch.is_grad_enabled():
-            memory.push(each.squeeze(1), by_cell.ids, process_group=process_group)
     else:
         if rate == "all":
             columns = [p, torch.ones_like(p)]

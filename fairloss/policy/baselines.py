@@ -218,8 +218,8 @@ class GroupDROAdvantage(StatefulModule):
         self.batch_normalize = checks.flag("batch_normalize", batch_normalize)
         check_process_group(process_group)
         self.process_group = process_group
-        self.register_state("log_q", torch.zeros(self.num_groups, dtype=torch.float64))
-        self.register_state("seen", torch.zeros(self.num_groups, dtype=torch.int64))
+        self.register_state("log_q", (self.num_groups,), torch.float64)
+        self.register_state("seen", (self.num_groups,), torch.int64)
         self.counts = None
         if group_counts is not None:
             self.register_constant("counts", check_group_counts(group_counts, self.num_groups)[0])

@@ -184,9 +184,8 @@ class Discovery(StatefulModule):
         self.num_features = checks.integer("num_features", num_features, minimum=2)
         self.reservoir_size = checks.integer("reservoir_size", reservoir_size, minimum=2)
         self.seed = checks.integer("seed", seed, minimum=0)
-        features = torch.zeros(num_domains, reservoir_size, num_features + 3, dtype=torch.float32)
-        self.register_state("features", features)
-        self.register_state("seen", torch.zeros(num_domains, dtype=torch.int64))
+        self.register_state("features", (num_domains, reservoir_size, num_features + 3), torch.float32)
+        self.register_state("seen", (num_domains,), torch.int64)
 
     def propose(
         self, rewards: Tensor, domains: Tensor, *, include: bool, process_group: ProcessGroup | None = None
@@ -252,8 +251,8 @@ class ReleasedDiscovery(StatefulModule):
     def __init__(self, num_domains: int) -> None:
         super().__init__()
         self.num_domains = num_domains
-        self.register_state("vectors", torch.zeros(0, 0, dtype=torch.float32), growing=True)
-        self.register_state("owners", torch.zeros(0, dtype=torch.int64), growing=True)
+        self.register_state("vectors", (0, 0), torch.float32, growing=True)
+        self.register_state("owners", (0,), torch.int64, growing=True)
 
     def propose(
         self, rewards: Tensor, domains: Tensor, *, include: bool, process_group: ProcessGroup | None = None

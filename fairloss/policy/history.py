@@ -44,9 +44,9 @@ class RewardHistory(StatefulModule):
         self.mode = checks.choice("history", mode, get_args(History))
         self.decay = checks.number("decay", decay, above=0, below=1)
         dtype = torch.float64 if mode == "ema" else torch.int64
-        self.register_state("counts", torch.zeros(2, num_domains, num_groups + 1, dtype=dtype))
-        self.register_state("sums", torch.zeros(num_domains, num_groups + 1, dtype=torch.float64))
-        self.register_state("lowest", torch.full((), torch.inf, dtype=torch.float64))
+        self.register_state("counts", (2, num_domains, num_groups + 1), dtype)
+        self.register_state("sums", (num_domains, num_groups + 1), torch.float64)
+        self.register_state("lowest", (), torch.float64, fill=torch.inf)
 
     @property
     def factor(self) -> float:

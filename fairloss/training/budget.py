@@ -25,7 +25,7 @@ class _Controller(StatefulModule):
         if not callable(penalty):
             raise TypeError(expected("penalty", "a loss module or a function", type(penalty).__name__))
         self.penalty = penalty
-        self.register_state("weight", torch.tensor(weight, dtype=torch.float64))
+        self.register_state("weight", (), torch.float64, fill=weight)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """``weight`` times the penalty, called with the same arguments."""

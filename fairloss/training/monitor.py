@@ -71,10 +71,10 @@ class FairnessMonitor(StatefulModule):
         self.reference, self.process_group = reference, process_group
         g, c = self.num_groups + 1, self.num_classes  # the last row is of unknown group
         scored = 1 if c == 2 else c
-        self.register_state("counts", torch.zeros(g, c, c, dtype=torch.float64))  # by group, label, decision
-        self.register_state("soft", torch.zeros(g, c, dtype=torch.float64))  # sums of the label's probability
-        self.register_state("confidence", torch.zeros(g, dtype=torch.float64))
-        self.register_state("histogram", torch.zeros(g, scored, 2, bins, dtype=torch.float64))  # not of, of the class
+        self.register_state("counts", (g, c, c), torch.float64)  # by group, label, decision
+        self.register_state("soft", (g, c), torch.float64)  # sums of the label's probability
+        self.register_state("confidence", (g,), torch.float64)
+        self.register_state("histogram", (g, scored, 2, bins), torch.float64)  # not of, of the class
 
     @torch.no_grad()
     def update(self, input: Tensor, target: Tensor, groups: Tensor) -> None:
@@ -117,11 +117,6 @@ class FairnessMonitor(StatefulModule):
         bin_ = (scored * self.bins).long().clamp(max=self.bins - 1)
         slot = ((row.unsqueeze(1) * scored.shape[1] + column) * 2 + of_class) * self.bins + bin_
         self.histogram.view(-1).index_add_(0, slot.reshape(-1), torch.ones_like(scored).reshape(-1))
-
-    def reset(self) -> None:
-        """Forget all batches."""
-        for tensor in self._states():
-            tensor.zero_()
 
     def compute(self) -> Snapshot:
         """The figures so far; warns (:class:`fairloss.training.FairnessWarning`) of what is wrong with them."""

@@ -26,9 +26,10 @@ def two_attributes(generator, n, dtype):
 def queue_with_rows(attributes):
     """A queue with a few rows of its own, so that the first batch already meets them."""
     queue = fairloss.EmbeddingQueue(12, dim=5, num_attributes=attributes)
-    generator = torch.Generator().manual_seed(1)
-    ids = torch.stack([torch.randint(0, 2, (7,), generator=generator) for _ in range(attributes)], 1)
-    queue.push(torch.randn(7, 5, generator=generator), torch.randint(0, 3, (7,), generator=generator), ids)
+    with torch.device("cpu"):  # also where the module is made on another
+        generator = torch.Generator().manual_seed(1)
+        ids = torch.stack([torch.randint(0, 2, (7,), generator=generator) for _ in range(attributes)], 1)
+        queue.push(torch.randn(7, 5, generator=generator), torch.randint(0, 3, (7,), generator=generator), ids)
     return queue
 
 
@@ -143,8 +144,8 @@ CASES = [
     contrastive_case("paper", variant="paper"),
     contrastive_case("all_negatives", temperature=0.5, margin=-2.0),
     contrastive_case("two_attributes", attributes=2),
-    contrastive_case("queue", queue=True),
-    contrastive_case("queue_two_attributes", queue=True, attributes=2, temperature=0.3),
+    contrastive_case("queue", queue=True, notes="prefilled"),
+    contrastive_case("queue_two_attributes", queue=True, attributes=2, temperature=0.3, notes="prefilled"),
     moments_case("gram", form="gram"),
     moments_case("explicit", form="explicit"),
     moments_case("two_attributes", attributes=2, cov_weight=0.5),

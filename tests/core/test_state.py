@@ -27,8 +27,8 @@ def test_state_is_float32_whatever_the_default_dtype(default):
 class Store(StatefulModule):
     def __init__(self) -> None:
         super().__init__()
-        self.register_state("fixed", torch.zeros(2))
-        self.register_state("rows", torch.zeros(0, 3), growing=True)
+        self.register_state("fixed", (2,), torch.float32)
+        self.register_state("rows", (0, 3), torch.float32, growing=True)
 
 
 def test_a_growing_state_takes_the_shape_that_was_saved():

@@ -18,6 +18,7 @@ from tests.fuzz.drawing import COVERED
 
 REASONS = {
     "fairloss.__version__": "a string",
+    "fairloss.frozen": "takes a module; nothing else goes in",
     "fairloss.functional.ContrastiveParts": "a named tuple: what the contrastive loss returns on request",
     "fairloss.functional.CrossEntropyParts": "a named tuple: what fair_cross_entropy returns",
     "fairloss.functional.Likelihood": "a named tuple: what sample_likelihood returns",

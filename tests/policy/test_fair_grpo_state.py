@@ -145,7 +145,7 @@ def test_casts_leave_the_state_alone_and_copies_are_complete():
     module.bfloat16().half()
     assert module.history.counts.dtype == torch.int64
     assert torch.equal(module.history.totals(), before)
-    assert module.to("meta").history.sums.device.type == "meta"
+    assert torch.equal(module.to("meta").history.totals(), before)  # state has values wherever the parameters are
     other = FairGRPOAdvantage(4, num_domains=3)
     other(*batch())
     for clone in (copy.deepcopy(other), pickle.loads(pickle.dumps(other))):
