@@ -178,8 +178,8 @@ def _named_gap(
 Args:
     y_true: {labels}.
     y_pred: (N,) scores or decisions, or (N, 2) probabilities, of two classes; (N, C) scores or (N,) classes; (N, L).
-    groups: (N,) labels of any kind, or a mapping or frame of several attributes, read as their intersection; None, NaN
-        and -1 are unknown and left out.
+    groups: (N,) labels of any kind; or several attributes, as a mapping, a frame or (N, K) columns, read as their
+        intersection; None, NaN and -1 are unknown and left out.
     options: by keyword.
 
 Returns:

@@ -86,8 +86,8 @@ def group_metric(
             positive class's (binary); (N, C) scores, whose largest decides, or (N,) classes, where an answer outside the
             classes is wrong and a prediction of none of them (multi-class); (N, L) scores or decisions (multi-label).
         groups: (N,) labels of any kind, a :class:`fairloss.groups.encode.GroupEncoding` (:func:`fairloss.encode_groups` cuts
-            numbers into bands), or a mapping or frame of several attributes, which is read as their intersection. None, NaN
-            and -1 are unknown: in ``overall``, in no group.
+            numbers into bands); or several attributes, as a mapping, a frame or (N, K) columns, read as their
+            intersection. None, NaN and -1 are unknown: in ``overall``, in no group.
         options: by keyword.
 
     Returns:

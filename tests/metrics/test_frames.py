@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from fairlearn.metrics import MetricFrame
+from sklearn.metrics import accuracy_score
 
 import fairloss.metrics as fm
 from fairloss.report import FairnessReport, compare_models
@@ -155,3 +157,26 @@ def test_frames_that_are_not_read_yet_and_columns_of_one_name():
         fm.max_accuracy_gap(DATA["y"], DATA["p"], twice)
     with pytest.raises(ValueError, match="groups: .*different names"):
         FairnessReport.from_predictions(DATA["y"], DATA["p"], twice)
+
+
+@pytest.mark.parametrize("form", ["array", "objects", "tensor"])
+def test_columns_of_an_array_are_attributes_as_those_of_a_frame(form):
+    rng = np.random.default_rng(0)
+    y, d, codes = rng.integers(0, 2, 300), rng.integers(0, 2, 300), rng.integers(0, 3, (300, 2))
+    names = codes.astype(str).astype(object)
+    groups = {"array": codes, "objects": names, "tensor": pytest.importorskip("torch").from_numpy(codes)}[form]
+    oracle = MetricFrame(metrics=accuracy_score, y_true=y, y_pred=d, sensitive_features=codes)
+    found = fm.group_metric("accuracy", y, d, groups)
+    assert found.to_dict() == pytest.approx({f"{a} & {b}": v for (a, b), v in oracle.by_group.items()})
+    assert fm.max_accuracy_gap(y, d, groups) == pytest.approx(oracle.difference())
+    assert list(fm.stratified_metric("accuracy", y, d, y, control=groups)) == list(found.labels)
+    report = FairnessReport.from_predictions(y, d, groups, num_replicates=100)
+    assert [a.name for a in report.attributes] == ["0", "1", "0 & 1"]
+
+
+def test_an_array_that_may_be_one_hot_is_refused_with_both_readings():
+    codes = np.eye(3)[[0, 1, 2, 0, 1, 2]]
+    for groups in (codes, codes.astype(int), codes.astype(bool)):
+        with pytest.raises(ValueError, match=r"groups: .*argmax\(axis=1\) if it is one-hot, a mapping .* attributes"):
+            fm.max_accuracy_gap([1] * 6, [1] * 6, groups)
+    assert fm.max_accuracy_gap([1] * 6, [1, 1, 0] * 2, codes[:, :1]) == 0.5
