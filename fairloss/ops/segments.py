@@ -66,13 +66,35 @@ def _(values: Tensor, slots: Tensor, groups: int) -> tuple[Tensor, Tensor]:
 
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: tuple[Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)  # no zeros in place of the counts' gradient
     ctx.save_for_backward(inputs[1])
 
 
-def _backward(ctx: Any, grad_sums: Tensor, grad_counts: Tensor) -> tuple[Tensor, None, None]:
-    (slots,) = ctx.saved_tensors
-    # The row past the end is that of samples in no group.
-    return torch.cat([grad_sums, grad_sums.new_zeros(1, grad_sums.shape[1])])[slots], None, None
+def _backward(ctx: Any, grad_sums: Tensor | None, grad_counts: Tensor | None) -> tuple[Tensor | None, None, None]:
+    return None if grad_sums is None else _lookup_op(grad_sums, *ctx.saved_tensors), None, None
 
 
 _totals_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+@torch.library.custom_op("fairloss::segment_lookup", mutates_args=())
+def _lookup_op(table: Tensor, slots: Tensor) -> Tensor:
+    """Rows (N, F) of a (G, F) table by slot, 0 for those in no group: the adjoint of the sums."""
+    from fairloss.ops import segments_triton
+
+    return segments_triton.lookup(table.contiguous(), slots.contiguous())
+
+
+_lookup_op.register_fake(lambda table, slots: table.new_empty(slots.shape[0], table.shape[1]))
+
+
+def _lookup_setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.groups = inputs[0].shape[0]
+    ctx.save_for_backward(inputs[1])
+
+
+def _lookup_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    return _totals_op(grad, *ctx.saved_tensors, ctx.groups)[0], None
+
+
+_lookup_op.register_autograd(_lookup_backward, setup_context=_lookup_setup_context)

@@ -359,12 +359,13 @@ def test_advantages_refuse_what_they_cannot_run():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
 @pytest.mark.parametrize(("n", "shape", "groups"), [(1, (), 1), (1500, (), 3), (37, (5,), 11), (21, (3, 13), 2)])
-def test_segments_equal_the_loop(n, shape, groups, dtype):
+def test_segments_equal_the_loop(n, shape, groups, dtype, launches):
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(n, *shape, generator=generator).to(dtype).requires_grad_()
     slots = torch.randint(0, groups + 1, (n,), generator=generator)  # some in no group
     slots[slots == 1] = 0  # an empty group
     sums, counts = segment_totals(values, slots, groups)
+    assert launches == ["segment_kernel"]
     wide = values.detach().double().requires_grad_()
     expected = torch.stack([wide[slots == g].sum(0) for g in range(groups)])
     assert counts.tolist() == [int((slots == g).sum()) for g in range(groups)]
@@ -373,6 +374,7 @@ def test_segments_equal_the_loop(n, shape, groups, dtype):
     assert relative(sums, expected) <= tolerance("segments", dtype).value
     grad_output = torch.randn(expected.shape, generator=generator, dtype=torch.float64).to(dtype)
     (grad,) = torch.autograd.grad(sums, values, grad_output)
+    assert launches == ["segment_kernel", "lookup_kernel"]
     (expected_grad,) = torch.autograd.grad(expected, wide, grad_output.double())
     assert relative(grad, expected_grad) <= tolerance("segments", dtype).gradient
 

@@ -178,7 +178,7 @@ def _advantages() -> Iterator[Build]:
 
 
 def _segments() -> Iterator[Build]:
-    types = {"slots": "*i64", **dict.fromkeys(("n", "steps", "groups", "columns"), "i32")}
+    types = {"slots": "*i64", **dict.fromkeys(("n", "steps", "groups", "columns", "column_tiles", "total"), "i32")}
     for dtype, name in NAMES.items():
         wide = "fp64" if dtype == torch.float64 else "fp32"
         for columns in (1, 8, 32):
@@ -188,6 +188,14 @@ def _segments() -> Iterator[Build]:
                 {**types, "values": f"*{name}", "counts": f"*{wide}", "sums": f"*{wide}"},
                 # Triton compiles an integer argument of 1 in.
                 constants if columns > 1 else {**constants, "columns": 1},
+            )  # fmt: skip
+
+    for dtype, name in NAMES.items():
+        for columns in (1, 8):
+            yield Build(
+                f"lookup-{name}-f{columns}", segments_triton.lookup_kernel,
+                {**types, "table": f"*{name}", "out": f"*{name}"},
+                {"BLOCK": segments_triton.LOOKUP_BLOCK, **({"columns": 1} if columns == 1 else {})},
             )  # fmt: skip
 
 
@@ -248,6 +256,7 @@ FAST = (
     "score-fp32-r8-w8",
     "weights-default-d7-w8",
     "segments-fp32-f1",
+    "lookup-fp32-f1",
     "nll_forward-bf16-v4096-aligned",
     "nll_backward-bf16-v4096-aligned",
     "dice_forward-fp32-c16",

@@ -7,7 +7,8 @@ import torch
 
 from fairloss import FEBSLoss
 from fairloss.functional import sample_likelihood
-from tests.ops.launches import count_step, kernels_counted
+from fairloss.ops.segments import segment_totals
+from tests.ops.launches import Launches, count_step, kernels_counted
 from tests.ops.test_kernels import needs_triton
 
 
@@ -57,6 +58,18 @@ def test_segmentation_with_the_kernel(shape, monkeypatch):
         count = count_step(febs(shape))
     assert kernels["dice_forward_kernel"] == kernels["dice_backward_kernel"] == 1
     assert sum(count.values()) + sum(kernels.values()) <= 60, count
+
+
+@needs_triton
+@pytest.mark.parametrize("columns", [1, 3_000_000])
+def test_sums_by_group_are_one_walk_forward_and_one_launch_backward_whatever_the_columns(columns, monkeypatch):
+    """Programs' rows are added afterwards. A grid's second and third axes end at 65,535, which the counting stub asserts."""
+    values = torch.empty(10_000, columns, device="meta", requires_grad=True)
+    slots, grad = torch.empty(10_000, dtype=torch.int64, device="meta"), torch.empty(4, columns, device="meta")
+    with kernels_counted(monkeypatch) as kernels, Launches() as launches:
+        torch.autograd.grad(segment_totals(values, slots, 4)[0], values, grad)
+    assert kernels == {"segment_kernel": 1, "lookup_kernel": 1}
+    assert launches.count == {"sum": 2}  # of sums and of counts
 
 
 def test_the_count_is_that_of_torchs_own_cross_entropy():
