@@ -190,7 +190,7 @@ def _segments() -> Iterator[Build]:
                 constants if columns > 1 else {**constants, "columns": 1},
             )  # fmt: skip
 
-    for dtype, name in NAMES.items():
+    for name in NAMES.values():
         for columns in (1, 8):
             yield Build(
                 f"lookup-{name}-f{columns}", segments_triton.lookup_kernel,
