@@ -3,8 +3,8 @@
     python benchmarks/gap_intervals.py [--trials 400]     prints the tables; the other benchmarks run it with fewer
 
 Each trial draws right and wrong answers for groups of known accuracy, and puts the gap, the bias-corrected gap, the
-report's interval and the plain percentile interval against the true gap. Two more tables, printed alone: the difference of
-two models' gaps; calibration gaps and equity-scaled AUCs of groups that are alike.
+report's interval and the plain percentile interval against the true gap. More tables, printed alone: gaps of mean recalls and
+of weighted accuracies; the difference of two models' gaps; calibration gaps and equity-scaled AUCs of groups that are alike.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from scipy.stats import norm
 from fairloss.metrics import gap
 from fairloss.metrics.predictions import as_predictions
 from fairloss.report import FairnessReport, gap_difference_test
-from fairloss.report.bootstrap import bootstrap_groups, patient_codes
+from fairloss.report.bootstrap import bootstrap_groups
 from fairloss.report.intervals import corrected_gap, gap_interval
+from fairloss.report.sample import read_sample
 
 PACKAGES = ()
 TRIALS = 100
@@ -45,6 +46,22 @@ DIFFERENCES = {
     "3 groups of 1,000: 0.9, 0.8, 0.7, then 0.9, 0.85, 0.8": ([0.9, 0.8, 0.7], [0.9, 0.85, 0.8], 1000),
     "6 groups of 300: five 0.9 and one 0.7, then 0.85": ([0.9] * 5 + [0.7], [0.9] * 5 + [0.85], 300),
 }
+# Recalls of the classes in each group, about so many samples of each; or one accuracy a group, and the spread of log-weights.
+MEANS: dict[str, tuple[list[list[float]], list[int], float]] = {
+    "2 groups, 3 classes of 50, equal": ([[0.8] * 3] * 2, [50] * 2, 0),
+    "2 groups, 8 classes of 30, equal": ([[0.8] * 8] * 2, [30] * 2, 0),
+    "2 groups, 5 classes of 50, 15 points apart": ([[0.7] * 5, [0.85] * 5], [50] * 2, 0),
+    "2 groups, 5 classes of 50, apart in two, either way": (
+        [[0.6, 0.9, 0.8, 0.8, 0.8], [0.9, 0.6, 0.8, 0.8, 0.8]],
+        [50] * 2,
+        0,
+    ),
+    "4 groups, 3 classes of 60, one group 15 points below": ([[0.85] * 3] * 3 + [[0.7] * 3], [60] * 4, 0),
+    "3 groups, 4 classes of 300, 300 and 10, 20 points apart": ([[0.9] * 4, [0.7] * 4, [0.8] * 4], [300, 300, 10], 0),
+    "2 groups of 200, worth 157, equal": ([[0.8], [0.8]], [200] * 2, 0.5),
+    "2 groups of 200, worth 81, 10 points apart": ([[0.85], [0.95]], [200] * 2, 1),
+    "2 groups of 200, worth 36, equal": ([[0.8], [0.8]], [200] * 2, 1.5),
+}
 ALIKE = {"1,000 and 100": [1000, 100], "1,000 and 40": [1000, 40], "6 of 100": [100] * 6}
 
 
@@ -56,17 +73,12 @@ def simulate(truth: list[float], sizes: list[int], trials: int, seed: int = 0) -
     found = []
     for trial in range(trials):
         right = (rng.random(len(groups)) < chance).astype(int)
-        r = bootstrap_groups(
-            as_predictions(np.ones(len(groups), dtype=int), right),
-            groups,
-            len(truth),
-            metrics=("accuracy",),
-            weight=np.ones(len(groups)),
-            patient=patient_codes(None, len(groups)),
-            num_replicates=400,
-            rng=np.random.default_rng(trial),
+        sample, _ = read_sample(as_predictions(np.ones(len(groups), dtype=int), right), {}, len(groups), None, None, [])
+        rng_of_draws = np.random.default_rng(trial)
+        draws = bootstrap_groups(
+            sample, groups, len(truth), metrics=("accuracy",), num_replicates=400, rng=rng_of_draws
         )
-        values, drawn = r.values[0], r.drawn[:, 0]
+        values, drawn = draws["accuracy"].values, draws["accuracy"].drawn
         low, high = gap_interval(values, drawn, 0.95)
         a, b = np.quantile(drawn.max(axis=1) - drawn.min(axis=1), [0.025, 0.975])
         covered = low - 1e-12 <= true <= high + 1e-12
@@ -79,6 +91,32 @@ def extras(quick: bool) -> dict[str, object]:
     columns = ("true", "bias", "bias_corrected", "covered", "covered_percentile", "width")
     rows = [{"groups": name, **dict(zip(columns, simulate(*CASES[name], trials), strict=True))} for name in names]
     return {"trials": trials, "rows": rows}
+
+
+def means(recalls: list[list[float]], sizes: list[int], spread: float, trials: int) -> list[float]:
+    """True mean gap, bias of the gap and of the corrected one, coverage of the gap and of the groups' values, width."""
+    truth, classes = np.array(recalls), len(recalls[0])
+    true = float(np.ptp(truth, axis=0).mean())
+    groups = np.repeat(np.arange(len(sizes)), np.array(sizes) * classes)
+    found = []
+    for trial in range(trials):
+        rng = np.random.default_rng(trial)
+        y = rng.integers(0, classes, len(groups))
+        right = rng.random(len(groups)) < truth[groups, y]
+        answer = np.where(right, y, (y + rng.integers(1, classes, len(groups))) % classes if classes > 1 else 1)
+        if classes == 1:
+            y, answer = np.ones_like(y), right.astype(int)
+        (a,) = FairnessReport.from_predictions(
+            y, answer, groups, task="multiclass" if classes > 1 else "binary", metrics=["tpr"],
+            sample_weight=np.exp(spread * rng.standard_normal(len(groups))), num_replicates=400, seed=trial,
+        ).attributes  # fmt: skip
+        e = a.gap("tpr").estimate
+        inside = [
+            k.metrics["tpr"].low <= t.mean() <= k.metrics["tpr"].high for k, t in zip(a.groups, truth, strict=True)
+        ]
+        covered = e.low - 1e-12 <= true <= e.high + 1e-12
+        found.append([e.value - true, a.gap("tpr").corrected - true, covered, np.mean(inside), e.high - e.low])
+    return [true, *np.mean(found, axis=0).tolist()]
 
 
 def difference(first: list[float], second: list[float], size: int, trials: int) -> list[float]:
@@ -134,6 +172,13 @@ def main() -> None:
         print(
             f"| {name} | {true:.2f} | {raw:+.3f} | {corrected:+.3f} | {covered:.1%} | {percentile:.1%} | {width:.3f} |"
         )
+    print(
+        "\n| recalls, weights | true gap | bias of the gap | bias, corrected | covered | group values covered | width |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for name, (recalls, sizes, spread) in MEANS.items():
+        true, raw, corrected, covered, inside, width = means(recalls, sizes, spread, trials)
+        print(f"| {name} | {true:.2f} | {raw:+.3f} | {corrected:+.3f} | {covered:.1%} | {inside:.1%} | {width:.3f} |")
     print("\n| models | true difference | covered | covered, percentile | p <= 0.05 |")
     print("| --- | --- | --- | --- | --- |")
     for name, case in DIFFERENCES.items():

@@ -13,7 +13,14 @@ from fairloss.metrics.arrays import Bools, Floats
 from fairloss.metrics.predictions import Predictions
 from fairloss.metrics.rates import Convention
 
-__all__ = ["Undefined", "UndefinedGroupWarning", "classes_named", "is_undefined", "named_classes", "report_undefined"]
+__all__ = [
+    "Undefined",
+    "UndefinedGroupWarning",
+    "classes_named",
+    "is_undefined",
+    "report_undefined",
+    "undefined_labels",
+]
 
 Undefined = Literal["omit", "raise"]
 
@@ -48,12 +55,7 @@ def report_undefined(
     """
     missing = np.vectorize(is_undefined, otypes=[bool])(values) if values.dtype == object else np.isnan(values)
     used = np.bincount(encoding.ids + 1, minlength=encoding.num_groups + 1)[1:] > 0
-    labels = []
-    for label, lost in zip(encoding.labels, missing & used[:, None], strict=True):
-        if lost.all():
-            labels.append(str(label))
-        elif lost.any() and len(classes) == len(lost):
-            labels.append(f"{label} ({named_classes(classes, lost)})")
+    labels = undefined_labels(encoding.labels, missing & used[:, None], classes)
     if not labels:
         return
     text = f"{name} is undefined in {of} {', '.join(labels)}"
@@ -62,7 +64,18 @@ def report_undefined(
     warnings.warn(f"{text}: left out", UndefinedGroupWarning, stacklevel=depth)
 
 
-def named_classes(classes: Sequence[Any], which: Bools, most: int = 6) -> str:
+def undefined_labels(labels: Sequence[Any], missing: Bools, classes: Sequence[Any]) -> list[str]:
+    """``A``, ``B (class glaucoma)``: the groups, and classes of them, that are ``missing``, (G, K)."""
+    found = []
+    for label, lost in zip(labels, missing, strict=True):
+        if lost.all():
+            found.append(str(label))
+        elif lost.any() and len(classes) == len(lost):
+            found.append(f"{label} ({_named(classes, lost)})")
+    return found
+
+
+def _named(classes: Sequence[Any], which: Bools, most: int = 6) -> str:
     """``class glaucoma``, ``classes 0, 2``: the first few of those marked, and how many more there are."""
     names = [str(c) for c, marked in zip(classes, which, strict=True) if marked]
     listed = ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -11,7 +11,7 @@ import numpy as np
 from fairloss.core.arrays import frame_columns
 from fairloss.core.checks import choice, expected, integer, number
 from fairloss.groups.encode import EachBins, EachLabels, GroupEncoding
-from fairloss.metrics.arrays import Floats, as_attributes, as_groups, as_values, cross_groups
+from fairloss.metrics.arrays import Bools, Floats, as_attributes, as_groups, as_values, cross_groups
 from fairloss.metrics.per_group import METRICS
 from fairloss.metrics.predictions import Predictions
 from fairloss.metrics.scores import outside
@@ -31,9 +31,10 @@ _DEFAULT = ("accuracy", "auc", "tpr", "fpr", "fdr", "f1", "positive_rate", "ece"
 
 
 def read_attributes(
-    groups: Any, n: int, intersections: bool, unknown: EachLabels, known: EachLabels, bins: EachBins
+    groups: Any, present: Bools, intersections: bool, unknown: EachLabels, known: EachLabels, bins: EachBins
 ) -> dict[str, GroupEncoding]:
-    """Ids and names of every attribute, and of all crossed where there are several."""
+    """Ids and names of every attribute of the samples ``present``, and of all crossed where there are several."""
+    n = len(present)
     attributes = groups if isinstance(groups, Mapping) else frame_columns(groups)
     if attributes is not None:
         encodings = as_attributes(attributes, unknown, known, bins)
@@ -47,6 +48,7 @@ def read_attributes(
     for name, encoding in found.items():
         if not encoding.num_groups:
             raise ValueError(expected("groups", "at least one known label", f"every sample of {name!r} is unknown"))
+        found[name] = encoding._replace(ids=encoding.ids[present])
     names = list(found)
     sizes = {2, len(names)} if intersections and len(names) > 1 else ()
     for several in (s for size in sorted(sizes) for s in combinations(names, size)):

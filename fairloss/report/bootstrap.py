@@ -7,74 +7,121 @@ hold a single patient, who is then in every replicate, and intervals would be to
 
 Rates, calibration errors and means are functions of sums over samples, so a block of replicates is one product of
 resampling counts with per-sample columns; an AUC is one sort and cumulative sums.
+
+A mean over classes keeps the values of each class. A replicate in which a class vanishes from a group changes the group's
+mean by the mean change of the classes that are left, so that point value and replicates are of the same classes.
 Intervals are in :mod:`fairloss.report.intervals`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fairloss.core.checks import choice, expected
-from fairloss.groups.encode import number_labels
-from fairloss.groups.labels import is_unknown, may_be_missing
-from fairloss.metrics.arrays import Floats, Ints, as_array
+from fairloss.metrics.arrays import Bools, Floats, Ints
 from fairloss.metrics.calibration import bin_edges, bin_index, sample_errors, top_label
-from fairloss.metrics.per_group import METRICS, class_values
+from fairloss.metrics.per_group import class_values
 from fairloss.metrics.predictions import Predictions
 from fairloss.metrics.ranking import weighted_auc
-from fairloss.metrics.rates import RATES, Convention, confusion_columns, mean_over_classes, rates, ratio
+from fairloss.metrics.rates import RATES, Convention, common_classes, confusion_columns, mean_over_classes, rates, ratio
+from fairloss.report.intervals import unseen, weighting_slack
+from fairloss.report.sample import Sample
 
-__all__ = ["Replicates", "bootstrap_groups", "bootstrap_means", "patient_codes"]
+__all__ = ["Draws", "bootstrap_groups"]
 
 _BLOCK = 2_000_000  # resampling counts at a time: 16 MB, about a cache
 
 
 @dataclass(frozen=True)
-class Replicates:
-    """Point values and bootstrap replicates of M metrics in G groups.
+class Draws:
+    """One metric: values and bootstrap replicates of G groups and K classes; K is 1 unless it is a mean over classes.
 
     Attributes:
-        metrics: the M names.
-        values: (M, G) point values.
-        overall: (M,) point values over all samples.
-        drawn: (R, M, G) replicates.
-        drawn_overall: (R, M) replicates.
-        bias: (M, G) how much too large a value may be on average, 0 where it is unbiased.
+        by_class: (G, K) point values.
+        overall_by_class: (K,) point values over all samples.
+        drawn_by_class: (R, G, K) replicates.
+        drawn_overall_by_class: (R, K) replicates.
+        bias: (G,) how much too large a value may be on average, 0 where it is unbiased.
+        trials: (G, K) independent trials behind the values.
+        disjoint: whether the classes' trials are of different samples.
+        weighted: whether samples are.
+        rate: whether the value is a share of decisions.
     """
 
-    metrics: tuple[str, ...]
-    values: Floats
-    overall: Floats
-    drawn: Floats
-    drawn_overall: Floats
+    by_class: Floats
+    overall_by_class: Floats
+    drawn_by_class: Floats
+    drawn_overall_by_class: Floats
     bias: Floats
+    trials: Floats
+    disjoint: bool
+    weighted: bool
+    rate: bool
+
+    @cached_property
+    def values(self) -> Floats:
+        """(G,) means over the classes that a group has."""
+        return mean_over_classes(self.by_class)
+
+    @cached_property
+    def overall(self) -> float:
+        """Mean over classes, of all samples."""
+        return float(mean_over_classes(self.overall_by_class))
+
+    @cached_property
+    def drawn(self) -> Floats:
+        """(R, G) replicates of the means."""
+        return _about(self.by_class, self.drawn_by_class)
+
+    @cached_property
+    def drawn_overall(self) -> Floats:
+        """(R,) replicates of the mean of all samples."""
+        return _about(self.overall_by_class, self.drawn_overall_by_class)
+
+    def of_classes(self, kept: Bools | Ints) -> Draws:
+        """The same of the classes ``kept``, a mask or places."""
+        arrays = ("by_class", "overall_by_class", "drawn_by_class", "drawn_overall_by_class", "trials")
+        return replace(self, **{name: getattr(self, name)[..., kept] for name in arrays})
+
+    def where(self, kept: Bools) -> Draws:
+        """The same, undefined outside the ``kept`` (G, K) groups and classes."""
+        return replace(self, by_class=np.where(kept, self.by_class, np.nan))
+
+    @property
+    def common(self) -> Draws:
+        """The same of the classes that every group has."""
+        return self.of_classes(common_classes(self.by_class))
+
+    @property
+    def still(self) -> Bools:
+        """(G, K) which values no replicate changes."""
+        return ~np.isnan(self.by_class) & (unseen(self.by_class, self.drawn_by_class, self.trials) > 0)
+
+    def slack(self, scale: float, level: float) -> Floats:
+        """(G, K) how much further than their replicates the values may be from the truth, at most ``scale``.
+
+        That is the rule of three where no replicate changes a value (classes of different samples share the three events
+        that it allows a group), and where samples are weighted what :func:`weighting_slack` says.
+        """
+        found = unseen(self.by_class, self.drawn_by_class, self.trials, scale)
+        if self.disjoint:
+            found /= np.maximum(1, (found > 0).sum(axis=1, keepdims=True))
+        if self.weighted:
+            more = weighting_slack(self.by_class, self.drawn_by_class, self.trials, level, rate=self.rate)
+            found = np.minimum(scale, np.maximum(found, more))
+        return found
 
 
-def patient_codes(patients: Any, n: int) -> Ints:
-    """(N,) patient 0 .. P - 1 of each sample; each sample its own where ``patients`` is None.
-
-    Raises:
-        ValueError: a missing id, or not one id a sample.
-    """
-    if patients is None:
-        return np.arange(n, dtype=np.int64)
-    array = as_array(patients, "patients")
-    if array.shape != (n,):
-        raise ValueError(expected("patients", f"one id per sample, ({n},)", f"shape {array.shape}"))
-    codes, ids = number_labels(array)
-    missing = [i for i, v in enumerate(ids) if is_unknown(v) or may_be_missing(v)]
-    lost = np.flatnonzero((codes < 0) | np.isin(codes, missing))
-    if lost.size:
-        given = repr(ids[codes[lost[0]]]) if codes[lost[0]] >= 0 else "none"
-        cure = "a sample whose patient is not known needs an id of its own"
-        raise ValueError(expected("patients", "one id per sample", f"{given} at position {lost[0]}", cure))
-    return codes
+def _about(values: Floats, drawn: Floats) -> Floats:
+    """Means over the last axis of replicates: the mean of the values, changed by the mean change of the classes still there."""
+    if values.shape[-1] == 1:
+        return drawn[..., 0]
+    return np.asarray(mean_over_classes(values) + mean_over_classes(drawn - values))
 
 
 def _strata(patient: Ints, ids: Ints) -> Ints:
@@ -117,10 +164,10 @@ class _Means:
         defined = ~np.isnan(table)
         self.columns = np.concatenate([np.where(defined, table, 0.0), defined], axis=1)
 
-    def from_sums(self, sums: Floats) -> Floats:
-        """(..., 2 M) sums of weighted columns to (..., M) means."""
+    def from_sums(self, sums: Floats) -> list[Floats]:
+        """(..., 2 M) sums of weighted columns to M means (..., 1)."""
         m = len(self.metrics)
-        return ratio(sums[..., :m], sums[..., m:])
+        return [ratio(sums[..., i, None], sums[..., m + i, None]) for i in range(m)]
 
 
 class _Metrics:
@@ -146,22 +193,24 @@ class _Metrics:
         self.where = {name: slice(e - b.shape[1], e) for (name, b), e in zip(blocks.items(), ends, strict=True)}
         self.columns = np.concatenate(list(blocks.values()), axis=1)
 
-    def from_sums(self, sums: Floats) -> Floats:
-        """(..., C) sums of weighted columns to (..., M) values; an AUC is left NaN."""
-        n = sums[..., 0]
-        k = self.pred.target.shape[1]
-        found = np.full((*sums.shape[:-1], len(self.metrics)), np.nan)
-        for i, name in enumerate(self.metrics):
+    def from_sums(self, sums: Floats) -> list[Floats]:
+        """(..., C) sums of weighted columns to the values (..., K) of each metric; those of an AUC are left out."""
+        n, found = sums[..., :1], []
+        for name in self.metrics:
             if name == "accuracy" and self.pred.task == "multiclass" and self.convention == "standard":
-                found[..., i] = ratio(sums[..., self.where["correct"]][..., 0], n)
+                found.append(ratio(sums[..., self.where["correct"]], n))
             elif name in RATES:
-                counts = sums[..., self.where["counts"]].reshape(*sums.shape[:-1], k, 4)
-                found[..., i] = mean_over_classes(rates(name, counts, convention=self.convention))
+                counts = sums[..., self.where["counts"]].reshape(*sums.shape[:-1], self.pred.target.shape[1], 4)
+                found.append(self.joined(rates(name, counts, convention=self.convention)))
             elif name == "ece":
-                found[..., i] = ratio(np.abs(sums[..., self.where[name]]).sum(axis=-1), n)
-            elif name != "auc":
-                found[..., i] = ratio(sums[..., self.where[name]][..., 0], n)
+                found.append(ratio(np.abs(sums[..., self.where[name]]).sum(axis=-1, keepdims=True), n))
+            else:
+                found.append(sums[..., :0] if name == "auc" else ratio(sums[..., self.where[name]], n))
         return found
+
+    def joined(self, values: Floats) -> Floats:
+        """(..., K) values of the classes; in FairGRPO's convention their mean (..., 1), whichever classes there are."""
+        return mean_over_classes(values)[..., None] if self.convention == "fairgrpo" else values
 
     def ece_bias(self, at: slice, weight: Floats, patient: Ints) -> float:
         """Largest bias of the calibration error of the samples ``at``.
@@ -179,14 +228,14 @@ class _Metrics:
         return float(np.sqrt(2 / np.pi) * np.sqrt((by_patient**2).sum(axis=0)).sum())
 
     def auc(self, at: slice, weight: Floats) -> Floats:
-        """(r,) mean over classes of the areas of the samples ``at``."""
+        """(r, K) areas of the samples ``at``."""
         score, target = self.pred.ranking[at], self.pred.target[at]
         known = None if self.pred.known is None else self.pred.known[at]
         areas = [
             weighted_auc(score[:, k], target[:, k], weight if known is None else weight * known[:, k])
             for k in range(score.shape[1])
         ]
-        return mean_over_classes(np.stack(areas, axis=-1))
+        return self.joined(np.stack(areas, axis=-1))
 
 
 def _by_group(ids: Ints, num_groups: int) -> tuple[Ints, list[slice]]:
@@ -197,81 +246,53 @@ def _by_group(ids: Ints, num_groups: int) -> tuple[Ints, list[slice]]:
     return order, [slice(int(a), int(b)) for a, b in pairwise(starts)]
 
 
-def _replicates(
-    source: _Means | _Metrics,
-    slices: list[slice],
-    strata: Ints,
-    weight: Floats,
-    patient: Ints,
-    num_replicates: int,
-    rng: np.random.Generator,
-) -> tuple[Floats, Floats]:
-    """(R, M, G) and (R, M) replicates; all samples are in the order of the slices."""
-    shape = (num_replicates, len(source.metrics))
-    drawn, drawn_overall, start = np.empty((*shape, len(slices) - 1)), np.empty(shape), 0
-    for counts in resampling_counts(strata, num_replicates, rng):
-        w = counts[:, patient] * weight
-        rows = slice(start, start + len(w))
-        sums = np.stack([w[:, s] @ source.columns[s] for s in slices], axis=1)  # (r, G + 1, C)
-        drawn[rows] = np.swapaxes(source.from_sums(sums[:, :-1]), 1, 2)
-        drawn_overall[rows] = source.from_sums(sums.sum(axis=1))
-        if isinstance(source, _Metrics) and "auc" in source.metrics:
-            m = source.metrics.index("auc")
-            for g, s in enumerate(slices[:-1]):
-                drawn[rows, m, g] = source.auc(s, w[:, s])
-            drawn_overall[rows, m] = source.auc(slice(None), w)
-        start += len(w)
-    return drawn, drawn_overall
-
-
 def bootstrap_groups(
-    pred: Predictions,
+    sample: Sample,
     ids: Ints,
     num_groups: int,
     *,
     metrics: Sequence[str],
-    weight: Floats,
-    patient: Ints,
     num_replicates: int,
     rng: np.random.Generator,
     convention: Convention = "standard",
-) -> Replicates:
-    """Point values and replicates of ``metrics`` in the groups ``ids``; see the module's text."""
-    for name in metrics:
-        choice("metrics", name, tuple(METRICS))
-
-    def values_of(ids: Ints, size: int) -> Floats:
-        of_classes = [class_values(m, pred, ids, size, weight, convention=convention) for m in metrics]
-        return np.array([mean_over_classes(values) for values in of_classes])
-
-    values, overall = values_of(ids, num_groups), values_of(np.zeros_like(ids), 1)[:, 0]
+) -> dict[str, Draws]:
+    """Point values and replicates of the predictions' ``metrics``, or of the values, in the groups ``ids``; see the module."""
     order, slices = _by_group(ids, num_groups)
-    strata = _strata(patient, ids)
-    weight, patient = weight[order], patient[order]
-    source = _Metrics(pred.take(order), metrics, weight, convention)
-    drawn, drawn_overall = _replicates(source, slices, strata, weight, patient, num_replicates, rng)
-    bias = np.zeros((len(metrics), num_groups))
-    if "ece" in metrics:
-        bias[source.metrics.index("ece")] = [source.ece_bias(s, weight[s], patient[s]) for s in slices[:-1]]
-    return Replicates(tuple(metrics), values, overall, drawn, drawn_overall, bias)
-
-
-def bootstrap_means(
-    values: Mapping[str, Floats],
-    ids: Ints,
-    num_groups: int,
-    *,
-    weight: Floats,
-    patient: Ints,
-    num_replicates: int,
-    rng: np.random.Generator,
-) -> Replicates:
-    """Point values and replicates of the means of (N,) values; NaN values are left out."""
-    order, slices = _by_group(ids, num_groups)
-    strata = _strata(patient, ids)
-    weight, patient = weight[order], patient[order]
-    source = _Means(values, order)
-    drawn, drawn_overall = _replicates(source, slices, strata, weight, patient, num_replicates, rng)
-    sums = np.stack([weight[s] @ source.columns[s] for s in slices])
-    point, overall = source.from_sums(sums[:-1]).T, source.from_sums(sums.sum(axis=0))
-    return Replicates(source.metrics, point, overall, drawn, drawn_overall, np.zeros_like(point))
+    strata, weight, patient = _strata(sample.patient, ids), sample.weight[order], sample.patient[order]
+    source: _Means | _Metrics
+    if sample.pred is None:
+        source = _Means(sample.values, order)
+        sums = np.stack([weight[s] @ source.columns[s] for s in slices])
+        points, overall = source.from_sums(sums[:-1]), source.from_sums(sums.sum(axis=0))
+    else:
+        source = _Metrics(sample.pred.take(order), metrics, weight, convention)
+        of = partial(class_values, pred=sample.pred, weight=sample.weight, convention=convention)
+        points = [source.joined(of(m, ids=ids, num_groups=num_groups)) for m in metrics]
+        overall = [source.joined(of(m, ids=np.zeros_like(ids), num_groups=1))[0] for m in metrics]
+    drawn = [np.empty((num_replicates, *values.shape)) for values in points]
+    drawn_overall = [np.empty((num_replicates, values.shape[1])) for values in points]
+    start = 0
+    for counts in resampling_counts(strata, num_replicates, rng):
+        w = counts[:, patient] * weight
+        rows = slice(start, start + len(w))
+        sums = np.stack([w[:, s] @ source.columns[s] for s in slices], axis=1)  # (r, G + 1, C)
+        found = zip(source.metrics, source.from_sums(sums[:, :-1]), source.from_sums(sums.sum(axis=1)), strict=True)
+        for m, (name, of_groups, of_all) in enumerate(found):
+            if name == "auc" and isinstance(source, _Metrics):
+                of_groups = np.stack([source.auc(s, w[:, s]) for s in slices[:-1]], axis=1)
+                of_all = source.auc(slice(None), w)
+            drawn[m][rows], drawn_overall[m][rows] = of_groups, of_all
+        start += len(w)
+    result = {}
+    for m, name in enumerate(source.metrics):
+        bias = np.zeros(num_groups)
+        if name == "ece" and isinstance(source, _Metrics):
+            bias = np.array([source.ece_bias(s, weight[s], patient[s]) for s in slices[:-1]])
+        trials = sample.trials(name, ids, num_groups, points[m].shape[1])
+        kind = {
+            "disjoint": sample.pred is not None and sample.pred.task == "multiclass",
+            "weighted": sample.weighted,
+            "rate": sample.pred is not None and name in RATES,
+        }
+        result[name] = Draws(points[m], overall[m], drawn[m], drawn_overall[m], bias, trials, **kind)
+    return result

@@ -12,11 +12,14 @@ from fairloss.groups.encode import GroupEncoding
 from fairloss.groups.labels import lookalikes
 from fairloss.metrics import disparity
 from fairloss.metrics.arrays import Floats, Ints
-from fairloss.metrics.predictions import Predictions
+from fairloss.metrics.rates import mean_over_classes
+from fairloss.metrics.undefined import undefined_labels
 from fairloss.report.arguments import KINDS, Kind, Resampling
-from fairloss.report.bootstrap import Replicates
-from fairloss.report.intervals import centered_interval, corrected_gap, gap_interval, percentile_interval, unseen
-from fairloss.report.results import AttributeReport, Estimate, Gap, Group, count_of, metric_title
+from fairloss.report.bootstrap import Draws
+from fairloss.report.class_gaps import class_noise, classes_compared, corrected_mean_gap, mean_gap, mean_gap_interval
+from fairloss.report.intervals import centered_interval, corrected_gap, gap_interval, percentile_interval
+from fairloss.report.results import AttributeReport, Estimate, Gap, Group, GroupEstimate, count_of, metric_title
+from fairloss.report.sample import Sample, effective_patients
 
 __all__ = ["attribute_report", "overall_estimates"]
 
@@ -29,93 +32,122 @@ _TITLES = {
     "positive_rate": "demographic parity difference",
     "ece": "calibration gap (ECE)",
 }
+_NOTHING = Estimate(float("nan"), float("nan"), float("nan"))
 
 
 def overall_estimates(
-    whole: Replicates, pred: Predictions | None, patient: Ints, level: float, kinds: Mapping[str, Kind] = KINDS
-) -> dict[str, Estimate]:
-    """Metric to estimate over all samples, from the replicates of one group that holds them all."""
-    everyone = np.zeros(len(patient), dtype=np.int64)
-    trials = np.array([_trials(m, everyone, 1, pred, patient) for m in whole.metrics])
-    return {m: of_groups[0] for m, of_groups in _estimates(whole, trials, level, kinds).items()}
+    draws: Mapping[str, Draws], sample: Sample, how: Resampling, kinds: Mapping[str, Kind] = KINDS
+) -> dict[str, GroupEstimate]:
+    """Metric to estimate over all samples, from the draws of one group that holds them all."""
+    everyone = np.zeros(len(sample), dtype=np.int64)
+    return {m: _estimates(d, _Sizes(sample, everyone, 1, m), how, kinds[m])[0] for m, d in draws.items()}
 
 
-def _estimates(found: Replicates, trials: Floats, level: float, kinds: Mapping[str, Kind]) -> dict[str, list[Estimate]]:
-    """Metric to the groups' values and percentile intervals; the rule of three where replicates do not vary."""
-    estimates = {}
-    for i, metric in enumerate(found.metrics):
-        kind, values, drawn = kinds[metric], found.values[i], found.drawn[:, i]
-        low, high = percentile_interval(drawn, level)
-        if (over := found.bias[i]).any():
-            low, high = centered_interval(values, drawn, level, over)
-            low, high = np.maximum(kind.low, low), np.minimum(kind.high, high)
-        slack = unseen(values, drawn, trials[i], _scale(kind))
-        low = np.maximum(np.minimum(kind.low, low), low - slack)
-        high = np.minimum(np.maximum(kind.high, high), high + slack)
-        bounds = zip(values.tolist(), low.tolist(), high.tolist(), strict=True)
-        estimates[metric] = [Estimate(*each) for each in bounds]
-    return estimates
+class _Sizes:
+    """How much the groups' values of a metric rest on: (G,) samples, patients, effective patients, positives."""
+
+    def __init__(self, sample: Sample, ids: Ints, num_groups: int, metric: str = "") -> None:
+        counted, self.weighted = sample.counted(metric), sample.weighted
+        at = ids >= 0 if counted is None else counted & (ids >= 0)
+        of, patient = ids[at], sample.patient[at]
+        self.samples = np.bincount(of, minlength=num_groups)
+        self.patients = effective_patients(of, num_groups, patient, np.ones(len(of))).astype(np.int64)
+        self.effective = sample.effective(ids, num_groups, counted) if self.weighted else self.patients.astype(float)
+        self.positives: Ints | None = None
+        if sample.pred is not None and sample.pred.task == "binary":
+            positive, each = sample.pred.target[at, 0], np.arange(len(of))
+            self.positives = np.bincount(of[positive], minlength=num_groups)
+            sides = [(of[side], num_groups, each[side], sample.weight[at][side]) for side in (positive, ~positive)]
+            self.effective_sides = np.array([effective_patients(*side) for side in sides])
+
+    def too_few(self, g: int, least: int) -> str:
+        """What group ``g`` has too little of to be judged; "" where it has enough."""
+        samples, people = int(self.samples[g]), int(self.patients[g])
+        if self.effective[g] < least:
+            found, worth = count_of(people, "patient") if people != samples else count_of(samples, "sample"), "{:.1f}"
+            amounts = [self.effective[g]]
+        elif self.positives is not None and self.effective_sides[:, g].min() < 10:
+            positives = int(self.positives[g])
+            found = f"{count_of(positives, 'positive')} and {count_of(samples - positives, 'negative')}"
+            amounts, worth = list(self.effective_sides[:, g]), "{:.1f} and {:.1f}"
+        else:
+            return ""
+        return f"{found}, worth {worth.format(*amounts)} of equal weight" if self.weighted else found
+
+
+def _estimates(found: Draws, sizes: _Sizes, how: Resampling, kind: Kind) -> list[GroupEstimate]:
+    """The groups' values and percentile intervals; the rule of three where replicates do not vary."""
+    values, drawn = found.values, found.drawn
+    low, high = percentile_interval(drawn, how.level)
+    if found.bias.any():
+        low, high = centered_interval(values, drawn, how.level, found.bias)
+        low, high = np.maximum(kind.low, low), np.minimum(kind.high, high)
+    slack = mean_over_classes(np.where(np.isnan(found.by_class), np.nan, found.slack(_scale(kind), how.level)))
+    low = np.maximum(np.minimum(kind.low, low), low - slack)
+    high = np.minimum(np.maximum(kind.high, high), high + slack)
+    bounds = zip(values.tolist(), low.tolist(), high.tolist(), strict=True)
+    counts = zip(sizes.samples.tolist(), sizes.patients.tolist(), sizes.effective.tolist(), strict=True)
+    few = [bool(sizes.too_few(g, how.min_group_size)) for g in range(len(values))]
+    return [GroupEstimate(*b, *n, f) for b, n, f in zip(bounds, counts, few, strict=True)]
 
 
 def attribute_report(
     name: str,
     encoding: GroupEncoding,
-    found: Replicates,
-    pred: Predictions | None,
-    patient: Ints,
+    draws: Mapping[str, Draws],
+    sample: Sample,
     how: Resampling,
     notes: list[str],
     kinds: Mapping[str, Kind] = KINDS,
 ) -> AttributeReport:
     """Groups and comparisons of one attribute; appends what the reader should be warned of to ``notes``."""
-    trials = np.array([_trials(m, encoding.ids, encoding.num_groups, pred, patient) for m in found.metrics])
-    estimates = _estimates(found, trials, how.level, kinds)
-    groups = []
+    ids, num_groups = encoding.ids, encoding.num_groups
+    whole = _Sizes(sample, ids, num_groups)
+    sizes = {m: _Sizes(sample, ids, num_groups, m) if sample.values else whole for m in draws}
+    estimates = {m: _estimates(d, sizes[m], how, kinds[m]) for m, d in draws.items()}
     alike = lookalikes(encoding.labels)
     if alike:
         notes.append(f"{name}: {alike}.")
-    if encoding.num_groups == 1:
+    if num_groups == 1:
         notes.append(f"{name}: only {encoding.labels[0]} occurs, so there is nothing to compare.")
+    missing = {m: np.isnan(d.by_class) for m, d in draws.items()}
+    often = {m: np.isnan(d.drawn_by_class).mean(axis=0) > 0.05 for m, d in draws.items()}
+    classes = () if sample.pred is None else sample.pred.classes
+    groups = []
     for g, label in enumerate(encoding.labels):
-        at = encoding.ids == g
-        n, people = int(at.sum()), len(np.unique(patient[at]))
-        positives = int(pred.target[at, 0].sum()) if pred is not None and pred.task == "binary" else None
-        reason = _too_small(n, people, positives, how.min_group_size)
+        reason = whole.too_few(g, how.min_group_size)
         if reason:
             notes.append(f"{name}: {label} has {reason}, too few to judge.")
         values = {m: of_groups[g] for m, of_groups in estimates.items()}
-        undefined = [m for m, e in values.items() if np.isnan(e.value)]
-        if undefined:
-            notes.append(f"{name}: {_names(undefined)} undefined in {label}, left out of the comparison.")
-        often = np.isnan(found.drawn[:, :, g]).mean(axis=0) > 0.05
-        lost = [m for m, is_lost in zip(found.metrics, often, strict=True) if is_lost and m not in undefined]
-        if lost:
+        for m, estimate in values.items():
+            if estimate.few and not reason:
+                few = sizes[m].too_few(g, how.min_group_size)
+                notes.append(f"{name}: {label} has {few} with a value of {metric_title(m)}, too few to judge.")
+        undefined: dict[str, list[str]] = {}
+        for m, lost in missing.items():
+            for where in undefined_labels([label], lost[g : g + 1], classes):
+                undefined.setdefault(where, []).append(m)
+        notes += [
+            f"{name}: {_names(m)} undefined in {where}, left out of the comparison." for where, m in undefined.items()
+        ]
+        rough = [m for m, rare in often.items() if (rare[g] & ~missing[m][g]).any()]
+        if rough:
             notes.append(
-                f"{name}: {_names(lost)} undefined in over 5% of the bootstrap replicates of {label}, whose intervals "
+                f"{name}: {_names(rough)} undefined in over 5% of the bootstrap replicates of {label}, whose intervals "
                 "there are rough."
             )
-        groups.append(Group(label, n, people, positives, values, bool(reason)))
-    gaps = [_gap(m, i, found, encoding.labels, how.level, trials[i], kinds[m]) for i, m in enumerate(found.metrics)]
-    if pred is not None:
-        combined = _combined(found, how.level, trials)
-        if any(g.name == "auc" and np.isnan(g.estimate.value) for g in gaps):
-            # With fewer than two areas the scaled one would be the plain one: nothing was compared.
-            nothing = Estimate(float("nan"), float("nan"), float("nan"))
-            combined = [replace(g, estimate=nothing) if g.name == "equity_scaled_auc" else g for g in combined]
-        gaps += combined
-    return AttributeReport(name, tuple(groups), tuple(gaps), int((encoding.ids < 0).sum()))
+        positives = None if whole.positives is None else int(whole.positives[g])
+        counts = int(whole.samples[g]), int(whole.patients[g]), float(whole.effective[g])
+        groups.append(Group(label, *counts, positives, values, bool(reason)))
+    gaps = []
+    for m, d in draws.items():
+        gaps.append(_gap(m, _TITLES.get(m, f"{metric_title(m)} gap"), [d], encoding.labels, how.level, kinds[m]))
+    gaps += [] if sample.pred is None else _combined(draws, encoding.labels, how.level)
+    return AttributeReport(name, tuple(groups), tuple(gaps), int((ids < 0).sum()))
 
 
 def _names(metrics: Sequence[str]) -> str:
     return ", ".join(map(metric_title, metrics))
-
-
-def _too_small(samples: int, people: int, positives: int | None, least: int) -> str:
-    if people < least:
-        return count_of(people, "patient") if people != samples else count_of(samples, "sample")
-    if positives is not None and min(positives, samples - positives) < 10:
-        return f"{count_of(positives, 'positive')} and {count_of(samples - positives, 'negative')}"
-    return ""
 
 
 def _scale(kind: Kind) -> float:
@@ -123,94 +155,96 @@ def _scale(kind: Kind) -> float:
 
 
 def _gap(
-    metric: str, i: int, found: Replicates, labels: tuple[Any, ...], level: float, trials: Floats, kind: Kind
+    name: str, title: str, parts: Sequence[Draws], labels: tuple[Any, ...], level: float, kind: Kind = KINDS["tpr"]
 ) -> Gap:
-    values, drawn = found.values[i], found.drawn[:, i]
-    low, high = gap_interval(values, drawn, level, trials, _scale(kind), found.bias[i])
+    """The gap over groups of a metric; of two the larger one; of several classes the mean over classes of theirs."""
+    value = mean_gap(parts)
+    low = high = corrected = float("nan")
+    if parts[0].by_class.shape[1] > 1:
+        (low, high), corrected = mean_gap_interval(parts, level, _scale(kind)), corrected_mean_gap(parts)
+    elif value == value:
+        # Of two gaps each takes half the risk; the larger one lies between the larger ends.
+        each = level if len(parts) == 1 else (1 + level) / 2
+        bounds = [gap_interval(p.values, p.drawn, each, p.slack(_scale(kind), each)[:, 0], p.bias) for p in parts]
+        low, high = np.max(bounds, axis=0).tolist()
+        corrected = float(np.max([corrected_gap(p.values, p.drawn) for p in parts]))
     best = worst = None
+    shared = parts[0].common.values
     # Two groups at least, and not all alike: else naming one as the worst would mislead.
-    if disparity.gap(values) > 1e-12 * max(1.0, float(np.nanmax(np.abs(values), initial=0.0))):
-        top, bottom = labels[int(np.nanargmax(values))], labels[int(np.nanargmin(values))]
+    if len(parts) == 1 and disparity.gap(shared) > 1e-12 * max(1.0, float(np.nanmax(np.abs(shared), initial=0.0))):
+        top, bottom = labels[int(np.nanargmax(shared))], labels[int(np.nanargmin(shared))]
         best, worst = (top, bottom) if kind.higher_is_better else (bottom, top)
-    title = _TITLES.get(metric, f"{metric_title(metric)} gap")
     high = min(kind.high - kind.low, high) if high == high else high
     # Extrapolation goes too far where one tiny group makes most of the noise: not below what the data exclude.
-    corrected = float(np.minimum(np.maximum(corrected_gap(values, drawn), low), high))
-    return Gap(metric, title, Estimate(disparity.gap(values), low, high), corrected, best, worst)
+    corrected = float(np.minimum(np.maximum(corrected, low), high))
+    return Gap(name, title, Estimate(value, low, high), corrected, best, worst)
 
 
-def _trials(metric: str, ids: Ints, num_groups: int, pred: Predictions | None, patient: Ints) -> Floats:
-    """(G,) independent trials behind a metric's value in each group: patients with a sample in its denominator."""
-    if pred is None:
-        counted = [np.ones(len(patient), dtype=bool)]
-    elif pred.task == "binary" and metric in ("tpr", "fnr", "auc", "f1", "balanced_accuracy"):
-        counted = [pred.target[:, 0]]
-    elif pred.task == "binary" and metric in ("precision", "fdr"):
-        counted = [pred.decided[:, 0]]
-    else:
-        counted = [np.ones(len(pred), dtype=bool)]
-    if pred is not None and pred.task == "binary" and metric in ("auc", "balanced_accuracy"):
-        counted.append(~pred.target[:, 0])
-    elif pred is not None and pred.task == "binary" and metric in ("fpr", "tnr"):
-        counted = [~pred.target[:, 0]]
-    return np.array(
-        [min(len(np.unique(patient[c & (ids == g)])) for c in counted) for g in range(num_groups)], dtype=np.float64
-    )
-
-
-def _combined(found: Replicates, level: float, trials: Floats) -> list[Gap]:
+def _combined(draws: Mapping[str, Draws], labels: tuple[Any, ...], level: float) -> list[Gap]:
     """Comparisons of two rates, or of a rate's ratio."""
-    names, gaps = list(found.metrics), []
-    if "tpr" in names and "fpr" in names:
-        pair = [names.index("tpr"), names.index("fpr")]
-        value = float(np.max([disparity.gap(found.values[i]) for i in pair]))
-        # Half the risk for each of the two gaps; the larger one lies between the larger ends.
-        each = (1 + level) / 2
-        bounds = np.max([gap_interval(found.values[i], found.drawn[:, i], each, trials[i]) for i in pair], axis=0)
-        corrected = float(np.max([corrected_gap(found.values[i], found.drawn[:, i]) for i in pair]))
-        interval = Estimate(value, float(bounds[0]), float(np.minimum(1.0, bounds[1])))  # NaN where a gap is undefined
-        corrected = float(np.minimum(np.maximum(corrected, interval.low), interval.high))
-        gaps.append(Gap("equalized_odds", "equalized odds difference", interval, corrected))
-    if "positive_rate" in names:
-        i = names.index("positive_rate")
-        gaps.append(_parity_ratio(found.values[i], found.drawn[:, i], level, trials[i]))
-    if "auc" in names:
-        i = names.index("auc")
-        values = np.array([_scaled(o, v) for o, v in zip(found.drawn_overall[:, i], found.drawn[:, i], strict=True)])
-        overall, of_groups = float(found.overall[i]), found.values[i]
-        value = _scaled(overall, of_groups)
-        # The mean of |overall - group| keeps the noise of every group: where all are alike it is too large by this much.
-        apart = found.drawn_overall[:, i, None] - found.drawn[:, i]
-        apart = apart[:, (~np.isnan(apart)).any(axis=0)]
-        noise = float(np.sqrt(2 / np.pi) * np.nanstd(apart, axis=0).mean()) if apart.size else 0.0
-        penalty = max(0.0, overall / value - 1 - noise) if value > 0 else 0.0
-        low, high = centered_interval(np.array(value), values, level)
-        high = np.minimum(1.0, high + overall / (1 + penalty) - value)
-        if unseen(of_groups, found.drawn[:, i], trials[i]).any():
-            low = high = np.array(np.nan)  # a group whose replicates do not vary is not thereby known
-        estimate = Estimate(value, max(0.0, float(low)) if low == low else float(low), float(high))
-        gaps.append(Gap("equity_scaled_auc", "equity-scaled AUC (mean_abs)", estimate, float("nan")))
+    gaps = []
+    if "tpr" in draws and "fpr" in draws:
+        gaps.append(_gap("equalized_odds", "equalized odds difference", [draws["tpr"], draws["fpr"]], labels, level))
+    if "positive_rate" in draws:
+        ratio = _parity_ratio(draws["positive_rate"], level)
+        gaps.append(Gap("demographic_parity_ratio", "demographic parity ratio", ratio, float("nan")))
+    if "auc" in draws:
+        scaled = _equity_scaled(draws["auc"].common, level)
+        gaps.append(Gap("equity_scaled_auc", "equity-scaled AUC (mean_abs)", scaled, float("nan")))
     return gaps
 
 
-def _parity_ratio(values: Floats, drawn: Floats, level: float, trials: Floats) -> Gap:
-    """Smallest over largest of the positive rates: exp(-gap) of their logarithms, whose interval is that of a gap.
+def _equity_scaled(auc: Draws, level: float) -> Estimate:
+    kept = ~np.isnan(auc.values)
+    if kept.sum() < 2:  # with one area the scaled one would be the plain one: nothing was compared
+        return _NOTHING
+
+    def scaled(overall: float, values: Floats) -> float:
+        return disparity.equity_scaled(overall, values, penalty="mean_abs")
+
+    drawn = np.array([scaled(o, v) for o, v in zip(auc.drawn_overall, auc.drawn, strict=True)])
+    value = scaled(auc.overall, auc.values)
+    # The mean of |overall - group| keeps the noise of every group: where all are alike it is too large by this much.
+    apart = auc.drawn_overall[:, None] - auc.drawn
+    apart = apart[:, (~np.isnan(apart)).any(axis=0)]
+    noise = float(np.sqrt(2 / np.pi) * np.nanstd(apart, axis=0).mean()) if apart.size else 0.0
+    penalty = max(0.0, auc.overall / value - 1 - noise) if value > 0 else 0.0
+    low, high = centered_interval(np.array(value), drawn, level)
+    high = np.minimum(1.0, high + auc.overall / (1 + penalty) - value)
+    if auc.still.any():
+        return Estimate(value, float("nan"), float("nan"))  # a group whose replicates do not vary is not thereby known
+    return Estimate(value, max(0.0, float(low)) if low == low else float(low), float(high))
+
+
+def _parity_ratio(rate: Draws, level: float) -> Estimate:
+    """Smallest over largest of the positive rates, exp(-gap) of their logarithms, whose interval is that of a gap.
 
     Where a group's replicates do not vary, or reach a rate of 0, logarithms say nothing. The ratio is 1 - gap / largest
     with the largest at most 1, hence between 0 and 1 less the lower end of the difference, and clear where that is.
     """
-    known = ~np.isnan(values)
-    v, d, n = values[known], drawn[:, known], trials[known]
-    nan = float("nan")
-    if len(v) < 2 or v.max() == 0:
-        estimate = Estimate(nan, nan, nan)
-    elif unseen(v, d, n).any() or (d == 0).any():
-        estimate = Estimate(float(v.min() / v.max()), 0.0, 1 - gap_interval(v, d, level, n)[0])
-    else:
-        low, high = gap_interval(np.log(v), np.log(d), level)
-        estimate = Estimate(float(v.min() / v.max()), float(np.exp(-high)), float(np.exp(-low)))
-    return Gap("demographic_parity_ratio", "demographic parity ratio", estimate, nan)
+    value = mean_gap([rate], "ratio")
+    if value != value:
+        return _NOTHING
+    several, ends = rate.by_class.shape[1] > 1, []
+    for k in np.flatnonzero(classes_compared([rate]) & (np.nan_to_num(rate.by_class).max(axis=0) > 0)):
+        one = rate.of_classes(np.array([k]))
+        if one.still.any() or (one.drawn == 0).any():
+            ends.append((np.zeros(len(one.drawn) if several else ()), 1 - _bounds(one, level, several)[0]))
+        else:
+            of, drawn = np.log(one.by_class), np.log(one.drawn_by_class)
+            logarithms = replace(one, by_class=of, drawn_by_class=drawn, rate=False)
+            low, high = _bounds(logarithms, level, several)
+            ends.append((np.exp(-high), np.exp(-low)))
+    low, high = np.mean(ends, axis=0)
+    if several:
+        low, high = np.quantile(low, (1 - level) / 2), np.quantile(high, (1 + level) / 2)
+    return Estimate(value, float(low), min(1.0, float(high)))
 
 
-def _scaled(overall: float, values: Floats) -> float:
-    return disparity.equity_scaled(overall, values, penalty="mean_abs")
+def _bounds(rate: Draws, level: float, several: bool) -> tuple[Floats, Floats]:
+    """Ends of a gap's interval; of one class among several (R,) bounds, whose means over classes make the interval."""
+    if several:
+        found = class_noise([rate], level)
+        return found.gaps[-1] - found.above[-1, :, 0], found.gaps[-1] + found.below[:, 0]
+    low, high = map(np.asarray, gap_interval(rate.values, rate.drawn, level, rate.slack(1.0, level)[:, 0]))
+    return low, high

@@ -16,15 +16,17 @@ from numpy.typing import NDArray
 from fairloss.core.arrays import frame_columns
 from fairloss.core.checks import expected
 from fairloss.groups.encode import EachBins, EachLabels, GroupEncoding, number_labels
-from fairloss.metrics.arrays import as_groups, as_values
-from fairloss.metrics.disparity import gap
-from fairloss.metrics.per_group import Metric, UndefinedGroupWarning
+from fairloss.metrics.arrays import Bools, as_groups, as_values
+from fairloss.metrics.per_group import Metric
 from fairloss.metrics.predictions import Predictions, Task, as_predictions
+from fairloss.metrics.undefined import UndefinedGroupWarning, undefined_labels
 from fairloss.report.arguments import Resampling, metric_names
-from fairloss.report.bootstrap import Replicates, bootstrap_groups, patient_codes
+from fairloss.report.bootstrap import Draws, bootstrap_groups
 from fairloss.report.build import attribute_report
+from fairloss.report.class_gaps import mean_difference, mean_gap
 from fairloss.report.intervals import gap_difference
-from fairloss.report.results import AttributeReport, GapDifference, ModelComparison, metric_title
+from fairloss.report.results import GapDifference, ModelComparison, count_of, metric_title
+from fairloss.report.sample import read_sample
 
 __all__ = ["compare_models", "gap_difference_test", "pareto_front"]
 
@@ -78,8 +80,8 @@ def gap_difference_test(
         seed: of the resampling.
 
     Returns:
-        Both gaps, their difference, its interval and p-value; NaN where a gap is undefined. The smallest p-value is
-        1 / (num_replicates + 1).
+        Both gaps over the groups, and classes of them, that both models define; their difference, its interval and p-value;
+        NaN where a gap is undefined. The smallest p-value is 1 / (num_replicates + 1), of a mean over classes twice that.
 
     Raises:
         ValueError: shapes that do not fit, an unknown metric, fewer than 100 replicates.
@@ -88,7 +90,7 @@ def gap_difference_test(
         A large-sample test. It holds where one model is noisier than the other (whose gap is then the larger by chance),
         and is conservative where the groups of both models are nearly alike. Where no replicate varies (both models
         right everywhere), the interval of the difference has no width; the gaps' own intervals (:func:`compare_models`)
-        have. Where a group is undefined in one model alone, the p-value is NaN.
+        have.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -179,8 +181,9 @@ def compare_models(
         ValueError: no model, shapes that do not fit, no or an unknown metric, fewer than 100 replicates.
 
     Note:
-        A metric that is undefined in some group gives one :class:`UndefinedGroupWarning`. Where it is so for some of
-        the models only, their gaps are over different groups; the warning names these models.
+        A metric that is undefined in some group, or for some class there, gives one :class:`UndefinedGroupWarning`. Where it
+        is so for some of the models only, their gaps are over different groups; the warning names these models, and the
+        differences to the first model (``against_first``) are over the groups and classes that are defined in both.
 
     Example:
         >>> y, g = [1, 0, 1, 0] * 10, [0, 0, 1, 1] * 10
@@ -197,8 +200,8 @@ def compare_models(
     attributes = groups if isinstance(groups, Mapping) else frame_columns(groups)
     attribute = "group" if attributes is None else " & ".join(map(str, attributes))
     found: list[ModelComparison] = []
-    reports: dict[str, AttributeReport] = {}
-    first: Replicates | None = None
+    missing: dict[str, dict[str, list[str]]] = {m: {} for m in names}  # of each metric, by group, in which models
+    first: dict[str, Draws] = {}
     predictions = _read_models(
         y_true, scores, threshold=threshold, strict=strict, task=task, labels=labels, positive=positive, logits=logits,
         ignore_index=ignore_index,
@@ -207,42 +210,42 @@ def compare_models(
         for name in names:
             pred.check(name)
     n = len(next(iter(predictions.values())))
-    encoding = _present(as_groups(groups, n, unknown=unknown, known=known, bins=bins))
+    everyone = as_groups(groups, n, unknown=unknown, known=known, bins=bins)
     for model, pred in predictions.items():
-        patient = patient_codes(patients, len(pred))
-        replicates = bootstrap_groups(
-            pred,
+        notes: list[str] = []
+        sample, present = read_sample(pred, {}, n, patients, sample_weight, notes)
+        encoding = _present(everyone, present)
+        if sample.weighted:
+            worth = sample.effective(np.zeros(len(sample), dtype=np.int64), 1)[0]
+            notes.append(f"Weighted: {count_of(len(sample), 'sample')}, worth {worth:.1f} of equal weight.")
+        draws = bootstrap_groups(
+            sample,
             encoding.ids,
             encoding.num_groups,
             metrics=names,
-            weight=pred.weights(sample_weight),
-            patient=patient,
             num_replicates=num_replicates,
             rng=np.random.default_rng(seed),  # the same draws for every model
         )
-        notes: list[str] = []
-        report = attribute_report(attribute, encoding, replicates, pred, patient, how, notes)
+        report = attribute_report(attribute, encoding, draws, sample, how, notes)
         gaps = {m: report.gap(m) for m in names}
         lost = [metric_title(m) for m in names if np.isnan(gaps[m].estimate.value)]
         if lost and encoding.num_groups != 1:  # of one group the report's notes say so themselves
             notes.append(f"{attribute}: {', '.join(lost)} defined in fewer than two groups, so there is no gap.")
-        against = {}
-        if first is not None:
-            against = {m: _difference(m, i, first, replicates, level) for i, m in enumerate(names)}
-        else:
-            first = replicates
+        first = first or draws
         found.append(
             ModelComparison(
                 model,
-                {m: float(replicates.overall[i]) for i, m in enumerate(names)},
+                {m: d.overall for m, d in draws.items()},
                 {m: (g.estimate.value, g.estimate.low, g.estimate.high) for m, g in gaps.items()},
                 {m: g.corrected for m, g in gaps.items()},
-                against,
+                {m: _difference(m, first[m], draws[m], level) for m in names} if found else {},
                 tuple(notes),
             )
         )
-        reports[model] = report
-    _warn_of_undefined(reports, names)
+        for m, d in draws.items():
+            for label in undefined_labels(encoding.labels, np.isnan(d.by_class), pred.classes):
+                missing[m].setdefault(label, []).append(model)
+    _warn_of_undefined(missing, len(found))
     return found
 
 
@@ -263,32 +266,34 @@ def _read_models(
     return found
 
 
-def _present(encoding: GroupEncoding) -> GroupEncoding:
-    """Without the categories that no sample has."""
-    used = np.bincount(encoding.ids + 1, minlength=encoding.num_groups + 1)[1:] > 0
+def _present(encoding: GroupEncoding, present: Bools) -> GroupEncoding:
+    """The samples ``present``, without the categories that none of them has."""
+    ids = encoding.ids[present]
+    used = np.bincount(ids + 1, minlength=encoding.num_groups + 1)[1:] > 0
     rows = np.concatenate([[-1], np.where(used, np.cumsum(used) - 1, -1)])
-    labels = tuple(name for name, here in zip(encoding.labels, used, strict=True) if here)
-    return GroupEncoding(rows[encoding.ids + 1], labels)
+    return GroupEncoding(rows[ids + 1], tuple(name for name, here in zip(encoding.labels, used, strict=True) if here))
 
 
-def _warn_of_undefined(reports: Mapping[str, AttributeReport], metrics: Sequence[str]) -> None:
+def _warn_of_undefined(missing: Mapping[str, Mapping[str, Sequence[str]]], models: int) -> None:
     """One warning per metric; models are named where not all of them are concerned."""
-    for metric in dict.fromkeys(metrics):
-        models: dict[str, list[str]] = {}
-        for name, report in reports.items():
-            for group in report.groups:
-                if np.isnan(group.metrics[metric].value):
-                    models.setdefault(str(group.label), []).append(name)
-        if models:
-            groups = [g if len(m) == len(reports) else f"{g} ({', '.join(m)})" for g, m in models.items()]
+    for metric, labels in missing.items():
+        if labels:
+            groups = [g if len(m) == models else f"{g} ({', '.join(m)})" for g, m in labels.items()]
             text = f"{metric} is undefined in group(s) {', '.join(groups)}: left out"
             warnings.warn(text, UndefinedGroupWarning, stacklevel=3)
 
 
-def _difference(metric: str, i: int, a: Replicates, b: Replicates, level: float) -> GapDifference:
-    gap_a, gap_b = gap(a.values[i]), gap(b.values[i])
-    first, second = ((r.values[i], r.drawn[:, i], r.bias[i]) for r in (a, b))
-    return GapDifference(metric, gap_a, gap_b, gap_b - gap_a, *gap_difference(first, second, level))
+def _difference(metric: str, first: Draws, second: Draws, level: float) -> GapDifference:
+    """Of the gaps over the groups, and classes of them, that are defined in both models."""
+    kept = ~np.isnan(first.by_class) & ~np.isnan(second.by_class)
+    first, second = first.where(kept), second.where(kept)
+    gap_a, gap_b = (mean_gap([d]) for d in (first, second))
+    if first.by_class.shape[1] > 1:
+        interval = mean_difference(first, second, level)
+    else:
+        replicates = [(d.values, d.drawn, d.bias) for d in (first, second)]
+        interval = gap_difference(replicates[0], replicates[1], level)
+    return GapDifference(metric, gap_a, gap_b, gap_b - gap_a, *interval)
 
 
 def pareto_front(performance: Any, disparity: Any) -> NDArray[np.bool_]:

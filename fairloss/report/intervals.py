@@ -32,7 +32,16 @@ from fairloss.metrics.arrays import Floats
 
 _MOST_PAIRS = 105  # of fifteen groups
 
-__all__ = ["centered_interval", "corrected_gap", "gap_difference", "gap_interval", "percentile_interval", "unseen"]
+__all__ = [
+    "centered_interval",
+    "corrected_gap",
+    "gap_difference",
+    "gap_interval",
+    "pairs_of_groups",
+    "percentile_interval",
+    "unseen",
+    "weighting_slack",
+]
 
 
 def percentile_interval(drawn: Floats, level: float) -> tuple[Floats, Floats]:
@@ -59,14 +68,33 @@ def _range(values: Floats) -> Floats:
     return np.where(few, np.nan, high - np.where(few, 0.0, low))
 
 
-def unseen(values: Floats, drawn: Floats, sizes: Floats | None, scale: float = 1.0) -> Floats:
-    """(G,) 3 / n of ``scale``, at most all of it, for groups whose replicates do not vary; 0 for all others."""
-    n = np.full(len(values), np.inf) if sizes is None else np.maximum(sizes, 1.0)
+def unseen(values: Floats, drawn: Floats, trials: Floats, scale: float = 1.0) -> Floats:
+    """(G, ...) 3 / n of ``scale``, at most all of it, where replicates (R, G, ...) do not vary; 0 elsewhere."""
     varies = np.nanmax(np.abs(drawn - values), axis=0, initial=0.0, where=~np.isnan(drawn)) > 1e-12
-    return np.where(varies, 0.0, scale * np.minimum(1.0, 3.0 / n))
+    return np.where(varies, 0.0, scale * np.minimum(1.0, 3.0 / np.maximum(trials, 1.0)))
 
 
-def _pairs(groups: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def weighting_slack(values: Floats, drawn: Floats, trials: Floats, level: float, *, rate: bool) -> Floats:
+    """(G, ...) how much wider than percentiles the interval of a weighted value should be.
+
+    Few heavy samples are in nearly all replicates, or happen to agree: percentiles are too narrow. A ``rate`` needs at least
+    Wilson's interval of the effective number of ``trials``, other values Student's t for the normal quantile.
+    """
+    from scipy import special
+
+    low, high = percentile_interval(drawn, level)
+    n, z = np.maximum(trials, 1.0), special.ndtri((1 + level) / 2)
+    if rate:
+        center = (values + z**2 / (2 * n)) / (1 + z**2 / n)
+        half = z / (1 + z**2 / n) * np.sqrt(np.maximum(0.0, values * (1 - values)) / n + z**2 / (4 * n**2))
+        slack = np.maximum(low - (center - half), center + half - high)
+    else:
+        free = np.maximum(n - 1, 0.1)
+        slack = (special.stdtrit(free, (1 + level) / 2) / z * np.sqrt(n / free) - 1) * (high - low) / 2
+    return np.asarray(np.maximum(0.0, slack))
+
+
+def pairs_of_groups(groups: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Ordered pairs of groups: i - j and j - i are two."""
     i, j = np.triu_indices(groups, k=1)
     return np.concatenate([i, j]), np.concatenate([j, i])
@@ -99,25 +127,19 @@ def _deviation(values: Floats, drawn: Floats, bias: Floats) -> Floats:
 
 
 def gap_interval(
-    values: Floats,
-    drawn: Floats,
-    level: float,
-    sizes: Floats | None = None,
-    scale: float = 1.0,
-    bias: Floats | None = None,
+    values: Floats, drawn: Floats, level: float, slack: Floats | None = None, bias: Floats | None = None
 ) -> tuple[float, float]:
     """Interval of max - min over groups of (G,) values from (R, G) replicates; see the module's text.
 
-    ``sizes`` (G,) are the numbers of trials behind the values, for groups whose replicates do not vary; ``scale`` is the
-    range that the values may have; ``bias`` (G,) how much too large they may be on average.
+    ``slack`` (G,) is how much further than their replicates the values may be from the truth; ``bias`` (G,) how much too
+    large they may be on average.
     """
     kept = ~np.isnan(values)
     if kept.sum() < 2:
         return float("nan"), float("nan")
     v, d = values[kept], drawn[:, kept]
-    over = np.zeros(len(v)) if bias is None else bias[kept]
-    slack = unseen(v, d, None if sizes is None else sizes[kept], scale)
-    i, j = _pairs(len(v))
+    over, slack = (np.zeros(len(v)) if extra is None else extra[kept] for extra in (bias, slack))
+    i, j = pairs_of_groups(len(v))
     error, largest = _studentized(_deviation(v, d, over), i, j)
     radius = float(np.quantile(largest, level)) * error + slack[i] + slack[j]
     difference = v[i] - v[j]
@@ -148,17 +170,14 @@ def gap_difference(
 ) -> tuple[float, float, float]:
     """Interval of gap_b - gap_a and its p-value, each model as (G,) values, (R, G) replicates, (G,) bias; see the module.
 
-    NaN where fewer than two groups are defined in a model. Where a group is defined in one model alone, the interval is
-    that of two gaps of their own, and the p-value NaN. The smallest p-value is 1 / (R + 1).
+    The groups that are defined in both models are compared; NaN where these are fewer than two. The smallest p-value is
+    1 / (R + 1).
     """
-    kept = ~np.isnan(a[0])
-    if (kept != ~np.isnan(b[0])).any():
-        (low_a, high_a), (low_b, high_b) = (gap_interval(v, d, (1 + level) / 2, bias=o) for v, d, o in (a, b))
-        return low_b - high_a, high_b - low_a, float("nan")
+    kept = ~np.isnan(a[0]) & ~np.isnan(b[0])
     if kept.sum() < 2:
         return float("nan"), float("nan"), float("nan")
     (va, da, ba), (vb, db, bb) = ((v[kept], d[:, kept], o[kept]) for v, d, o in (a, b))
-    i, j = _pairs(len(va))
+    i, j = pairs_of_groups(len(va))
     x, y = va[i] - va[j], vb[i] - vb[j]
     spread_a, spread_b = _deviation(va, da, ba), _deviation(vb, db, bb)
     error_a, largest_a = _studentized(spread_a, i, j)

@@ -11,7 +11,7 @@ from typing import Any
 from fairloss.core.extras import require
 from fairloss.report.plots import plot_gaps, plot_groups
 from fairloss.report.results import ReportData
-from fairloss.report.tables import legend, settings_line, tables
+from fairloss.report.tables import Table, legend, settings_line, tables
 
 __all__ = ["as_html"]
 
@@ -44,20 +44,18 @@ def as_html(report: ReportData) -> str:
         items = "".join(f"<li>{html.escape(w)}</li>" for w in report.warnings)
         parts.append(f'<ul class="warnings">{items}</ul>')
     every = tables(report)
-    parts += ["<h2>Overall</h2>", _table(*every[0][1:])]
+    parts += ["<h2>Overall</h2>", _table(every[0])]
     for position, attribute in enumerate(report.attributes):
-        (name, header, rows), (_, gap_header, gap_rows) = every[1 + 2 * position : 3 + 2 * position]
-        small = [g.small for g in attribute.groups]
-        clear = [g.clear for g in attribute.gaps]
+        groups, gaps = every[1 + 2 * position : 3 + 2 * position]
         parts += [
-            f"<h2>{html.escape(name)}</h2>",
-            _table(header, rows, ["small" if s else "" for s in small]),
+            f"<h2>{html.escape(groups.title)}</h2>",
+            _table(groups, "small"),
             _plot(
                 plot_groups(report, attribute=attribute.name),
                 "Values and intervals of the groups; dashed: over all samples; open: too few to judge.",
             ),
             "<h3>Comparisons</h3>",
-            _table(gap_header, gap_rows, ["clear" if c else "" for c in clear]),
+            _table(gaps, "clear"),
             _plot(
                 plot_gaps(report, attribute=attribute.name),
                 "Clear (a marked row, an orange band): the interval excludes equality.",
@@ -77,18 +75,18 @@ def _footer(report: ReportData) -> str:
     return f"<footer><h2>How to read this</h2><ul>{items}</ul></footer>"
 
 
-def _table(header: list[str], rows: list[list[str]], classes: list[str] | None = None) -> str:
-    head = "".join(f"<th>{html.escape(h)}</th>" for h in header)
+def _table(table: Table, mark: str = "") -> str:
+    head = "".join(f"<th>{html.escape(h)}</th>" for h in table.header)
     lines = []
-    for i, row in enumerate(rows):
+    for row, marked in zip(table.rows, table.marked, strict=True):
         cells = "".join(f"<td>{_cell(c)}</td>" for c in row)
-        lines.append(f'<tr class="{classes[i]}">{cells}</tr>' if classes and classes[i] else f"<tr>{cells}</tr>")
+        lines.append(f'<tr class="{mark}">{cells}</tr>' if marked else f"<tr>{cells}</tr>")
     return f'<div class="scroll"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
 
 
 def _cell(text: str) -> str:
     # The interval in smaller type: the value should be read first. Nothing leaves here unescaped, labels least of all.
-    match = re.fullmatch(r"(-?[0-9.]+) (\[[-0-9., ]+\])", text)
+    match = re.fullmatch(r"(-?[0-9.]+) (\[[-0-9., ]+\](?: \(!\))?)", text)
     return f"{html.escape(match[1])} <small>{html.escape(match[2])}</small>" if match else html.escape(text)
 
 

@@ -61,9 +61,9 @@ def plot_groups(report: ReportData, *, attribute: str | None = None, metrics: Se
             if e.value != e.value:
                 axis.text(0.5, row, "undefined", color=_GRAY, ha="center", va="center", transform=_rows(axis))
                 continue
-            color = _GRAY if group.small else _BLUE
+            color = _GRAY if e.few else _BLUE
             axis.plot([e.low, e.high], [row, row], color=color, linewidth=2, alpha=0.6, solid_capstyle="butt")
-            axis.plot(e.value, row, "o", color=color, markersize=6, markerfacecolor="white" if group.small else color)
+            axis.plot(e.value, row, "o", color=color, markersize=6, markerfacecolor="white" if e.few else color)
         axis.set_title(_literal(metric_title(name)), fontsize=10)
         axis.set_ylim(count - 0.4, -0.6)
         first = axis in axes[:, 0]

@@ -2,14 +2,13 @@
 
 A group's values carry percentile intervals of a bootstrap over patients, stratified by group; gaps carry an interval
 that stays honest where groups are alike, and a bias-corrected estimate, both explained in
-:mod:`fairloss.report.bootstrap`. Rates of multi-class and multi-label tasks are means over classes, and their gaps the
-gaps of these means.
+:mod:`fairloss.report.intervals`. Rates of multi-class and multi-label tasks are means over classes, and their gaps the
+means of each class's gap over the groups that have it, as in the named gaps of :mod:`fairloss.metrics.gaps`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ import numpy as np
 
 from fairloss.core.checks import expected
 from fairloss.groups.encode import EachBins, EachLabels, GroupEncoding
-from fairloss.metrics.arrays import Ints, as_weights
+from fairloss.metrics.arrays import Ints
 from fairloss.metrics.per_group import Metric
-from fairloss.metrics.predictions import Predictions, Task, as_predictions
+from fairloss.metrics.predictions import Task, as_predictions
 from fairloss.metrics.rates import Convention
 from fairloss.report.arguments import (
     KINDS,
@@ -30,9 +29,10 @@ from fairloss.report.arguments import (
     read_values,
     value_kinds,
 )
-from fairloss.report.bootstrap import Replicates, bootstrap_groups, bootstrap_means, patient_codes
+from fairloss.report.bootstrap import Draws, bootstrap_groups
 from fairloss.report.build import attribute_report, overall_estimates
 from fairloss.report.results import ReportData
+from fairloss.report.sample import Sample, read_sample
 from fairloss.report.tables import as_dict, as_frame, as_markdown
 
 __all__ = ["FairnessReport"]
@@ -130,29 +130,19 @@ class FairnessReport(ReportData):
             y_true, y_score, task=task, threshold=threshold, strict=strict, labels=labels, positive=positive,
             logits=logits, ignore_index=ignore_index,
         )  # fmt: skip
-        encodings = read_attributes(groups, len(pred), intersections, unknown, known, bins)
-        patient = patient_codes(patients, len(pred))
         notes: list[str] = []
+        sample, present = read_sample(pred, {}, len(pred), patients, sample_weight, notes)
+        encodings = read_attributes(groups, present, intersections, unknown, known, bins)
+        pred = sample.pred or pred
         names = read_metrics(pred, metrics, notes)
-        replicates = partial(
-            bootstrap_groups,
-            pred,
-            metrics=names,
-            weight=pred.weights(sample_weight),
-            patient=patient,
-            num_replicates=num_replicates,
-            convention=convention,
-        )
         settings = {
             "title": title,
             "task": pred.task,
-            "samples": len(pred),
-            "patients": int(patient.max()) + 1,
             "threshold": threshold,
             "decision": "score > threshold" if strict else "score >= threshold",
             "convention": convention,
         }
-        return cls._of(replicates, encodings, pred, patient, KINDS, how, settings, notes)
+        return cls._of(sample, encodings, names, KINDS, how, settings, notes, convention)
 
     @classmethod
     def from_values(  # noqa: D417
@@ -203,36 +193,45 @@ class FairnessReport(ReportData):
         lengths = {len(v) for v in arrays.values()}
         if len(lengths) != 1:
             raise ValueError(expected("values", "values of one length", f"lengths {sorted(lengths)}"))
-        n = lengths.pop()
-        encodings = read_attributes(groups, n, intersections, unknown, known, bins)
-        patient = patient_codes(patients, n)
-        kinds, weight = value_kinds(arrays, higher_is_better), as_weights(sample_weight, n)
-        replicates = partial(bootstrap_means, arrays, weight=weight, patient=patient, num_replicates=num_replicates)
-        settings = {"title": title, "task": "values", "samples": n, "patients": int(patient.max()) + 1}
-        return cls._of(replicates, encodings, None, patient, kinds, how, settings, [])
+        notes: list[str] = []
+        sample, present = read_sample(None, arrays, lengths.pop(), patients, sample_weight, notes)
+        encodings = read_attributes(groups, present, intersections, unknown, known, bins)
+        kinds = value_kinds(sample.values, higher_is_better)
+        return cls._of(sample, encodings, tuple(arrays), kinds, how, {"title": title, "task": "values"}, notes)
 
     @classmethod
     def _of(
         cls,
-        replicates: Callable[..., Replicates],
+        sample: Sample,
         encodings: Mapping[str, GroupEncoding],
-        pred: Predictions | None,
-        patient: Ints,
+        metrics: Sequence[str],
         kinds: Mapping[str, Kind],
         how: Resampling,
         settings: dict[str, Any],
         notes: list[str],
+        convention: Convention = "standard",
     ) -> FairnessReport:
-        """The report of ``replicates(ids, num_groups)``, with the same draws for every attribute."""
+        """The report of the sample, with the same draws for every attribute."""
 
-        def drawn(ids: Ints, num_groups: int) -> Replicates:
-            return replicates(ids, num_groups, rng=np.random.default_rng(how.seed))
+        def drawn(ids: Ints, num_groups: int) -> dict[str, Draws]:
+            rng = np.random.default_rng(how.seed)
+            return bootstrap_groups(
+                sample,
+                ids,
+                num_groups,
+                metrics=metrics,
+                num_replicates=how.num_replicates,
+                rng=rng,
+                convention=convention,
+            )
 
-        overall = overall_estimates(drawn(np.zeros(len(patient), dtype=np.int64), 1), pred, patient, how.level, kinds)
+        overall = overall_estimates(drawn(np.zeros(len(sample), dtype=np.int64), 1), sample, how, kinds)
         reports = tuple(
-            attribute_report(name, e, drawn(e.ids, e.num_groups), pred, patient, how, notes, kinds)
+            attribute_report(name, e, drawn(e.ids, e.num_groups), sample, how, notes, kinds)
             for name, e in encodings.items()
         )
+        settings |= {"samples": len(sample), "patients": sample.patients, "weighted": sample.weighted}
+        settings |= {"effective": float(sample.effective(np.zeros(len(sample), dtype=np.int64), 1)[0])}
         settings |= {
             "replicates": how.num_replicates,
             "level": how.level,

@@ -11,6 +11,7 @@ __all__ = [
     "Gap",
     "GapDifference",
     "Group",
+    "GroupEstimate",
     "ModelComparison",
     "ReportData",
     "count_of",
@@ -40,14 +41,32 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class GroupEstimate(Estimate):
+    """A value with its interval, and how much it rests on.
+
+    Attributes:
+        samples: with a value.
+        patients: of these samples.
+        effective: Kish's effective number of these patients; where weights do not differ, their number.
+        few: whether these are too few to judge.
+    """
+
+    samples: int
+    patients: int
+    effective: float
+    few: bool
+
+
+@dataclass(frozen=True)
 class Group:
-    """One group: its counts and its value of every metric."""
+    """One group: its counts and its value of every metric; ``small`` where it is too small to judge by any of them."""
 
     label: Any
     samples: int
     patients: int
+    effective: float
     positives: int | None
-    metrics: dict[str, Estimate]
+    metrics: dict[str, GroupEstimate]
     small: bool
 
 
@@ -114,7 +133,7 @@ class ReportData:
         settings: what the numbers rest on (samples, threshold, replicates, level, seed, ...).
     """
 
-    overall: dict[str, Estimate]
+    overall: dict[str, GroupEstimate]
     attributes: tuple[AttributeReport, ...]
     warnings: tuple[str, ...]
     settings: dict[str, Any] = field(default_factory=dict)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from fairloss.core.extras import require
-from fairloss.report.results import AttributeReport, Estimate, ReportData, count_of, metric_title
+from fairloss.report.results import AttributeReport, Estimate, GroupEstimate, ReportData, count_of, metric_title
 
 __all__ = [
     "as_dict",
@@ -22,7 +23,15 @@ __all__ = [
     "tables",
 ]
 
-Table = tuple[str, list[str], list[list[str]]]
+
+class Table(NamedTuple):
+    """A table as text; ``marked`` are the rows of small groups, or of clear comparisons."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    marked: list[bool]
+
 
 _MEANINGS = {
     "accuracy": "share of right decisions",
@@ -84,67 +93,68 @@ def as_frame(report: ReportData) -> Any:
     """One row per value (pandas)."""
     pandas = require("pandas")
     columns = ["attribute", "kind", "group", "metric", "value", "low", "high", "corrected", "samples", "patients"]
+    columns.append("effective")
     rows: list[tuple[Any, ...]] = []
     nan = float("nan")
-    n, people = report.settings.get("samples"), report.settings.get("patients")
-    for m, e in report.overall.items():
-        rows.append((None, "overall", None, m, e.value, e.low, e.high, nan, n, people))
+    parts: list[tuple[Any, str, Any, dict[str, GroupEstimate]]] = [(None, "overall", None, report.overall)]
     for a in report.attributes:
-        for g in a.groups:
-            for m, e in g.metrics.items():
-                rows.append((a.name, "group", g.label, m, e.value, e.low, e.high, nan, g.samples, g.patients))
+        parts += [(a.name, "group", g.label, g.metrics) for g in a.groups]
+        for *where, metrics in parts:
+            for m, e in metrics.items():
+                rows.append((*where, m, e.value, e.low, e.high, nan, e.samples, e.patients, e.effective))
         for gap in a.gaps:
-            e = gap.estimate
-            rows.append((a.name, "gap", None, gap.name, e.value, e.low, e.high, gap.corrected, None, None))
+            found = gap.estimate
+            ends = (found.value, found.low, found.high, gap.corrected)
+            rows.append((a.name, "gap", None, gap.name, *ends, None, None, None))
+        parts = []
     frame = pandas.DataFrame(rows, columns=columns)
     frame["group"] = pandas.Series([row[2] for row in rows], dtype=object)  # else None makes floats of integer labels
     return frame
 
 
-def group_title(attribute: AttributeReport, name: Any) -> str:
-    """The label of a group as it is shown, with a mark where the group is too small to judge; "" for None."""
+def group_title(attribute: AttributeReport, name: Any, metric: str = "") -> str:
+    """The label of a group as it is shown, marked where there is too little to judge it (by ``metric``); "" for None."""
     if name is None:
         return ""
-    small = any(g.small for g in attribute.groups if g.label == name)
-    return f"{name} (!)" if small else str(name)
+    found = next(g for g in attribute.groups if g.label == name)
+    few = found.small or (metric in found.metrics and found.metrics[metric].few)
+    return f"{name} (!)" if few else str(name)
 
 
 def tables(report: ReportData) -> list[Table]:
-    """(title, header, rows) of every table, as text."""
-    metrics = list(report.overall)
+    """All over the samples; then of each attribute its groups, and its comparisons."""
+    s, metrics = report.settings, list(report.overall)
     counts = ["samples"] if _one_each(report) else ["samples", "patients"]
-    found: list[Table] = [("Overall", [*counts, *map(metric_title, metrics)], [])]
-    sizes = [str(report.settings[c]) for c in counts]
-    found[0][2].append([*sizes, *[format_estimate(report.overall[m]) for m in metrics]])
+    titles = [*counts, "effective n"] if s["weighted"] else counts
+
+    def row(of: Any, estimates: Mapping[str, GroupEstimate], small: bool) -> list[str]:
+        worth = [f"{of['effective']:.1f}"] if s["weighted"] else []
+        cells = (format_estimate(e) + (" (!)" if e.few and not small else "") for e in estimates.values())
+        return [*[str(of[c]) for c in counts], *worth, *cells]
+
+    # All samples are never too few: what is small are groups.
+    found = [Table("Overall", [*titles, *map(metric_title, metrics)], [row(s, report.overall, True)], [False])]
     for a in report.attributes:
-        positives = ["positives"] if any(g.positives is not None for g in a.groups) else []
-        rows = [
-            [
-                group_title(a, g.label),
-                *[str(getattr(g, c)) for c in [*counts, *positives]],
-                *[format_estimate(g.metrics[m]) for m in metrics],
-            ]
-            for g in a.groups
-        ]
+        rows = [[group_title(a, g.label), *row(vars(g), g.metrics, g.small)] for g in a.groups]
+        header = ["group", *titles, *map(metric_title, metrics)]
+        if any(g.positives is not None for g in a.groups):
+            header.insert(1 + len(titles), "positives")
+            for cells, g in zip(rows, a.groups, strict=True):
+                cells.insert(1 + len(titles), str(g.positives))
         title = a.name if not a.unknown else f"{a.name} ({count_of(a.unknown, 'sample')} of unknown group left out)"
-        found.append((title, ["group", *counts, *positives, *map(metric_title, metrics)], rows))
-        gap_rows = [
+        found.append(Table(title, header, rows, [g.small for g in a.groups]))
+        rows = [
             [
                 gap.title,
                 format_estimate(gap.estimate),
                 "" if gap.corrected != gap.corrected else format_value(gap.corrected),
-                group_title(a, gap.worst),
-                group_title(a, gap.best),
+                group_title(a, gap.worst, gap.name),
+                group_title(a, gap.best, gap.name),
             ]
             for gap in a.gaps
         ]
-        found.append(
-            (
-                f"{a.name}: comparisons",
-                ["comparison", "value", "bias-corrected", "worst / lowest", "best / highest"],
-                gap_rows,
-            )
-        )
+        header = ["comparison", "value", "bias-corrected", "worst / lowest", "best / highest"]
+        found.append(Table(f"{a.name}: comparisons", header, rows, [gap.clear for gap in a.gaps]))
     return found
 
 
@@ -155,6 +165,8 @@ def settings_line(report: ReportData) -> str:
         size, drawn = f"{s['samples']} samples, each taken as one patient", "samples"
     else:
         size, drawn = f"{s['samples']} samples of {s['patients']} patients", "patients"
+    if s["weighted"]:
+        size += f", weighted: worth {s['effective']:.1f} of equal weight"
     rule = ""
     if s["task"] == "multiclass":
         rule = "The class with the largest score is the decision. "
@@ -176,6 +188,16 @@ def legend(report: ReportData) -> list[str]:
         "A gap or difference is the largest minus the smallest group value; 0 means that the groups are alike. Those of "
         "small groups are too large on average: the bias-corrected value allows for that."
     )
+    if report.settings["task"] in ("multiclass", "multilabel") and report.settings["convention"] == "standard":
+        lines.append(
+            "Rates and areas are means over classes. A gap of them is the mean of each class's gap, over the groups that have "
+            "the class; equalized odds likewise."
+        )
+    if report.settings["weighted"]:
+        lines.append(
+            "Samples are weighted. The effective n is the number of samples of equal weight that would tell as much, and "
+            "decides what is too few to judge."
+        )
     if "ece" in names:
         lines.append(
             "A calibration error (ECE) is too large on average, too, the more the smaller the group; the lower ends of its "
@@ -202,7 +224,7 @@ def legend(report: ReportData) -> list[str]:
 def as_markdown(report: ReportData) -> str:
     """Markdown tables."""
     lines = [f"# {_line(report.settings['title'])}", "", settings_line(report), ""]
-    for title, header, rows in tables(report):
+    for title, header, rows, _ in tables(report):
         head = " | ".join(map(_markdown_cell, header))
         lines += [f"## {_line(title)}", "", f"| {head} |", "|" + " --- |" * len(header)]
         lines += ["| " + " | ".join(map(_markdown_cell, row)) + " |" for row in rows]

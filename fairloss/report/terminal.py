@@ -6,8 +6,8 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fairloss.report.results import Estimate, GapDifference, ModelComparison, ReportData, count_of, metric_title
-from fairloss.report.tables import as_markdown, format_estimate, format_value, group_title, legend, settings_line
+from fairloss.report.results import Estimate, GapDifference, ModelComparison, ReportData, metric_title
+from fairloss.report.tables import as_markdown, format_estimate, format_value, legend, settings_line, tables
 
 __all__ = ["print_comparison", "print_report"]
 
@@ -28,38 +28,26 @@ def print_report(report: ReportData) -> None:
         return
     console.print(report.settings["title"], style="bold", markup=False)
     console.print(settings_line(report), style="dim", markup=False)
-    metrics = list(report.overall)
-    one_each = report.settings["samples"] == report.settings["patients"]
-    # Metrics down and groups across, as many groups a table as the terminal holds.
-    for attribute in report.attributes:
-        note = f"; {count_of(attribute.unknown, 'sample')} of unknown group left out" if attribute.unknown else ""
-        columns = [("all", report.settings["samples"], report.settings["patients"], report.overall)]
-        columns += [(group_title(attribute, g.label), g.samples, g.patients, g.metrics) for g in attribute.groups]
-        widths = [max(len(name), 15) + 3 for name, *_ in columns]
+    everything, *rest = tables(report)
+    for groups, gaps in zip(rest[::2], rest[1::2], strict=True):
+        # Metrics down and groups across, as many groups a table as the terminal holds.
+        overall = dict(zip(everything.header, everything.rows[0], strict=True))
+        columns = [["all", *[overall.get(h, "") for h in groups.header[1:]]], *groups.rows]
+        widths = [max(len(column[0]), 15) + 3 for column in columns]
         for part in _parts(widths, console.width - 18):
-            table = _table(attribute.name + note)
+            table = _table(groups.title)
             table.add_column("", no_wrap=True)
             for i in part:
-                name, samples, people, _ = columns[i]
-                size = f"n = {samples}" if one_each else f"n = {samples}\n{count_of(people, 'patient')}"
-                table.add_column(_text(f"{name}\n{size}"), justify="right", no_wrap=True)
-            for m in metrics:
-                table.add_row(
-                    metric_title(m), *[_text(format_estimate(columns[i][3][m]).replace(" [", "\n[")) for i in part]
-                )
+                table.add_column(_text(columns[i][0]), justify="right", no_wrap=True)
+            for r, name in enumerate(groups.header[1:], start=1):
+                table.add_row(name, *[_text(columns[i][r].replace(" [", "\n[")) for i in part])
             console.print(table)
-        table = _table(f"{attribute.name}: comparisons")
-        for name, justify in [
-            ("comparison", "left"),
-            ("value", "right"),
-            ("corrected", "right"),
-            ("worst / lowest", "left"),
-        ]:
-            table.add_column(name, justify=justify, no_wrap=name == "value")
-        for gap in attribute.gaps:
-            corrected = "" if gap.corrected != gap.corrected else format_value(gap.corrected)
-            cells = [gap.title, format_estimate(gap.estimate), corrected, group_title(attribute, gap.worst)]
-            table.add_row(*map(_text, cells), style="bold" if gap.clear else None)
+        table = _table(gaps.title)
+        for name in gaps.header[:-1]:
+            numeric = name in ("value", "bias-corrected")
+            table.add_column(name, justify="right" if numeric else "left", no_wrap=name == "value")
+        for row, clear in zip(gaps.rows, gaps.marked, strict=True):
+            table.add_row(*map(_text, row[:-1]), style="bold" if clear else None)
         console.print(table)
     for warning in report.warnings:
         console.print(f"Warning: {warning}", style="yellow", markup=False)

@@ -164,7 +164,9 @@ def test_what_a_reader_is_told(report, capsys, monkeypatch):
     # The worst group is too small to be called so, and says it.
     assert found["group"].gap("accuracy").worst == "d|e"
     assert re.search(r"accuracy gap +\S+ \[.*\] +\S+ +d\|e \(!\)", terminal)
-    assert re.search(rf"n = {first.samples} +n = .*\n.* {first.patients} patients +\d+ patients", terminal)
+    assert re.search(
+        rf"samples +{len(y)} +{first.samples} .*\n *patients +{len(set(patients))} +{first.patients} ", terminal
+    )
     # Rows stay rows.
     assert f"| a b | {first.samples} | {first.patients} | {first.positives} | " in markdown
     assert f"| d\\|e (!) | {tiny.samples} | {tiny.patients} | " in markdown
