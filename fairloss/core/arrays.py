@@ -65,7 +65,8 @@ def frame_columns(frame: Any) -> dict[Any, Any] | None:
     if getattr(frame, "ndim", 1) != 2 or frame.shape[1] < 2:
         return None
     array = as_array(frame, "groups")
-    if array.dtype.kind in "biuf" and array.any() and np.isin(array, (0, 1)).all() and (array.sum(axis=1) <= 1).all():
+    if array.dtype.kind in "biuf" and np.isin(array, (0, 1)).all() and (array.sum(axis=1) <= 1).all():
         cure = "pass its argmax(axis=1) if it is one-hot, a mapping of names to columns if these are attributes"
-        raise ValueError(expected("groups", "columns that can be read one way", "no row with more than one 1", cure))
+        given = f"shape {array.shape} with no row of more than one 1"
+        raise ValueError(expected("groups", "columns that can be read one way", given, cure))
     return dict(enumerate(array.T))
