@@ -16,7 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import Sampler
 
 from fairloss.core import checks
+from fairloss.core.arrays import as_array
 from fairloss.core.checks import expected
+from fairloss.groups.encode import GroupEncoding
 
 __all__ = ["BalancedGroupSampler", "GroupBatchSampler"]
 
@@ -106,10 +108,7 @@ class _EpochSampler(Sampler[T]):
 
 def _strata(groups: ArrayLike) -> tuple[Ints, list[Ints], Ints]:
     """Ids of each stratum (S, K), the indices of its samples, and those of samples with an unknown attribute."""
-    try:
-        ids = np.asarray(groups.detach().cpu() if hasattr(groups, "detach") else groups)
-    except ValueError as error:  # rows of different lengths
-        raise ValueError(expected("groups", "ids of shape (N,) or (N, K)", error)) from None
+    ids = as_array(groups.ids if isinstance(groups, GroupEncoding) else groups, "groups")
     if ids.ndim not in (1, 2) or ids.size == 0:
         raise ValueError(expected("groups", "ids of shape (N,) or (N, K), N >= 1", ids.shape))
     if ids.dtype.kind not in "iub":

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fairloss.core.checks import expected
+from fairloss.groups.labels import is_unknown
 from fairloss.integrations._trainers import id_name
 
 __all__ = ["Labels"]
@@ -28,7 +29,7 @@ class Labels:
             raise TypeError(expected(option, "a list of labels", repr(labels)))
         self.what, self.option, self.number = what, option, number
         self.labels = None if labels is None else [_plain(label) for label in labels]
-        if self.labels is not None and (not self.labels or any(map(_is_unknown, self.labels))):
+        if self.labels is not None and (not self.labels or any(map(is_unknown, self.labels))):
             raise ValueError(expected(option, "known labels, not '', null or -1", repr(labels)))
         if self.labels is not None and number is not None and len(self.labels) != number:
             raise ValueError(expected(option, f"one label for each of {number} {what}s", repr(labels)))
@@ -42,7 +43,7 @@ class Labels:
     def id(self, value: Any, key: str) -> int:
         """The id of a label, -1 for unknown."""
         value = _plain(value)
-        if _is_unknown(value):
+        if is_unknown(value):
             return -1
         if _hashable(value) and _key(value) in self._id:
             return self._id[_key(value)]
@@ -65,10 +66,6 @@ class Labels:
 
 def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
-
-
-def _is_unknown(value: Any) -> bool:
-    return value is None or value == "" or (type(value) is int and value == -1) or value != value
 
 
 def _hashable(value: Any) -> bool:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fairloss.core.checks import expected, flag, integer
-from fairloss.core.tensor_checks import whole
+from fairloss.core.tensor_checks import tensor, whole
+from fairloss.groups.encode import GroupEncoding
 from fairloss.metrics.scores import EDGE, ROW_SUM
 
 try:
@@ -53,6 +54,20 @@ class Grouped(Metric):
         self.ignore_index = None if ignore_index is None else integer("ignore_index", ignore_index, minimum=-(2**62))
         self.logits, self.validate_args = flag("logits", logits), validate_args
         self._other: int | None = None  # the label that is not positive, once one was seen
+        self._labels: tuple[Any, ...] | None = None  # of encoded groups, once some were seen
+
+    def _ids(self, groups: Any, like: Tensor) -> Tensor:
+        """``groups`` as a tensor; those of an encoding if its labels are those of every other batch."""
+        if not isinstance(groups, GroupEncoding):
+            wanted = "a tensor of ids, or what fairloss.encode_groups(labels, categories=[...]) returns"
+            return tensor("groups", groups, wanted)
+        cure = "pass the same categories= to encode_groups for every batch"
+        if groups.num_groups != self.num_groups:
+            raise ValueError(expected("groups", f"{self.num_groups} groups", groups.num_groups, cure))
+        if self._labels not in (None, groups.labels):
+            raise ValueError(expected("groups", f"the labels {self._labels} again", groups.labels, cure))
+        self._labels = groups.labels
+        return torch.from_numpy(groups.ids).to(like.device)
 
     def _state_name(self, *parts: Any) -> str:
         """A name that holds all that an update depends on, in letters that a buffer's name may have."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fairloss.core.checks import integer
+from fairloss.groups.encode import GroupEncoding
 from fairloss.integrations._torchmetrics_base import Grouped
 from fairloss.metrics.disparity import Penalty, equity_scaled, gap
 from fairloss.metrics.ranking import weighted_auc
@@ -44,9 +45,9 @@ class _Ranked(Grouped):
             default = torch.zeros(num_groups + 1, 2, bins, dtype=torch.long)
             self.add_state(self._state, default=default, dist_reduce_fx="sum")
 
-    def update(self, preds: Tensor, target: Tensor, groups: Tensor) -> None:
+    def update(self, preds: Tensor, target: Tensor, groups: Tensor | GroupEncoding) -> None:
         """Add a batch: (N,) scores (with ``bins`` in [0, 1]) or (N, 2) probabilities, (N,) labels, (N,) ids, -1 for unknown."""
-        preds, target, groups = self._binary(preds, target, groups)
+        preds, target, groups = self._binary(preds, target, self._ids(groups, preds))
         if self.bins is None:
             # Half precision is widened, so that ranks cat and compare alike on every rank.
             self.auc_scores.append(preds.detach().double() if preds.dtype == torch.float64 else preds.detach().float())
@@ -146,9 +147,9 @@ class CalibrationGap(Grouped):
         default = torch.zeros(num_groups, bins, 2, dtype=torch.float64)
         self.add_state(self._state, default=default, dist_reduce_fx="sum")
 
-    def update(self, preds: Tensor, target: Tensor, groups: Tensor) -> None:
+    def update(self, preds: Tensor, target: Tensor, groups: Tensor | GroupEncoding) -> None:
         """Add a batch: (N,) probabilities, or (N, 2) that sum to 1, (N,) labels, (N,) ids, -1 for unknown."""
-        preds, target, groups = self._binary(preds, target, groups)
+        preds, target, groups = self._binary(preds, target, self._ids(groups, preds))
         self._check_range(preds, "probabilities in [0, 1]", "calibrate scores of another scale")
         known = groups >= 0
         preds = self._probabilities(preds[known]).clamp(0, 1)

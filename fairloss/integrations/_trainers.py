@@ -66,6 +66,16 @@ def check_columns(name: str, data: Any, columns: Iterable[str], cure: str) -> No
                 raise ValueError(expected(where, f"a column {column!r}", listed(known), cure))
 
 
+def check_ids(name: str, data: Any, column: str) -> None:
+    """Raise where a data set's column of groups holds no integers, which the collator would drop or make floats."""
+    for key, dataset in data.items() if isinstance(data, Mapping) else [("", data)]:
+        dtype = str(getattr((getattr(dataset, "features", None) or {}).get(column), "dtype", "int64"))
+        if not dtype.startswith(("int", "uint", "bool")):
+            where = f"{name}[{key!r}]" if key else name
+            cure = "number them by fairloss.encode_groups(labels, categories=[...]).ids, in which -1 is unknown"
+            raise ValueError(expected(where, f"integer ids in the column {column!r}", dtype, cure))
+
+
 def trainer_class(module: dict[str, Any], asked: str, name: str, mixin: type, package: str, trainer: str) -> Any:
     """``mixin`` on the package's own trainer, made when a module is asked for it: the module's ``__getattr__``."""
     if asked != name:

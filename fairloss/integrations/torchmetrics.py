@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fairloss.core.checks import choice, expected
+from fairloss.groups.encode import GroupEncoding
 from fairloss.integrations._torchmetrics_base import Grouped
 from fairloss.integrations._torchmetrics_scores import AUCGap, CalibrationGap, EquityScaledAUC
 from fairloss.metrics.gaps import OverClasses, gap_over_groups
@@ -77,16 +78,16 @@ class _Counted(Grouped):
         default = torch.zeros(num_groups, self.num_columns, 4, dtype=torch.long)
         self.add_state(self._state, default=default, dist_reduce_fx="sum")
 
-    def update(self, preds: Tensor, target: Tensor, groups: Tensor) -> None:
+    def update(self, preds: Tensor, target: Tensor, groups: Tensor | GroupEncoding) -> None:
         """Add a batch.
 
         Args:
             preds: (N,) scores or decisions, or (N, 2) probabilities that sum to 1 (binary); (N, C) scores or (N,) classes
                 (multi-class); (N, L) (multi-label).
             target: (N,) labels, or (N, L).
-            groups: (N,) ids 0 .. num_groups - 1, -1 for unknown.
+            groups: (N,) ids 0 .. num_groups - 1, -1 for unknown, or what ``encode_groups(labels, categories=...)`` returns.
         """
-        truth, decided, known, ids = self._columns(preds, target, groups)
+        truth, decided, known, ids = self._columns(preds, target, self._ids(groups, preds))
         known = known & (ids >= 0)[:, None]
         truth, decided = truth.long(), decided.long()
         # true positive 0, false positive 1, false negative 2, true negative 3

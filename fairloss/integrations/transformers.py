@@ -126,6 +126,7 @@ class FairTrainerMixin:
             data = bound.get(name)
             if getattr(data, "format", {}).get("type") != "custom":  # a transform may make it, too
                 _trainers.check_columns(name, data, [group], cure)
+                _trainers.check_ids(name, data, group)
 
     def _take(self, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """Labels, aligned with the logits, groups, and what is left for the model."""

@@ -11,7 +11,7 @@ import numpy as np
 from fairloss.core import checks
 from fairloss.core.checks import expected
 from fairloss.groups.encode import UNKNOWN, encode_groups
-from fairloss.metrics.arrays import Floats, Ints, as_array, as_finite, as_groups
+from fairloss.metrics.arrays import Floats, Ints, as_array, as_finite, as_groups, before_the_call
 
 if TYPE_CHECKING:
     from torch import nn
@@ -69,8 +69,9 @@ def retrain_last_layer(
     for strength in strengths:
         checks.number("strengths", strength, above=0)
     checks.integer("subsamples", subsamples, minimum=1)
-    known = as_groups(groups, len(x)).ids != UNKNOWN
-    x, labels, ids = x[known], labels[known], as_groups(groups, len(x)).ids[known]
+    ids = as_groups(groups, len(x), option=before_the_call).ids
+    known = ids != UNKNOWN
+    x, labels, ids = x[known], labels[known], ids[known]
     classes = np.unique(labels)
     if labels.dtype.kind not in "biu" or not np.array_equal(classes, np.arange(len(classes))) or len(classes) < 2:
         cure = f"number them: {encode_groups.__name__}(y).ids"

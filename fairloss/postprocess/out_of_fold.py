@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from fairloss.core import checks
 from fairloss.core.checks import expected
 from fairloss.groups.encode import UNKNOWN
-from fairloss.metrics.arrays import as_array, as_finite, as_groups
+from fairloss.metrics.arrays import as_finite, as_groups, before_the_call
 from fairloss.postprocess.bands import Floats, Ints
 from fairloss.postprocess.thresholds import GroupThresholds
+from fairloss.report.sample import patient_codes
 
 __all__ = ["CrossFit", "Output", "Splitter", "cross_fit"]
 
@@ -139,7 +140,7 @@ def cross_fit(
         checks.choice("output", output, get_args(Output))
     labels = as_finite(y, "y")
     n = len(labels)
-    groups = as_groups(attribute, n)
+    groups = as_groups(attribute, n, "attribute", option=before_the_call)
     splits = _splits(folds, labels, groups.ids, patients, seed)
     ids = np.asarray(groups.decode(groups.ids), dtype=object)
     store = None if directory is None else Path(directory)
@@ -194,9 +195,7 @@ def cross_fit(
 def _splits(folds: int | Splitter, y: Floats, ids: Ints, patients: Any, seed: int) -> list[tuple[Ints, Ints]]:
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    people = None if patients is None else np.unique(as_array(patients, "patients"), return_inverse=True)[1].ravel()
-    if people is not None and people.shape != y.shape:
-        raise ValueError(expected("patients", f"one id for each of {len(y)} samples", f"{len(people)} ids"))
+    people = None if patients is None else patient_codes(patients, len(y))
     if isinstance(folds, int):
         checks.integer("folds", folds, minimum=2)
         fewest = int(min((y == 1).sum(), (y != 1).sum()))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fairloss.core import checks
 from fairloss.core.checks import expected
 from fairloss.groups.encode import UNKNOWN, GroupEncoding
-from fairloss.metrics.arrays import as_finite, as_groups
+from fairloss.metrics.arrays import as_finite, as_groups, before_the_call
 from fairloss.postprocess.bands import RATES, Bands, Budget, Floats, Points, rate
 from fairloss.postprocess.choice import Objective, one_point, per_group_points, point_of, points_at
 
@@ -81,7 +81,7 @@ def _scores(score: Any) -> Floats:
 
 def _groups(attribute: Any, n: int) -> GroupEncoding:
     """One attribute; a mapping of several is their intersection."""
-    return as_groups(attribute, n)
+    return as_groups(attribute, n, "attribute", option=before_the_call)
 
 
 class GroupThresholds:
