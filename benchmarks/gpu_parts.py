@@ -15,7 +15,8 @@ from benchmarks.gpu_measure import SMALL, Outputs, Rows, Variant, Work, millisec
 from fairloss import functional as ff
 from fairloss.groups.ids import GroupIds
 from fairloss.ops import contrastive_triton, dice_sums, nll
-from fairloss.ops.fair_grpo_setting import Options
+from fairloss.ops.fair_grpo_setting import Setting
+from fairloss.policy import rewards as policy_rewards
 from fairloss.policy.weights import compute_advantages
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
@@ -312,9 +313,7 @@ def advantages(rows: Rows) -> None:
         mask = torch.rand(q * r, length, device="cuda") < 0.7 if length else None
 
         def ours(rewards=rewards, domains=domains, groups=groups, mask=mask) -> Outputs:
-            found = compute_advantages(
-                rewards, domains, groups, num_domains=3, num_groups=4, options=Options(), mask=mask
-            )
+            found = compute_advantages(policy_rewards.Rows(rewards), domains, groups, Setting(3, 4, 5), mask=mask)
             return [found.advantages if found.tokens is None else found.tokens]
 
         def reference(rewards=rewards, domains=domains, groups=groups, mask=mask) -> Outputs:

@@ -98,14 +98,17 @@ def save_state(module: nn.Module, path: Path, described: dict[str, str] | None =
     os.replace(draft, path)
 
 
-def load_state(module: nn.Module, path: Path, otherwise: str) -> None:
-    """Read what :func:`save_state` wrote; where it is not there, warn of what happens ``otherwise``."""
+def load_state(module: nn.Module, path: Path, otherwise: str) -> dict[str, str]:
+    """Read what :func:`save_state` wrote, and what it is of; where it is not there, warn of what happens ``otherwise``."""
+    from safetensors import safe_open
     from safetensors.torch import load_file
 
-    if path.exists():
-        module.load_state_dict(load_file(path))
-    else:
+    if not path.exists():
         warnings.warn(f"{path} is not there: {otherwise}", stacklevel=3)
+        return {}
+    module.load_state_dict(load_file(path))
+    with safe_open(path, "pt") as file:
+        return dict(file.metadata() or {})
 
 
 def id_name(what: str, id_: int, names: Sequence[Any] | None) -> str:

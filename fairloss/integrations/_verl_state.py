@@ -179,19 +179,31 @@ class FairGRPOState:
         wide = token_level_rewards if token_level_rewards.dtype == torch.float64 else token_level_rewards.float()
         groups = self._ids(rows.columns, self.group_key, self._groups, kept)
         domains = self._ids(rows.columns, self.domain_key, self._domains, kept)
-        number: dict[Any, int] = {}
-        prompts = [number.setdefault(uid[i], len(number)) for i in kept]
+        by_prompt: dict[Any, list[int]] = {}
+        for place, i in enumerate(kept):
+            by_prompt.setdefault(uid[i], []).append(place)
+        cells = [(domains[places[0]], groups[places[0]]) for places in by_prompt.values()]
+        for name, ids in (("group", groups), ("domain", domains)):
+            torn = [uid for uid, places in by_prompt.items() if len({ids[place] for place in places}) > 1]
+            if torn:
+                raise ValueError(expected(name, "one for all rows of a uid", f"several for uid {torn[0]!r}"))
+        longest = max(map(len, by_prompt.values()), default=0)
+        # Prompts as rows, as the kernel takes them; where one has fewer rollouts than another, the place past the rewards.
+        table = [[kept[p] for p in places] + [size] * (longest - len(places)) for places in by_prompt.values()]
 
-        def on_device(values: Sequence[int]) -> Tensor:
-            return torch.tensor(values, dtype=torch.long, device=wide.device)
+        def on_device(values: Sequence[Any], *shape: int) -> Tensor:
+            return torch.tensor(values, dtype=torch.long, device=wide.device).reshape(shape or -1)
 
         # In float64, so that rewards that are equal are so wherever their tokens stand: rounding noise is no signal.
-        scores = wide.double().sum(-1).to(wide.dtype)[on_device(kept)]
-        fair = self.fair.to(wide.device)
-        found = fair(scores, on_device(groups), on_device(domains), prompt_ids=on_device(prompts))
-        everyone = found.new_zeros(size + 1)  # the last stays 0: rows that belong to no scored one
-        everyone[on_device(kept)] = found
-        self._measure(scores.tolist(), list(zip(domains, groups, strict=True)), prompts)
+        scores = torch.cat([wide.double().sum(-1).to(wide.dtype), wide.new_full((1,), torch.nan)])
+        at = on_device(table, len(table), longest)
+        found = self.fair.to(wide.device)(
+            scores[at], on_device([g for _, g in cells]), on_device([d for d, _ in cells])
+        )
+        everyone = found.new_zeros(size + 1)
+        everyone[at] = found
+        everyone[-1] = 0  # of rows that belong to no scored one
+        self._measure(scores[at], cells)
         tokens: Tensor = everyone[on_device(source)].unsqueeze(-1) * response_mask
         return tokens
 
@@ -224,18 +236,18 @@ class FairGRPOState:
     def _name(self, domain: int, group: str) -> str:
         return f"{self._domains.name(domain)}/{group}" if self._domains.size else group
 
-    def _measure(self, scores: list[float], cells: list[Cell], prompts: list[int]) -> None:
-        """Each group's mean reward and weight in the batch, and the prompts seen so far."""
+    def _measure(self, scores: Tensor, cells: list[Cell]) -> None:
+        """Each group's mean reward and weight in the batch, and the prompts seen so far; (Q, R) rewards, (Q,) cells."""
         assert self.fair.last is not None
-        of_prompts = dict(zip(prompts, cells, strict=True))
-        weights = self.fair.last.weights[list(of_prompts)].tolist()
+        weights = self.fair.last.weights.tolist()
         seen = self.fair.history.totals()[0].tolist()
+        of_rollouts = [cell for cell in cells for _ in range(scores.shape[1])]
         self.metrics = {}
         for what, values in (
-            ("reward", means_by_cell(cells, scores)),
-            ("weight", means_by_cell(of_prompts.values(), weights)),
+            ("reward", means_by_cell(of_rollouts, scores.flatten().tolist())),
+            ("weight", means_by_cell(cells, weights)),
             # -1, unknown, is the last of the counts.
-            ("prompts", {(d, g): seen[d][g] for d, g in of_prompts.values() if d >= 0}),
+            ("prompts", {(d, g): seen[d][g] for d, g in cells if d >= 0}),
         ):
             for (domain, group), value in values.items():
                 self.metrics[f"fair/{what}/{self._name(domain, self._groups.name(group))}"] = value

@@ -1,7 +1,9 @@
 """FairGRPO advantages of rows of rewards as three ops, each one Triton launch; the eager code is in fairloss.policy.weights.
 
-1. *score_prompts*: every program standardizes its prompts and keeps six sums per cell, float64, in its own row of a table;
-2. *cell_weights*: one program adds the rows in a fixed order and turns the sums into weights and the batch's deviation;
+1. *score_prompts*: every program standardizes its prompts and keeps six sums per cell, float64, in its own row of a table,
+   and its lowest reward;
+2. *cell_weights*: one program adds the rows in a fixed order, and what is remembered, and turns the sums into weights and the
+   deviation of weighted scores;
 3. *scale_scores*: scores times weights, and, on request, the masked (B, L) broadcast beside it.
 
 No atomics: the same rewards give the same bits. What several processes have to add up lies between the first and the second.
@@ -20,7 +22,6 @@ from fairloss.ops.dispatch import LAUNCH_OPTIONS
 from fairloss.ops.fair_grpo_setting import (
     SCALE_BLOCKS,
     Setting,
-    fixed_shift,
     programs,
     score_blocks,
     setting_of,
@@ -30,30 +31,33 @@ from fairloss.ops.fair_grpo_setting import (
 __all__ = ["cell_weights", "scale_scores", "score_prompts"]
 
 
-def _empty_scores(rewards: Tensor, s: Setting) -> tuple[Tensor, Tensor]:
-    shape = (programs(s.num_domains, s.width), 6, s.num_domains + 1, s.width)
+def _empty_scores(rewards: Tensor, s: Setting) -> tuple[Tensor, Tensor, Tensor]:
+    parts = programs(s.num_domains, s.width)
     scores = torch.empty_like(rewards, memory_format=torch.contiguous_format)
-    return scores, rewards.new_empty(shape, dtype=torch.float64)
+    sums, lows = (
+        rewards.new_empty(shape, dtype=torch.float64) for shape in ((parts, 6, s.num_domains + 1, s.width), (parts,))
+    )
+    return scores, sums, lows
 
 
 @torch.library.custom_op("fairloss::fair_grpo_score_prompts", mutates_args=())
 def score_prompts(
     rewards: Tensor, domains: Tensor, slots: Tensor, whole: Sequence[int], real: Sequence[float]
-) -> tuple[Tensor, Tensor]:
-    """GRPO's scores (Q, R) and partial sums by cell, (programs, 6, D + 1, W) float64, to be added over the first axis."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """GRPO's scores (Q, R); float64 sums by cell to be added, (programs, 6, D + 1, W), and lowest rewards, (programs,)."""
     from fairloss.ops import advantages_triton
 
     s = setting_of(whole, real)
-    scores, sums = _empty_scores(rewards, s)
+    scores, sums, lows = _empty_scores(rewards, s)
     q, r = rewards.shape
     blocks = score_blocks(r, s.num_domains, s.width)
     steps = -(-q // (len(sums) * blocks["BLOCK_Q"]))
     with torch.cuda.device_of(rewards):
         advantages_triton.score_prompts_kernel[(len(sums),)](
-            rewards.contiguous(), domains.contiguous(), slots.contiguous(), scores, sums, q, steps, r,
+            rewards.contiguous(), domains.contiguous(), slots.contiguous(), scores, sums, lows, q, steps, r,
             DOMAINS=s.num_domains, GROUPS=s.num_groups, WIDTH=s.width, EPS=s.options.eps, **blocks, **LAUNCH_OPTIONS,
         )  # fmt: skip
-    return scores, sums
+    return scores, sums, lows
 
 
 score_prompts.register_fake(
@@ -61,44 +65,47 @@ score_prompts.register_fake(
 )
 
 
-def _empty_weights(sums: Tensor, s: Setting) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _empty_weights(sums: Tensor, s: Setting) -> list[Tensor]:
     d, g, w = s.num_domains, s.num_groups, s.width
-    shapes = ((d + 1, w), (d, w), (d, w), (3, d, g + 1), (3, d, g + 1), (1,))
-    table, counts, means, totals, batch, factor = (sums.new_empty(shape) for shape in shapes)
-    return table, counts, means, totals, batch, factor
+    remembered = (7, d + 1, g + 1)
+    return [sums.new_empty(shape) for shape in ((d + 1, w), (d, w), (d, w), remembered, remembered, (), (), (1,))]
 
 
 @torch.library.custom_op("fairloss::fair_grpo_cell_weights", mutates_args=())
 def cell_weights(
     sums: Tensor,
-    past: Tensor | None,
-    share: Tensor | None,
-    mean: Tensor | None,
-    shift: Tensor | None,
+    lows: Tensor,
+    past: Sequence[Tensor],
+    clusters: Sequence[Tensor],
     whole: Sequence[int],
     real: Sequence[float],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Table (D + 1, W), counts and means (D, W), totals and batch (3, D, G + 1), factor (1,): float64."""
+) -> list[Tensor]:
+    """Table (D + 1, W), counts and means (D, W), totals and batch (7, D + 1, G + 1), lowest reward and shift (), factor (1,).
+
+    All float64. ``past`` and ``clusters`` are the tensors of :class:`fairloss.policy.weights.Past` and ``Clusters``, or none.
+    """
     from fairloss.ops import advantages_triton
 
     s = setting_of(whole, real)
     o, outputs, sums = s.options, _empty_weights(sums, s), sums.contiguous()
     # A power that is no whole number has no sign for negative means.
     negative = 0 if o.reward_power != int(o.reward_power) else 1 if int(o.reward_power) % 2 == 0 else -1
+    read = [x.contiguous() for x in (*(past or [sums] * 2), *(clusters or [sums] * 3))]
     with torch.cuda.device_of(sums):
         advantages_triton.cell_weights_kernel[(1,)](
-            sums, *(sums if x is None else x.contiguous() for x in (past, share, mean, shift)), *outputs,
-            DOMAINS=s.num_domains, GROUPS=s.num_groups, WIDTH=s.width, PROGRAMS=len(sums), HAS_PAST=past is not None,
-            HAS_SHIFT=shift is not None, SHIFT=fixed_shift(o), DECAY=s.decay, INCLUDE=s.include_batch,
-            VARIANT=o.variant, NORMALIZE=o.batch_normalize, MAX_RATIO=o.max_ratio or 0.0, SIZE_POWER=o.size_power,
-            REWARD_POWER=o.reward_power, NEGATIVE_REWARD=negative, EPS=o.eps,
-            **weight_blocks(s.num_domains, s.width, len(sums)), **LAUNCH_OPTIONS,
+            sums, lows, *read, *outputs,
+            DOMAINS=s.num_domains, GROUPS=s.num_groups, WIDTH=s.width, PROGRAMS=len(sums), LOWS=len(lows),
+            HAS_PAST=len(past) > 0, SHIFT=str(o.reward_shift) if isinstance(o.reward_shift, str) else "number",
+            AMOUNT=0.0 if isinstance(o.reward_shift, str) else o.reward_shift, HISTORY=s.history, HALF_LIFE=s.half_life,
+            INCLUDE=s.include_batch, BY_HISTORY=s.by_history, VARIANT=o.variant, NORMALIZE=o.batch_normalize,
+            MAX_RATIO=o.max_ratio or 0.0, SIZE_POWER=o.size_power, REWARD_POWER=o.reward_power, NEGATIVE_REWARD=negative,
+            EPS=o.eps, **weight_blocks(s.num_domains, s.width, len(sums)), **LAUNCH_OPTIONS,
         )  # fmt: skip
     return outputs
 
 
 cell_weights.register_fake(
-    lambda sums, past, share, mean, shift, whole, real: _empty_weights(sums, setting_of(whole, real))
+    lambda sums, lows, past, clusters, whole, real: _empty_weights(sums, setting_of(whole, real))
 )
 
 

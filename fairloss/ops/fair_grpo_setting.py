@@ -9,14 +9,23 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "FORGOTTEN",
+    "HALF",
+    "HISTORIES",
     "MAX_CELLS",
     "MAX_ROLLOUTS",
+    "MEAN_FLOOR",
+    "RECENT",
+    "ROUNDING",
     "SCALE_BLOCKS",
+    "SHIFTS",
     "VARIANTS",
+    "WEIGHT_CEILING",
+    "History",
     "Options",
+    "RewardShift",
     "Setting",
     "Variant",
-    "fixed_shift",
     "obstacle",
     "programs",
     "score_blocks",
@@ -27,6 +36,10 @@ __all__ = [
 
 Variant = Literal["default", "paper", "released"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
+History = Literal["cumulative", "ema", "batch"]
+HISTORIES: tuple[History, ...] = get_args(History)
+RewardShift = Literal["auto", "min"]
+SHIFTS: tuple[RewardShift, ...] = get_args(RewardShift)
 
 MAX_CELLS = 512
 """Cells of the padded table that one program can weigh (:func:`table_blocks`)."""
@@ -38,6 +51,12 @@ weight, while finite, multiplies zeros."""
 ROUNDING = 1e-6
 """A shifted mean that is smaller than this part of the shift is rounding noise: 0."""
 WEIGHT_CEILING = 1e30
+HALF = 0.5 * (1 - 1e-9)
+"""Where counts that have decayed reach half of their sum, whatever their rounding."""
+RECENT = 100.0
+"""Prompts of a cell after which what is known of how many of them are informative counts half."""
+FORGOTTEN = 1e-100
+"""Fewer informative prompts than this, after decay, are none: what is left of the other sums would soon be rounding."""
 
 
 class Options(NamedTuple):
@@ -47,40 +66,46 @@ class Options(NamedTuple):
     reward_power: float = 1.0
     max_ratio: float | None = 10.0
     batch_normalize: bool = True
-    reward_shift: Literal["min"] | float | None = None
+    reward_shift: RewardShift | float = "auto"
     variant: Variant = "default"
     eps: float = 1e-6
 
 
 class Setting(NamedTuple):
-    """What is compiled into the kernels."""
+    """What is compiled into the kernels: sizes, the choices of the method, and what a batch does to the past."""
 
     num_domains: int
     num_groups: int
     width: int
-    options: Options
-    decay: float
-    include_batch: bool
+    options: Options = Options()
+    history: History = "cumulative"
+    half_life: float = 1000.0
+    """Prompts after which the past of "ema" counts half."""
+    include_batch: bool = True
+    """Whether the batch counts in the totals that its own weights rest on."""
+    by_history: bool = False
+    """Whether weights and deviation are scaled by the informative prompts of those totals; else by the batch's."""
 
     def flat(self) -> tuple[list[int], list[float]]:
         """As two lists: custom ops take no named tuples."""
         o = self.options
-        sizes = [self.num_domains, self.num_groups, self.width]
-        choices = [int(self.include_batch), int(o.batch_normalize), VARIANTS.index(o.variant)]
-        return sizes + choices, [self.decay, fixed_shift(o), o.size_power, o.reward_power, o.max_ratio or 0.0, o.eps]
+        shift = -1 if isinstance(o.reward_shift, float) else SHIFTS.index(o.reward_shift)
+        choices = [VARIANTS.index(o.variant), HISTORIES.index(self.history), shift]
+        choices += [int(x) for x in (o.batch_normalize, self.include_batch, self.by_history)]
+        amount = o.reward_shift if isinstance(o.reward_shift, float) else 0.0
+        numbers = [o.size_power, o.reward_power, o.max_ratio or 0.0, amount, o.eps, self.half_life]
+        return [self.num_domains, self.num_groups, self.width, *choices], numbers
 
 
 def setting_of(whole: Sequence[int], real: Sequence[float]) -> Setting:
     """The setting behind :meth:`Setting.flat`."""
-    domains, groups, width, include, normalize, variant = whole
-    decay, shift, size_power, reward_power, max_ratio, eps = real
-    options = Options(size_power, reward_power, max_ratio or None, bool(normalize), shift, VARIANTS[variant], eps)
-    return Setting(domains, groups, width, options, decay, bool(include))
-
-
-def fixed_shift(options: Options) -> float:
-    """What is added to mean rewards where that does not depend on the rewards."""
-    return options.reward_shift if isinstance(options.reward_shift, float) else 0.0
+    domains, groups, width, variant, history, shift, normalize, include, by_history = whole
+    size_power, reward_power, max_ratio, amount, eps, half_life = real
+    reward_shift = amount if shift < 0 else SHIFTS[shift]
+    options = Options(
+        size_power, reward_power, max_ratio or None, bool(normalize), reward_shift, VARIANTS[variant], eps
+    )
+    return Setting(domains, groups, width, options, HISTORIES[history], half_life, bool(include), bool(by_history))
 
 
 def table_blocks(num_domains: int, width: int) -> tuple[int, int]:
@@ -121,8 +146,10 @@ SCALE_BLOCKS = {False: {"BLOCK_B": 256, "BLOCK_L": 1}, True: {"BLOCK_B": 4, "BLO
 """Tile of the third launch, without and with a mask."""
 
 
-def obstacle(rewards: Tensor, num_domains: int, width: int) -> str | None:
+def obstacle(rewards: Tensor, num_domains: int, width: int, own_scores: bool = False) -> str | None:
     """Why the kernels do not take this batch, None where they do."""
+    if own_scores:
+        return "scores were given; the kernel computes GRPO's"
     if rewards.ndim != 2:
         return "the rewards are flat with prompt_ids; the kernel takes rows (Q, R), padded with NaN"
     if rewards.dtype not in (torch.float32, torch.float64):

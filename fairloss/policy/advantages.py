@@ -10,6 +10,8 @@ Where we differ from the paper and from the authors' code, each of which is one 
 - The weight 1 / (T_g T_group) is capped at ``max_ratio`` times the median weight of the informative prompts: uncapped, one
   success in a rare group can hold three quarters of the batch's signal. It is then scaled to mean 1 over those prompts,
   because it shrinks as 1 / N and would be overtaken by the eps of the last division (output deviation 0.5 after 10,000 steps).
+- Median, mean and std run over the informative prompts of the history, where there is one: over those of the batch, a prompt
+  that is alone in its batch would weigh 1, and FairGRPO would be GRPO.
 - ``"paper"``: eq 2 to the letter, 1 / max(T_g T_group, eps), no cap.
 - ``"released"``: the authors' code clamps T_g alone, leaves a score as it is where T_group is 0, and divides by std + eps.
 - Exactly equal rewards score 0 everywhere; the authors' code divides rounding noise by eps.
@@ -17,17 +19,23 @@ Where we differ from the paper and from the authors' code, each of which is one 
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, check_process_group
 from fairloss.groups.ids import single_attribute
-from fairloss.ops.fair_grpo_setting import Options, Variant
-from fairloss.policy.prepare import check_clusters, check_mask, check_means, check_options, check_past, prepare_batch
-from fairloss.policy.rewards import lowest_reward, shift_to_zero
+from fairloss.ops.fair_grpo_setting import Options, RewardShift, Setting, Variant
+from fairloss.policy.prepare import (
+    check_clusters,
+    check_mask,
+    check_options,
+    check_past,
+    check_result,
+    prepare_batch,
+    warn_of_one_prompt,
+    warn_of_shift,
+)
 from fairloss.policy.weights import Clusters, compute_advantages
 
 __all__ = ["fair_grpo_advantages"]
@@ -41,13 +49,14 @@ def fair_grpo_advantages(
     num_groups: int,
     num_domains: int = 1,
     prompt_ids: Tensor | None = None,
+    rollout_ids: Tensor | None = None,
     past: Tensor | None = None,
     clusters: tuple[Tensor, Tensor, Tensor] | None = None,
     max_ratio: float | None = 10.0,
     batch_normalize: bool = True,
     size_power: float = 0.5,
     reward_power: float = 1.0,
-    reward_shift: Literal["min"] | float | None = None,
+    reward_shift: RewardShift | float = "auto",
     variant: Variant = "default",
     eps: float = 1e-6,
     validate: bool = True,
@@ -59,7 +68,8 @@ def fair_grpo_advantages(
         A_qi = w_q s_qi / (std + eps),    w_q proportional to 1 / ((N_d N_dg)^size_power (rbar_d rbar_dg)^reward_power)
 
     s is GRPO's (r - mean) / (std + eps) within the prompt (ddof 1), d and g the prompt's domain and group, N counts prompts
-    and rbar averages rewards, std is the batch's over all scorable rollouts (ddof 1). 0 means no signal: all rollouts of
+    and rbar averages rewards, std is that of w s (ddof 1): over the batch's scorable rollouts, or, with a ``past``, over the
+    rollouts of informative prompts (whose rewards differ), past and present. 0 means no signal: all rollouts of
     the prompt earned the same. Powers (0, 0) without ``batch_normalize`` give GRPO exactly. All rollouts of a prompt share
     one positive weight, so their advantages sum to zero.
 
@@ -73,23 +83,28 @@ def fair_grpo_advantages(
         num_groups: number of groups of the one attribute.
         num_domains: number of domains.
         prompt_ids: (B,) integers, equal for rollouts of one prompt, in any order.
-        past: (3, num_domains, num_groups + 1) float64, what earlier batches add to N and rbar: prompts, scorable rollouts
-            and sum of rewards of each domain and group, the unknown last; as ``FairGRPOAdvantage.history.totals()``.
+        rollout_ids: (B,) integers, equal for the rows of one rollout of a prompt (turns, say), which count once, have one
+            reward, and get one advantage; None where every row is a rollout.
+        past: (7, num_domains + 1, num_groups + 1) float64, what earlier batches add, as
+            ``FairGRPOAdvantage.history.totals()``: prompts, scorable rollouts and sum of rewards of each domain and group,
+            the unknown last; informative prompts, their rollouts and squared scores, and prompts, as far as not faded.
+            None: the batch stands alone, and a batch of one prompt, whose weight is 1, gets a warning.
         clusters: (labels, share, mean): for the unknown prompts, (P,) cluster of each (-1 = none), and, (num_domains, K),
             each cluster's share of its domain's unknown prompts and its mean reward.
         max_ratio: cap on a weight, in units of the median weight of the informative prompts; None for no cap.
-        batch_normalize: divide by the batch's standard deviation.
+        batch_normalize: divide by the standard deviation.
         size_power: exponent of N; 0 leaves sizes out.
         reward_power: exponent of the mean rewards; 0 leaves them out.
-        reward_shift: added to the mean rewards that enter weights: a number, or "min" for minus the lowest reward.
+        reward_shift: added to the mean rewards that enter weights: a number; "auto", minus the lowest reward if that is
+            negative, with a warning; or "min", minus the lowest reward.
         variant: "default", "paper" or "released" (the module's first lines say where they differ); ``max_ratio`` is the
             default's alone.
         eps: added to both standard deviations.
-        validate: refuse infinite rewards, means that are negative, or 0 among negative rewards, and prompts with two ids.
-            Costs one wait for the device (some more where rewards are negative); without it, negative means count as zero,
-            and prompts with two ids as unknown.
+        validate: refuse infinite rewards, prompts with two ids, and, where ``reward_shift`` is a number, means that are
+            negative, or 0 among negative rewards. Costs one wait for the device (some more where rewards are negative);
+            without it, negative means count as zero, and prompts with two ids as unknown.
         process_group: statistics run over all its ranks, each of which holds its own, whole prompts.
-        mask: (B, L) bool or 0/1, the tokens of each rollout in the order of ``rewards.flatten()``: return (B, L), each
+        mask: (B, L) bool or 0/1, the tokens of each row in the order of ``rewards.flatten()``: return (B, L), each
             rollout's advantage on its tokens and 0 elsewhere.
 
     Returns:
@@ -115,32 +130,31 @@ def fair_grpo_advantages(
     num_domains = checks.integer("num_domains", num_domains, minimum=1)
     check_process_group(process_group)
     options = check_options(Options(size_power, reward_power, max_ratio, batch_normalize, reward_shift, variant, eps))
-    batch = prepare_batch(
-        rewards, groups, domains, prompt_ids, num_groups=num_groups, num_domains=num_domains, validate=validate
-    )
-    check_mask(mask, batch.rewards)
-    past = check_past(past, num_domains, num_groups)
+    sizes = {"num_groups": num_groups, "num_domains": num_domains}
+    batch = prepare_batch(rewards, groups, domains, prompt_ids, rollout_ids, **sizes, validate=validate)
+    check_mask(mask, batch.rewards.values)
+    before = check_past(past, num_domains, num_groups)
+    by_history = before is not None and variant == "default"
     with torch.no_grad():
-        shift = shift_to_zero(lowest_reward(batch.rewards, process_group)) if options.reward_shift == "min" else None
         slots = torch.where(batch.groups < 0, num_groups, batch.groups)
         found: Clusters | None = None
         if clusters is not None:
             labels, found = check_clusters(clusters, batch, num_domains)
             slots = torch.where((batch.groups < 0) & (labels >= 0), num_groups + 1 + labels, slots)
+        width = num_groups + 1 + (0 if found is None else found.mean.shape[1])
+        setting = Setting(num_domains, num_groups, width, options, by_history=by_history)
         result = compute_advantages(
             batch.rewards,
             batch.domains,
             slots,
-            num_domains=num_domains,
-            num_groups=num_groups,
-            options=options,
-            layout=batch.layout,
-            past=past,
+            setting,
+            past=before,
             clusters=found,
-            lowest_shift=shift,
             process_group=process_group,
             mask=mask,
         )
-        if validate:
-            check_means(result, batch, options, shift, process_group)
+        if validate and check_result(result, batch, options, process_group):
+            warn_of_shift(result)
+    if not by_history:
+        warn_of_one_prompt(batch, options, process_group)
     return result.advantages if result.tokens is None else result.tokens

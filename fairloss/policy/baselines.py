@@ -18,9 +18,9 @@ from fairloss.core import checks
 from fairloss.core.distributed import ProcessGroup, all_reduce_sum, check_process_group
 from fairloss.core.state import StatefulModule
 from fairloss.groups.ids import GroupIds, check_group_counts, check_groups, single_attribute
-from fairloss.policy.prepare import Batch, prepare_batch
-from fairloss.policy.rewards import centered, check_rewards, layout_of
-from fairloss.policy.weights import score_prompts
+from fairloss.policy.prepare import check_scores, prepare_batch
+from fairloss.policy.rewards import check_rewards
+from fairloss.policy.weights import divisor
 
 __all__ = [
     "GroupDROAdvantage",
@@ -36,13 +36,19 @@ Scale = Literal["std", "none"]
 
 @torch.no_grad()
 def grpo_advantages(
-    rewards: Tensor, *, prompt_ids: Tensor | None = None, scale: Scale = "std", eps: float = 1e-6
+    rewards: Tensor,
+    *,
+    prompt_ids: Tensor | None = None,
+    rollout_ids: Tensor | None = None,
+    scale: Scale = "std",
+    eps: float = 1e-6,
 ) -> Tensor:
     """GRPO: (r - mean) / (std + eps) within each prompt, ddof 1; 0 where all rollouts of a prompt earned the same.
 
     Args:
         rewards: (Q, R), NaN where a rollout is missing or could not be scored (advantage 0), or (B,) with ``prompt_ids``.
         prompt_ids: (B,) integers, equal for rollouts of one prompt.
+        rollout_ids: (B,) integers, equal for the rows of one rollout of a prompt, which count once and have one reward.
         scale: "std", or "none" for r - mean (Dr. GRPO).
         eps: added to the standard deviation.
 
@@ -62,15 +68,12 @@ def grpo_advantages(
     """
     checks.choice("scale", scale, get_args(Scale))
     eps = checks.number("eps", eps, above=0)
-    rewards = check_rewards(rewards, prompt_ids)
-    layout = layout_of(rewards, prompt_ids)
-    if scale == "std":
-        return score_prompts(rewards, layout, eps).scores
-    return centered(rewards, layout)[0]
+    given = check_rewards(rewards, prompt_ids, rollout_ids)
+    return given.to_rows(given.scores(eps).scores if scale == "std" else given.centered()[0])
 
 
 @torch.no_grad()
-def rloo_advantages(rewards: Tensor, *, prompt_ids: Tensor | None = None) -> Tensor:
+def rloo_advantages(rewards: Tensor, *, prompt_ids: Tensor | None = None, rollout_ids: Tensor | None = None) -> Tensor:
     """RLOO: each reward minus the mean of the prompt's other rollouts; 0 for a prompt's only rollout.
 
     Arguments, result and errors are those of :func:`grpo_advantages`.
@@ -82,10 +85,10 @@ def rloo_advantages(rewards: Tensor, *, prompt_ids: Tensor | None = None) -> Ten
     Reference:
         Ahmadian et al., Back to Basics: Revisiting REINFORCE-Style Optimization, 2024.
     """
-    rewards = check_rewards(rewards, prompt_ids)
-    layout = layout_of(rewards, prompt_ids)
-    deviations, counts = centered(rewards, layout)
-    return deviations * layout.to_rollouts(torch.where(counts > 1, counts / (counts - 1).clamp(min=1), 0.0))
+    given = check_rewards(rewards, prompt_ids, rollout_ids)
+    deviations, counts = given.centered()
+    others = torch.where(counts > 1, counts / (counts - 1).clamp(min=1), 0.0)
+    return given.to_rows(deviations * given.to_rollouts(others))
 
 
 @torch.no_grad()
@@ -93,6 +96,7 @@ def reinforce_pp_advantages(
     rewards: Tensor,
     *,
     prompt_ids: Tensor | None = None,
+    rollout_ids: Tensor | None = None,
     baseline: Baseline = "batch",
     eps: float = 1e-6,
     process_group: ProcessGroup | None = None,
@@ -101,7 +105,8 @@ def reinforce_pp_advantages(
 
     Args:
         rewards: as :func:`grpo_advantages`.
-        prompt_ids: as :func:`grpo_advantages`.
+        prompt_ids: as :func:`grpo_advantages`; flat rewards need them for ``baseline="prompt"`` or ``rollout_ids`` alone.
+        rollout_ids: as :func:`grpo_advantages`.
         baseline: "batch", or "prompt" to subtract each prompt's mean before the batch is standardized (the paper's variant
             for several rollouts per prompt).
         eps: added to the standard deviation.
@@ -120,17 +125,18 @@ def reinforce_pp_advantages(
     checks.choice("baseline", baseline, get_args(Baseline))
     eps = checks.number("eps", eps, above=0)
     check_process_group(process_group)
-    scorable = ~torch.isnan(check_rewards(rewards, prompt_ids))
-    if baseline == "prompt":
-        values = grpo_advantages(rewards, prompt_ids=prompt_ids, scale="none")
-    else:
-        values = torch.where(scorable, check_rewards(rewards, prompt_ids), 0.0)
+    free = baseline == "batch" and prompt_ids is None and rollout_ids is None
+    if free and isinstance(rewards, Tensor) and rewards.ndim == 1:
+        prompt_ids = torch.arange(len(rewards), device=rewards.device)
+    given = check_rewards(rewards, prompt_ids, rollout_ids)
+    scorable = ~torch.isnan(given.values)
+    values = given.centered()[0] if baseline == "prompt" else torch.where(scorable, given.values, 0.0)
     wide = values.to(torch.float64)
     n, total = all_reduce_sum(torch.stack([scorable.sum().to(torch.float64), wide.sum()]), process_group)
     mean = total / n.clamp(min=1)
     square = all_reduce_sum(torch.where(scorable, (wide - mean).square(), 0.0).sum(), process_group)
     std = (square / (n - 1).clamp(min=1)).sqrt()
-    return torch.where(scorable, (wide - mean) / (std + eps), 0.0).to(values.dtype)
+    return given.to_rows(torch.where(scorable, (wide - mean) / (std + eps), 0.0).to(values.dtype))
 
 
 def resampling_weights(groups: Tensor, *, num_groups: int, power: float = 1.0) -> Tensor:
@@ -180,7 +186,8 @@ class GroupDROAdvantage(StatefulModule):
         num_groups: number of groups of the one attribute.
         step_size: eta.
         group_counts: training-set counts per group, for the shares.
-        batch_normalize: divide by the batch's standard deviation (ddof 1) + eps, as FairGRPO does.
+        batch_normalize: divide by the standard deviation (ddof 1) + eps, as FairGRPO does: over the informative prompts so far,
+            which fade by half every 1,000 prompts. Within a batch of one prompt the weights would cancel.
         eps: added to standard deviations.
         process_group: sums run over all its ranks.
 
@@ -199,6 +206,8 @@ class GroupDROAdvantage(StatefulModule):
 
     log_q: Tensor
     seen: Tensor
+    signal: Tensor
+    """(3,) float64: informative prompts, their rollouts, sum of their squared weighted scores."""
     counts: Tensor | None
 
     def __init__(
@@ -220,6 +229,7 @@ class GroupDROAdvantage(StatefulModule):
         self.process_group = process_group
         self.register_state("log_q", (self.num_groups,), torch.float64)
         self.register_state("seen", (self.num_groups,), torch.int64)
+        self.register_state("signal", (3,), torch.float64)
         self.counts = None
         if group_counts is not None:
             self.register_constant("counts", check_group_counts(group_counts, self.num_groups)[0])
@@ -235,43 +245,55 @@ class GroupDROAdvantage(StatefulModule):
         shares = self._shares(self.seen)
         return torch.where(present, q / torch.where(shares > 0, shares, 1.0), 0.0).to(torch.float32)
 
-    @torch.no_grad()
     def forward(
-        self, rewards: Tensor, groups: Tensor, domains: Tensor | None = None, *, prompt_ids: Tensor | None = None
+        self,
+        rewards: Tensor,
+        groups: Tensor,
+        domains: Tensor | None = None,
+        *,
+        prompt_ids: Tensor | None = None,
+        rollout_ids: Tensor | None = None,
     ) -> Tensor:
         """Weighted GRPO advantages in the shape of ``rewards``; arguments as :func:`fairloss.fair_grpo_advantages`.
 
         ``domains`` is accepted, so that the module can take FairGRPO's place, and not used.
         """
-        batch = self._prepare(rewards, groups, prompt_ids)
-        scores = score_prompts(batch.rewards, batch.layout, self.eps).scores
-        advantages = scores * batch.layout.to_rollouts(self._prompt_weights(batch))
-        if self.batch_normalize:
-            wide = advantages.to(torch.float64)
-            scorable = (~torch.isnan(batch.rewards)).sum().to(torch.float64)
-            n, total, square = all_reduce_sum(
-                torch.stack([scorable, wide.sum(), wide.square().sum()]), self.process_group
-            )
-            variance = (square - total.square() / n.clamp(min=1)).clamp(min=0) / (n - 1).clamp(min=1)
-            advantages = advantages / (variance.sqrt() + self.eps).to(advantages.dtype)
-        return advantages
+        return self.weigh_scores(rewards, groups, scores=None, prompt_ids=prompt_ids, rollout_ids=rollout_ids)[0]
 
     @torch.no_grad()
-    def prompt_weights(
-        self, rewards: Tensor, groups: Tensor, domains: Tensor | None = None, *, prompt_ids: Tensor | None = None
-    ) -> Tensor:
-        """As ``forward``, but returns the (Q,) weight of each prompt, for trainers that bring advantages of their own."""
-        return self._prompt_weights(self._prepare(rewards, groups, prompt_ids))
-
-    def _prepare(self, rewards: Tensor, groups: Tensor, prompt_ids: Tensor | None) -> Batch:
-        return prepare_batch(rewards, groups, None, prompt_ids, num_groups=self.num_groups)
-
-    def _prompt_weights(self, batch: Batch) -> Tensor:
-        if self.training:
-            counts = batch.layout.sum((~torch.isnan(batch.rewards)).to(torch.float64))
-            self._advance(batch.layout.sum(torch.nan_to_num(batch.rewards.to(torch.float64))), counts, batch.groups)
+    def weigh_scores(
+        self,
+        rewards: Tensor,
+        groups: Tensor,
+        domains: Tensor | None = None,
+        *,
+        scores: Tensor | None,
+        prompt_ids: Tensor | None = None,
+        rollout_ids: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """As ``forward`` with scores in place of GRPO's, and the weights: :meth:`fairloss.FairGRPOAdvantage.weigh_scores`."""
+        batch = prepare_batch(rewards, groups, None, prompt_ids, rollout_ids, num_groups=self.num_groups)
+        given = batch.rewards
+        scored = given.scores(self.eps) if scores is None else given.given(check_scores(scores, given.values))
+        moves = self.training and not self._frozen
+        if moves:
+            counts = given.sum((~torch.isnan(given.values)).to(torch.float64))
+            self._advance(given.sum(torch.nan_to_num(given.values.to(torch.float64))), counts, batch.groups)
         ids = GroupIds(batch.groups.unsqueeze(1), (self.num_groups,))
-        return ids.lookup(self.weights().to(batch.rewards.dtype), 1.0)
+        weights = ids.lookup(self.weights().to(given.values.dtype), 1.0)
+        advantages = scored.scores * given.to_rollouts(weights)
+        if self.batch_normalize:
+            signal = self.signal
+            if moves:
+                prompts = (scored.rollouts > 0).to(torch.float64)
+                informative = scored.informative.to(torch.float64)
+                squares = advantages.to(torch.float64).square().sum()
+                sums = [prompts.sum(), informative.sum(), (informative * scored.rollouts).sum(), squares]
+                number, batch_signal = all_reduce_sum(torch.stack(sums), self.process_group).split([1, 3])
+                signal = self.signal * torch.exp2(-number / 1000.0) + batch_signal
+                self.signal.copy_(signal)
+            advantages = advantages / divisor(signal[0], signal[1], signal[2], self.eps).to(advantages.dtype)
+        return given.to_rows(advantages), weights
 
     def _advance(self, totals: Tensor, counts: Tensor, groups: Tensor) -> None:
         known = GroupIds(torch.where(counts > 0, groups, -1).unsqueeze(1), (self.num_groups,))

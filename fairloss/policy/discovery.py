@@ -26,7 +26,8 @@ from fairloss.core import checks
 from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, gather_rows
 from fairloss.core.state import StatefulModule
-from fairloss.policy.history import History
+from fairloss.ops.fair_grpo_setting import History
+from fairloss.policy.weights import Clusters
 
 __all__ = [
     "ClusterRule",
@@ -50,10 +51,7 @@ class Proposal(NamedTuple):
 
     labels: Tensor
     """(n,) int64 cluster of each prompt, in the order given."""
-    share: Tensor
-    """(D, K) float64: each cluster's share of its domain's unknown prompts."""
-    mean: Tensor
-    """(D, K) float64: mean reward of each cluster's rollouts."""
+    clusters: Clusters
     memory: tuple[Tensor, Tensor]
 
 
@@ -129,22 +127,27 @@ class _Collected:
     """Each domain's clusters, and the cluster of each of a batch's prompts: (n, F) ``own`` points in (n,) ``domains``."""
 
     def __init__(self, num_domains: int, width: int, own: Array, domains: Array) -> None:
-        self.share, self.mean = np.zeros((num_domains, width)), np.zeros((num_domains, width))
+        self.share, self.mean, self.informative = np.zeros((3, num_domains, width))
         self.own, self.domains, self.labels = own, domains, np.zeros(len(domains), dtype=np.int64)
 
-    def add(self, domain: int, fit: Any, means: Array) -> None:
-        """Shares of a fit's points, and its clusters' ``means``."""
+    def add(self, domain: int, fit: Any, nearest: Any, means: Array, informative: Array) -> None:
+        """Shares of a fit's points, of the ``informative`` (n,) bool ones, and its clusters' ``means``.
+
+        ``nearest`` gives points their clusters.
+        """
         k = fit.n_clusters
-        counts = np.bincount(fit.labels_, minlength=k)
-        self.share[domain, :k], self.mean[domain, :k] = counts / max(1, counts.sum()), means
+        self.share[domain, :k], self.mean[domain, :k] = np.bincount(fit.labels_, minlength=k) / len(fit.labels_), means
+        among = informative if informative.any() else ~informative
+        self.informative[domain, :k] = np.bincount(fit.labels_[among], minlength=k) / among.sum()
         mine = self.domains == domain
         if mine.any():
-            self.labels[mine] = fit.predict(self.own[mine])
+            self.labels[mine] = nearest(self.own[mine])
 
     def proposal(self, device: torch.device, memory: tuple[Tensor, Tensor]) -> Proposal:
         """What was collected, on ``device``."""
-        labels, share, mean = (torch.from_numpy(x).to(device) for x in (self.labels, self.share, self.mean))
-        return Proposal(labels, share, mean, memory)
+        tables = (self.labels, self.share, self.mean, self.informative)
+        labels, share, mean, informative = (torch.from_numpy(x).to(device) for x in tables)
+        return Proposal(labels, Clusters(share, mean, informative), memory)
 
 
 class Discovery(StatefulModule):
@@ -184,6 +187,7 @@ class Discovery(StatefulModule):
         self.num_features = checks.integer("num_features", num_features, minimum=2)
         self.reservoir_size = checks.integer("reservoir_size", reservoir_size, minimum=2)
         self.seed = checks.integer("seed", seed, minimum=0)
+        self._fits: dict[int, tuple[Array, Any]] = {}
         self.register_state("features", (num_domains, reservoir_size, num_features + 3), torch.float32)
         self.register_state("seen", (num_domains,), torch.int64)
 
@@ -197,25 +201,38 @@ class Discovery(StatefulModule):
         memory, seen = self.features.cpu().numpy().copy(), self.seen.cpu().numpy().copy()
         points = own[:, :-3].cpu().numpy().astype(np.float64)
         collected = _Collected(len(seen), self.width, points, domains.cpu().numpy())
-        for domain in np.unique(all_domains).tolist():
-            arrivals = all_points[all_domains == domain]
-            if include:
+        if include:
+            for domain in np.unique(all_domains).tolist():
+                arrivals = all_points[all_domains == domain]
                 seen[domain] = self._push(memory[domain], int(seen[domain]), arrivals, domain)
+        # Every domain, whether the batch has prompts of it or not: all weights are scaled together.
+        for domain in np.flatnonzero(seen).tolist():
             held = memory[domain, : min(int(seen[domain]), self.reservoir_size)]
-            if len(held) == 0:
-                held = arrivals
             # In one order whatever the order of arrival, because k-means starts from points by their place.
             held = held[np.lexsort(held.T)].astype(np.float64)
-            rule = self.rule
-            if rule == "silhouette" and not differ(held[:, -3], held[:, -2], held[:, -1]):
-                rule = 1
-            fit = choose_clusters(held[:, :-3], rule, self.seed, 4)
+            fit = self._fit(domain, held)
             total, rollouts = (
                 np.bincount(fit.labels_, w, fit.n_clusters) for w in (held[:, -3] * held[:, -1], held[:, -1])
             )
-            collected.add(domain, fit, total / rollouts.clip(min=1))
+
+            def nearest(x: Array, centers: Array = fit.cluster_centers_) -> Array:
+                # Point by point, so that a prompt's cluster does not depend on which others are asked for.
+                labels: Array = ((x[:, None] - centers) ** 2).sum(-1).argmin(1)
+                return labels
+
+            # The first and the last quantile are the prompt's lowest and highest reward.
+            collected.add(domain, fit, nearest, total / rollouts.clip(min=1), held[:, 0] < held[:, -4])
         state = torch.from_numpy(memory).to(self.features.device), torch.from_numpy(seen).to(self.seen.device)
         return collected.proposal(domains.device, state)
+
+    def _fit(self, domain: int, held: Array) -> Any:
+        """The clusters of a domain's sample; made anew where the sample has changed."""
+        if domain not in self._fits or not np.array_equal(self._fits[domain][0], held):
+            rule = self.rule
+            if rule == "silhouette" and not differ(held[:, -3], held[:, -2], held[:, -1]):
+                rule = 1
+            self._fits[domain] = held, choose_clusters(held[:, :-3], rule, self.seed, 4)
+        return self._fits[domain][1]
 
     def _push(self, memory: Array, seen: int, arrivals: Array, domain: int) -> int:
         """Write ``arrivals`` into ``memory`` in place; returns how many prompts were seen."""
@@ -275,7 +292,8 @@ class ReleasedDiscovery(StatefulModule):
             held = points[places == domain]
             fit = choose_clusters(held, "elbow", 0, "auto")
             # Centers round: that of rewards 0 alone may be -2e-8, and a negative mean is refused.
-            collected.add(domain, fit, fit.cluster_centers_.mean(axis=1).clip(held.min(), held.max()))
+            means = fit.cluster_centers_.mean(axis=1).clip(held.min(), held.max())
+            collected.add(domain, fit, fit.predict, means, held.min(1) < held.max(1))
         return collected.proposal(domains.device, (vectors, owners))
 
     def commit(self, proposal: Proposal) -> None:

@@ -6,21 +6,31 @@ as a list for every row. Here it is the module's state (:mod:`fairloss.policy.hi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fairloss.core import checks
 from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, check_process_group
+from fairloss.core.state import ConstantsModule
 from fairloss.groups.ids import single_attribute
-from fairloss.ops.fair_grpo_setting import Options, Variant
+from fairloss.ops.fair_grpo_setting import Options, RewardShift, Setting, Variant
 from fairloss.policy.discovery import ClusterRule, Discovery, Proposal, ReleasedDiscovery
 from fairloss.policy.history import History, RewardHistory
-from fairloss.policy.prepare import Batch, check_mask, check_means, check_options, prepare_batch
-from fairloss.policy.rewards import Flat, lowest_reward, shift_to_zero
-from fairloss.policy.weights import Clusters, Result, compute_advantages
+from fairloss.policy.prepare import (
+    Batch,
+    check_mask,
+    check_options,
+    check_result,
+    check_scores,
+    prepare_batch,
+    warn_of_one_prompt,
+    warn_of_shift,
+)
+from fairloss.policy.weights import Past, Result, compute_advantages
 
 __all__ = ["FairGRPOAdvantage", "GroupRow"]
 
@@ -40,18 +50,22 @@ class GroupRow(NamedTuple):
     """Relative to the average informative prompt's; of the variants "paper" and "released", 1 / T as printed."""
 
 
-class FairGRPOAdvantage(nn.Module):
+class FairGRPOAdvantage(ConstantsModule):
     r"""FairGRPO advantages whose group sizes and mean rewards run over past batches.
 
     The formula, what 0 means, and the options that are not listed here are those of :func:`fairloss.fair_grpo_advantages`;
-    this module adds the past to N and rbar, and finds groups for prompts without a label.
+    this module adds the past, and finds groups for prompts without a label. Weights have mean 1, and advantages deviation 1,
+    over the informative prompts of the run so far, as many of each group as its last prompts (half of them the last 100) let
+    expect; before the first of them both are those of GRPO. So a prompt's advantage does not depend on which prompts share
+    its batch.
 
     Args:
         num_groups: number of groups of the one attribute (join several with ``fairloss.intersect_groups``).
         num_domains: number of domains; groups are nested in them.
-        history: "cumulative", everything since the start, this batch included; "ema", the past times ``decay`` per step;
-            "batch", this batch alone.
-        decay: factor per step of "ema".
+        history: what N and mean rewards rest on: "cumulative", everything since the start, this batch included; "ema", a
+            past that fades by half every ``half_life`` prompts; "batch", this batch alone, which then scales weights and
+            advantages as well (a batch of one prompt gets one warning).
+        half_life: of "ema".
         discover_groups: None, or "kmeans" to form groups of the prompts whose group is -1, within their domain, by how
             their rollouts are rewarded. It runs on the host, through scikit-learn, and waits for the device.
         num_clusters: "silhouette" (1 to 3; 1 if no split is clear, or if the prompts differ by no more than chance),
@@ -59,21 +73,22 @@ class FairGRPOAdvantage(nn.Module):
         num_features: quantiles of a prompt's rewards that are clustered.
         reservoir_size: prompts per domain that the clustering remembers.
         seed: of the clustering.
-        reward_shift: a number, or "min": minus the lowest reward ever seen.
-        variant: "released" has a discovery of its own (``num_clusters``, ``num_features``, ``reservoir_size`` and ``seed``
-            do not apply), whose memory grows.
+        reward_shift: as there, with the lowest reward ever seen, and one warning for "auto".
+        variant: "paper" and "released" divide by the batch's deviation. "released" has a discovery of its own
+            (``num_clusters``, ``num_features``, ``reservoir_size`` and ``seed`` do not apply), whose memory grows.
 
     Attributes:
         history: the :class:`RewardHistory`; ``history.totals()`` is what the function takes as ``past``.
         last: all tables of the last call (:class:`fairloss.policy.weights.Result`), None before the first.
 
     Note:
-        A call in training mode advances the history once, whether or not gradients are enabled; in ``eval()`` the batch
-        counts for its own weights and is forgotten. ``update`` then ``scale`` do the same in two steps, for callers that see
-        rewards before they need advantages. A call that raises changes nothing. State follows the device and never the
-        dtype, is saved with ``state_dict`` bit for bit, and is not broadcast by DistributedDataParallel: with a
-        ``process_group`` each rank brings its own, whole prompts, and the state stays equal on all ranks. Without one, give
-        every rank the whole batch.
+        A call in training mode advances the history once, whether or not gradients are enabled. In ``eval()`` advantages come
+        from what is remembered alone, as those of ``scale``, so that any split of a batch has the same ones (with
+        ``history="batch"`` and the variants "paper" and "released" the batch counts for its own weights and is forgotten).
+        ``update`` then ``scale`` do the same in two steps, for callers that see rewards before they need advantages. A call
+        that raises changes nothing. State follows the device and never the dtype, is saved with ``state_dict`` bit for bit,
+        and is not broadcast by DistributedDataParallel: with a ``process_group`` each rank brings its own, whole prompts,
+        and the state stays equal on all ranks. Without one, give every rank the whole batch.
 
     Example:
         >>> fair = FairGRPOAdvantage(num_groups=2)
@@ -95,7 +110,7 @@ class FairGRPOAdvantage(nn.Module):
         *,
         num_domains: int = 1,
         history: History = "cumulative",
-        decay: float = 0.99,
+        half_life: float = 1000.0,
         discover_groups: Literal["kmeans"] | None = None,
         num_clusters: ClusterRule | int = "silhouette",
         num_features: int = 8,
@@ -105,7 +120,7 @@ class FairGRPOAdvantage(nn.Module):
         batch_normalize: bool = True,
         size_power: float = 0.5,
         reward_power: float = 1.0,
-        reward_shift: Literal["min"] | float | None = None,
+        reward_shift: RewardShift | float = "auto",
         variant: Variant = "default",
         eps: float = 1e-6,
         validate: bool = True,
@@ -119,7 +134,7 @@ class FairGRPOAdvantage(nn.Module):
         )
         check_process_group(process_group)
         self.validate, self.process_group = checks.flag("validate", validate), process_group
-        self.history = RewardHistory(self.num_groups, num_domains=self.num_domains, mode=history, decay=decay)
+        self.history = RewardHistory(self.num_groups, num_domains=self.num_domains, mode=history, half_life=half_life)
         self.discovery: Discovery | ReleasedDiscovery | None = None
         # Made in any case, so that its options are checked.
         discovery = Discovery(self.num_domains, num_clusters, num_features, reservoir_size, seed, mode=history)
@@ -130,6 +145,7 @@ class FairGRPOAdvantage(nn.Module):
                 raise ValueError(expected("history", "'cumulative' with variant='released'", repr(history), cure))
             self.discovery = ReleasedDiscovery(self.num_domains) if variant == "released" else discovery
         self.last = None
+        self._warned: set[str] = set()
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"num_groups={self.num_groups}, num_domains={self.num_domains}, {self.options}"
@@ -141,108 +157,144 @@ class FairGRPOAdvantage(nn.Module):
         domains: Tensor | None = None,
         *,
         prompt_ids: Tensor | None = None,
+        rollout_ids: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """Advantages of a batch, which counts for its own weights and, in training mode, is remembered.
+        """Advantages of a batch, which, in training mode, counts for its own weights and is remembered.
 
         Args:
             rewards: (Q, R), NaN where a rollout is missing or could not be scored, or (B,) with ``prompt_ids``.
             groups: (Q,) or (B,) ids, -1 = unknown.
             domains: (Q,) or (B,) ids; may be left out with one domain.
             prompt_ids: (B,) integers, equal for rollouts of one prompt.
-            mask: (B, L), the tokens of each rollout in the order of ``rewards.flatten()``.
+            rollout_ids: (B,) integers, equal for the rows of one rollout of a prompt.
+            mask: (B, L), the tokens of each row in the order of ``rewards.flatten()``.
 
         Returns:
             Advantages in the shape of ``rewards``, or (B, L) with ``mask``; float32 at least.
         """
-        result = self._run(rewards, groups, domains, prompt_ids, include=True, store=self.training, mask=mask)
+        batch = self._prepare(rewards, groups, domains, prompt_ids, rollout_ids)
+        result = self._run(batch, include=self._moves or not self._by_history, store=self._moves, mask=mask)
         return result.advantages if result.tokens is None else result.tokens
 
     def update(
-        self, rewards: Tensor, groups: Tensor, domains: Tensor | None = None, *, prompt_ids: Tensor | None = None
+        self,
+        rewards: Tensor,
+        groups: Tensor,
+        domains: Tensor | None = None,
+        *,
+        prompt_ids: Tensor | None = None,
+        rollout_ids: Tensor | None = None,
     ) -> None:
         """Remember a batch (in any mode); arguments as ``forward``."""
-        self._run(rewards, groups, domains, prompt_ids, include=True, store=True)
+        self._run(self._prepare(rewards, groups, domains, prompt_ids, rollout_ids), include=True, store=True)
 
     def scale(
-        self, rewards: Tensor, groups: Tensor, domains: Tensor | None = None, *, prompt_ids: Tensor | None = None
+        self,
+        rewards: Tensor,
+        groups: Tensor,
+        domains: Tensor | None = None,
+        *,
+        prompt_ids: Tensor | None = None,
+        rollout_ids: Tensor | None = None,
     ) -> Tensor:
         """Advantages from what is remembered alone, which stays as it is; arguments as ``forward``.
 
         A group that was never remembered weighs as much as the informative prompts of the others do on average.
         """
-        return self._run(rewards, groups, domains, prompt_ids, include=False, store=False).advantages
+        batch = self._prepare(rewards, groups, domains, prompt_ids, rollout_ids)
+        return self._run(batch, include=False, store=False).advantages
 
-    def prompt_weights(
-        self, rewards: Tensor, groups: Tensor, domains: Tensor | None = None, *, prompt_ids: Tensor | None = None
-    ) -> Tensor:
-        """As ``forward``, but returns the (Q,) weight of each prompt, for trainers that bring advantages of their own.
-
-        With ``prompt_ids``, one a prompt in order of first appearance, then as many more as there are rollouts left.
-        """
-        return self._run(rewards, groups, domains, prompt_ids, include=True, store=self.training).weights
-
-    @torch.no_grad()
-    def _run(
+    def weigh_scores(
         self,
         rewards: Tensor,
         groups: Tensor,
-        domains: Tensor | None,
-        prompt_ids: Tensor | None,
+        domains: Tensor | None = None,
         *,
-        include: bool,
-        store: bool,
-        mask: Tensor | None = None,
-    ) -> Result:
+        scores: Tensor,
+        prompt_ids: Tensor | None = None,
+        rollout_ids: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """As ``forward``, for trainers with scores of their own, or with rewards that fairness does not look at.
+
+        Args:
+            rewards: what group means rest on.
+            groups: as ``forward``.
+            domains: as ``forward``.
+            scores: as ``rewards``: what is weighted in place of GRPO's scores, with mean 0 within each prompt, exactly 0 where
+                a prompt has no signal, NaN where a rollout has no score.
+            prompt_ids: as ``forward``.
+            rollout_ids: as ``forward``.
+
+        Returns:
+            The advantages, and the (Q,) weight of each prompt: with ``prompt_ids`` in order of first appearance, then as many
+            more as there are rows left.
+        """
+        batch = self._prepare(rewards, groups, domains, prompt_ids, rollout_ids)
+        scores = check_scores(scores, batch.rewards.values)
+        result = self._run(batch, include=self._moves or not self._by_history, store=self._moves, scores=scores)
+        return result.advantages, result.weights
+
+    @property
+    def _by_history(self) -> bool:
+        return self.options.variant == "default" and self.history.mode != "batch"
+
+    @property
+    def _moves(self) -> bool:
+        return self.training and not self.history._frozen
+
+    def _prepare(self, *arguments: Any) -> Batch:
         sizes = {"num_groups": self.num_groups, "num_domains": self.num_domains}
-        batch = prepare_batch(rewards, groups, domains, prompt_ids, **sizes, validate=self.validate)
-        check_mask(mask, batch.rewards)
+        return prepare_batch(*arguments, **sizes, validate=self.validate)
+
+    @torch.no_grad()
+    def _run(
+        self, batch: Batch, *, include: bool, store: bool, mask: Tensor | None = None, scores: Tensor | None = None
+    ) -> Result:
+        check_mask(mask, batch.rewards.values)
         slots = torch.where(batch.groups < 0, self.num_groups, batch.groups)
-        proposal, clusters = None, None
+        proposal, clusters, width = None, None, self.num_groups + 1
         if self.discovery is not None:
             proposal, slots = self._discover(self.discovery, batch, slots, include)
-            clusters = Clusters(proposal.share, proposal.mean)
-        shift, lowest = self._shift(batch, include)
+            clusters = proposal.clusters
+            width += clusters.mean.shape[1]
+        history = self.history
+        setting = Setting(
+            self.num_domains, self.num_groups, width, self.options, history.mode, history.half_life, include,
+            self._by_history,
+        )  # fmt: skip
         result = compute_advantages(
             batch.rewards,
             batch.domains,
             slots,
-            **sizes,
-            options=self.options,
-            layout=batch.layout,
-            past=self.history.totals(),
-            decay=self.history.factor,
-            include_batch=include,
+            setting,
+            past=Past(history.totals(), history.lowest),
             clusters=clusters,
-            lowest_shift=shift,
+            scores=scores,
             process_group=self.process_group,
             mask=mask,
         )
-        if self.validate:
-            check_means(result, batch, self.options, shift, self.process_group)
+        if self.validate and check_result(result, batch, self.options, self.process_group):
+            self._once("shift", lambda: warn_of_shift(result))
+        if not self._by_history:
+            self._once("one prompt", lambda: warn_of_one_prompt(batch, self.options, self.process_group))
         if store:
-            self.history.advance(result.batch, lowest)
+            history.advance(result.batch, result.lowest)
             if self.discovery is not None and proposal is not None:
                 self.discovery.commit(proposal)
         # Tokens may be large; the advantages are the caller's to edit in place.
         self.last = result._replace(tokens=None, advantages=result.advantages.clone())
         return result
 
-    def _shift(self, batch: Batch, include: bool) -> tuple[Tensor | None, Tensor]:
-        """What ``reward_shift="min"`` adds to mean rewards, and the batch's lowest reward for the history."""
-        if self.options.reward_shift != "min":
-            return None, self.history.lowest
-        lowest = lowest_reward(batch.rewards, self.process_group)
-        bound = self.history.lowest
-        if include:
-            bound = lowest if self.history.mode == "batch" else torch.minimum(bound, lowest)
-        return shift_to_zero(bound), lowest
+    def _once(self, what: str, warn: Callable[[], object]) -> None:
+        if what not in self._warned and warn() is not False:
+            self._warned.add(what)
 
     def _discover(
         self, discovery: Discovery | ReleasedDiscovery, batch: Batch, slots: Tensor, include: bool
     ) -> tuple[Proposal, Tensor]:
         """Clusters of the prompts without a group, and the columns of all prompts."""
-        rewards = batch.layout.padded(batch.rewards) if isinstance(batch.layout, Flat) else batch.rewards
+        rewards = batch.rewards.padded()
         scorable = (~torch.isnan(rewards)).any(1)
         wanted = (batch.groups < 0) & (batch.domains >= 0) & scorable
         proposal = discovery.propose(
@@ -269,7 +321,3 @@ class FairGRPOAdvantage(nn.Module):
                 if count > 0:
                     rows.append(GroupRow(domain, name, count, mean, table[domain][column]))
         return rows
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A process group cannot be pickled or copied, and its ranks are those of another run.
-        return {**self.__dict__, "process_group": None}

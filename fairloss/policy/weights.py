@@ -2,16 +2,16 @@
 
 Three steps, each of which reads the rewards at most once:
 
-1. *score_prompts*: GRPO's score of every rollout within its prompt, then six sums for every (domain, group) cell;
+1. *scores*: GRPO's score of every rollout within its prompt, then six sums for every (domain, group) cell;
 2. *cell_weights*: a weight for every cell, from the cells' sums alone (a table of a few dozen numbers);
-3. *scale_scores*: score times the weight of the prompt's cell, over the batch's standard deviation, which follows from the
-   sums of step 1 and the weights of step 2.
+3. *scaling*: score times the weight of the prompt's cell, over the standard deviation of weighted scores, which follows
+   from the sums of step 1 and the weights of step 2.
 
 Because everything between the scores and the advantages is a sum over cells, several processes need one all-reduce of
 the sums, and the kernels of :mod:`fairloss.ops.advantages` take one launch per step.
 
 Cells: ``num_domains + 1`` rows, the last for prompts of unknown domain, by ``width`` columns: the ``num_groups`` explicit
-groups, one for prompts of unknown group, then the discovered clusters.
+groups, one for prompts of unknown group, then the discovered clusters. What is remembered has the first two alone.
 """
 
 from __future__ import annotations
@@ -19,25 +19,50 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.distributed
 from torch import Tensor
 
-from fairloss.core.distributed import ProcessGroup, all_reduce_sum
+from fairloss.core.distributed import ProcessGroup, all_reduce_sums
 from fairloss.ops import advantages as fused
 from fairloss.ops.dispatch import use_triton
-from fairloss.ops.fair_grpo_setting import MEAN_FLOOR, ROUNDING, WEIGHT_CEILING, Options, Setting, fixed_shift, obstacle
+from fairloss.ops.fair_grpo_setting import (
+    FORGOTTEN,
+    HALF,
+    MEAN_FLOOR,
+    RECENT,
+    ROUNDING,
+    WEIGHT_CEILING,
+    History,
+    Options,
+    Setting,
+    obstacle,
+)
 from fairloss.ops.segments import segment_sums
-from fairloss.policy.rewards import Layout, Rows, centered
+from fairloss.policy.rewards import Rows, Scores
 
-__all__ = ["Clusters", "Result", "add_shift", "cell_index", "cell_weights", "compute_advantages", "score_prompts"]
+__all__ = ["Clusters", "Past", "Result", "add_shift", "cell_index", "cell_weights", "compute_advantages", "divisor"]
 
-PROMPTS, ROLLOUTS, REWARD, INFORMATIVE, SCORE, SCORE_SQUARED = range(6)
+PROMPTS, ROLLOUTS, REWARD, INFORMATIVE, SIGNAL, SQUARED, SINCE = range(7)
+"""Prompts, scorable rollouts, sum of rewards; informative prompts, their rollouts, sum of their squared scores; and the
+prompts that the last three are of, which in the totals all fade."""
+
+
+class Past(NamedTuple):
+    """What is remembered of earlier batches."""
+
+    totals: Tensor
+    """(7, D + 1, G + 1) float64, the sums of :data:`PROMPTS` to :data:`SINCE`."""
+    lowest: Tensor
+    """() float64: the lowest reward ever seen, +inf before the first."""
 
 
 class Clusters(NamedTuple):
-    """Discovered groups: each one's share of its domain's unknown prompts and its mean reward, both (D, K) float64."""
+    """Discovered groups, (D, K) float64: what each cluster has of its domain's unknown prompts, and its mean reward."""
 
     share: Tensor
     mean: Tensor
+    informative: Tensor
+    """Each one's share of the informative ones among those prompts."""
 
 
 class Result(NamedTuple):
@@ -54,36 +79,15 @@ class Result(NamedTuple):
     means: Tensor
     """(D, W) mean reward that each weight rests on, float64, before any shift."""
     totals: Tensor
-    """(3, D, G + 1) prompts, rollouts and sum of rewards, the past included, float64."""
+    """(7, D + 1, G + 1) float64 sums as :class:`Past`, this batch included where it counts for its own weights."""
     batch: Tensor
-    """(3, D, G + 1) the same of this batch alone, over all ranks."""
+    """(7, D + 1, G + 1) the same of this batch alone, over all ranks."""
+    lowest: Tensor
+    """() float64: the batch's lowest reward, over all ranks."""
+    shift: Tensor
+    """() float64: what was added to mean rewards."""
     tokens: Tensor | None = None
     """(B, L) with a mask: each rollout's advantage where its mask is not 0."""
-
-
-class Scores(NamedTuple):
-    """GRPO's scores of a batch."""
-
-    scores: Tensor
-    """As the rewards."""
-    informative: Tensor
-    """(P,) bool: do the prompt's rewards differ."""
-    rollouts: Tensor
-    """(P,) scorable rollouts, in the dtype of the rewards."""
-
-
-def score_prompts(rewards: Tensor, layout: Layout, eps: float) -> Scores:
-    """GRPO's score (r - mean) / (std + eps) within each prompt, ddof 1.
-
-    A prompt with one scorable rollout, or with exactly equal rewards, scores 0: rounding noise over ``eps`` is no signal.
-    NaN rewards score 0 and enter nothing.
-    """
-    deviations, counts = centered(rewards, layout)
-    std = (layout.sum(deviations.square()) / (counts - 1).clamp(min=1)).sqrt()
-    highest, minus_lowest = (layout.max(torch.where(torch.isnan(x), -torch.inf, x)) for x in (rewards, -rewards))
-    informative = highest > -minus_lowest
-    scores = torch.where(layout.to_rollouts(informative), deviations / (layout.to_rollouts(std) + eps), 0.0)
-    return Scores(scores, informative, counts)
 
 
 def cell_index(domains: Tensor, slots: Tensor, num_domains: int, num_groups: int, width: int) -> Tensor:
@@ -91,35 +95,68 @@ def cell_index(domains: Tensor, slots: Tensor, num_domains: int, num_groups: int
     return torch.where(domains < 0, num_domains * width + num_groups, domains.clamp(min=0) * width + slots)
 
 
-def _sum_by_cell(
-    rewards: Tensor,
-    layout: Layout,
-    scored: Scores,
-    cells: Tensor,
-    shape: tuple[int, int],
-    process_group: ProcessGroup | None,
-) -> Tensor:
-    """(6, D + 1, W) float64 sums over prompts, of all ranks."""
-    wide = scored.scores.to(torch.float64)
+def _sum_by_cell(rewards: Rows, scored: Scores, own: bool, cells: Tensor, shape: tuple[int, int]) -> Tensor:
+    """(6, D + 1, W) float64 sums over prompts; ``own``: the scores are not those of the rewards."""
+    x = rewards.values
+    rollouts = rewards.sum((~torch.isnan(x)).to(torch.float64)) if own else scored.rollouts.to(torch.float64)
+    informative = scored.informative.to(torch.float64)
     per_prompt = torch.stack(
         [
-            (scored.rollouts > 0).to(torch.float64),
-            scored.rollouts.to(torch.float64),
-            layout.sum(torch.nan_to_num(rewards.to(torch.float64), nan=0.0, posinf=torch.inf, neginf=-torch.inf)),
-            scored.informative.to(torch.float64),
-            layout.sum(wide),
-            layout.sum(wide.square()),
+            (rollouts > 0).to(torch.float64),
+            rollouts,
+            rewards.sum(torch.nan_to_num(x.to(torch.float64), nan=0.0, posinf=torch.inf, neginf=-torch.inf)),
+            informative,
+            informative * scored.rollouts,
+            rewards.sum(scored.scores.to(torch.float64).square()),
         ],
         dim=1,
     )  # (P, 6)
-    sums = segment_sums(per_prompt, cells, shape[0] * shape[1])
-    return all_reduce_sum(sums, process_group).T.reshape(6, *shape)
+    return segment_sums(per_prompt, cells, shape[0] * shape[1]).T.reshape(6, *shape)
+
+
+def _over_ranks(sums: Tensor, lowest: Tensor, process_group: ProcessGroup | None) -> tuple[Tensor, Tensor]:
+    """Sums and lowest reward of all ranks, in one collective: the lowest ones travel as a sum of one-hot rows."""
+    if process_group is None:
+        return sums, lowest
+    rows = lowest.new_zeros(torch.distributed.get_world_size(process_group))
+    rows[torch.distributed.get_rank(process_group)] = lowest.clamp(max=1e300)
+    sums, rows = all_reduce_sums([sums, rows], process_group)
+    low = rows.amin()
+    return sums, torch.where(low < 1e300, low, torch.inf)
 
 
 def _join_unknown(sums: Tensor, num_groups: int) -> Tensor:
-    """(>= 3, D + 1, W) sums -> (3, D, G + 1): discovered clusters and the rest of the unknown join in one column."""
-    known = sums[:3, :-1]
-    return torch.cat([known[..., :num_groups], known[..., num_groups:].sum(-1, keepdim=True)], dim=-1)
+    """(6, D + 1, W) sums -> (7, D + 1, G + 1): discovered clusters and the rest of the unknown join in one column."""
+    joined = torch.cat([sums[..., :num_groups], sums[..., num_groups:].sum(-1, keepdim=True)], dim=-1)
+    return torch.cat([joined, joined[:1]])
+
+
+def advanced(past: Tensor, batch: Tensor, history: History, half_life: float) -> Tensor:
+    """(7, D + 1, G + 1) totals once a batch is added.
+
+    Under "ema" prompts, rollouts and rewards fade with every prompt. What is known of informative prompts fades with every
+    prompt of the same cell: so it follows a group that no longer has any, and a rare group keeps as much of a past.
+    """
+    if history == "batch":
+        return batch
+    kept = past[:INFORMATIVE]
+    if history == "ema":
+        kept = kept * torch.exp2(-batch[PROMPTS].sum() / half_life)
+    return torch.cat([kept, past[INFORMATIVE:] * torch.exp2(-batch[PROMPTS] / RECENT)]) + batch
+
+
+def _of_history(totals: Tensor) -> Tensor:
+    """(3, D + 1, G + 1) informative prompts, their rollouts and squared scores among all prompts, at the recent rates."""
+    return totals[INFORMATIVE:SINCE] * _ratio(totals[PROMPTS], totals[SINCE])
+
+
+def _split_unknown(sums: Tensor, num_groups: int, clusters: Clusters | None) -> Tensor:
+    """(3, D + 1, G + 1) sums of informative prompts -> (3, D + 1, W): what clusters have of the unknown column."""
+    if clusters is None:
+        return sums
+    placed = torch.nn.functional.pad(sums[:, :-1, num_groups:] * clusters.informative, (0, 0, 0, 1))
+    rest = sums[..., num_groups:] - placed.sum(-1, keepdim=True)
+    return torch.cat([sums[..., :num_groups], rest, placed], dim=-1)
 
 
 def _ratio(a: Tensor, b: Tensor) -> Tensor:
@@ -138,40 +175,45 @@ def add_shift(means: Tensor, shift: Tensor | float) -> Tensor:
     In float32 -0.1 is less than -0.1, and decayed sums round at every step: a mean that should be 0 would be -1e-9, which
     turns the gradient around, or 1e-9, which is as small as to outweigh everything.
     """
-    if isinstance(shift, float) and shift == 0:
-        return means
     shifted = means + shift
     size = shift.abs() if isinstance(shift, Tensor) else abs(shift)
     return torch.where(shifted.abs() <= ROUNDING * size, 0.0, shifted)
 
 
+def _shift(options: Options, bound: Tensor) -> Tensor:
+    """What is added to mean rewards, where ``bound`` is the lowest reward."""
+    if isinstance(options.reward_shift, float):
+        return torch.full_like(bound, options.reward_shift)
+    shift = torch.where(torch.isfinite(bound), -bound, 0.0)
+    return shift.clamp(min=0) if options.reward_shift == "auto" else shift
+
+
 def _cell_statistics(totals: Tensor, num_groups: int, clusters: Clusters | None) -> tuple[Tensor, Tensor]:
     """Counts and mean rewards of the cells that a weight can rest on, (D, W); the column of the unknown counts 0."""
-    counts, means = totals[0].clone(), _ratio(totals[2], totals[1])
-    pool = counts[:, num_groups:].clone()
-    counts[:, num_groups] = 0.0
-    if clusters is not None:
-        counts = torch.cat([counts, clusters.share * pool], dim=1)
-        means = torch.cat([means, clusters.mean], dim=1)
-    return counts, means
+    counts, means = totals[PROMPTS, :-1], _ratio(totals[REWARD, :-1], totals[ROLLOUTS, :-1])
+    counts = torch.cat([counts[:, :num_groups], torch.zeros_like(counts[:, num_groups:])], dim=1)
+    if clusters is None:
+        return counts, means
+    found = clusters.share * totals[PROMPTS, :-1, num_groups:]
+    return torch.cat([counts, found], dim=1), torch.cat([means, clusters.mean], dim=1)
 
 
 def cell_weights(
-    totals: Tensor, counts: Tensor, means: Tensor, sums: Tensor, shift: Tensor | float, options: Options
+    totals: Tensor, counts: Tensor, means: Tensor, informative: Tensor, shift: Tensor, options: Options
 ) -> Tensor:
-    """(D + 1, W) weights from the totals (3, D, G + 1), the cells' counts and means (D, W) and the batch's sums (6, D + 1, W).
+    """(D + 1, W) weights from the totals (7, D + 1, G + 1), the cells' counts and means (D, W), and the informative prompts
+    (D, W) that they are scaled by.
 
     Cells with no past, the column of the unknown and the row of unknown domains weigh as much as the informative prompts
     of known cells do on average.
     """
-    domain_count = totals[0].sum(1, keepdim=True)
-    domain_mean = _ratio(totals[2].sum(1, keepdim=True), totals[1].sum(1, keepdim=True))
+    domain_count = totals[PROMPTS, :-1].sum(1, keepdim=True)
+    domain_mean = _ratio(totals[REWARD, :-1].sum(1, keepdim=True), totals[ROLLOUTS, :-1].sum(1, keepdim=True))
     domain_mean, means = add_shift(domain_mean, shift), add_shift(means, shift)
     known = counts > 0
     filled = torch.where(known, counts, 1.0)
-    prompts = torch.where(known, sums[INFORMATIVE, :-1], 0.0)
-    # Without an informative prompt all scores are 0; the weights still compare groups, over the prompts that are there.
-    prompts = torch.where(prompts.sum() > 0, prompts, torch.where(known, sums[PROMPTS, :-1], 0.0))
+    prompts = torch.where(known, informative, 0.0)
+    some = prompts.sum() > FORGOTTEN
     if options.variant == "default":
 
         def log_temperature(n: Tensor, mean: Tensor) -> Tensor:
@@ -183,6 +225,8 @@ def cell_weights(
             weights = weights.minimum(options.max_ratio * _weighted_median(weights, prompts))
         average = _average(weights, prompts)
         weights = (weights / torch.where(average > 0, average, 1.0)).clamp(max=WEIGHT_CEILING)
+        weights = torch.where(some, weights, 1.0)
+        neutral = torch.ones_like(average)
     else:
         t_domain = domain_count.pow(options.size_power) * domain_mean.pow(options.reward_power)
         t_group = filled.pow(options.size_power) * means.pow(options.reward_power)
@@ -192,93 +236,104 @@ def cell_weights(
             weights = torch.where(factor.abs() > 0, 1 / torch.where(factor.abs() > 0, factor, 1.0), 1.0)
         else:
             weights = 1 / torch.nan_to_num(t_domain * t_group, nan=0.0).clamp(min=options.eps)
-    # After the default's scaling this mean is 1 but for rounding; where nothing is informative, it multiplies zeros.
-    neutral = _average(weights, prompts)
-    neutral = torch.ones_like(neutral) if options.variant == "default" else torch.where(neutral > 0, neutral, 1.0)
+        neutral = _average(weights, prompts)
+        neutral = torch.where(neutral > 0, neutral, 1.0)
     weights = torch.where(known, weights, neutral)
     return torch.cat([weights, neutral.expand(1, weights.shape[1])])
 
 
 def _weighted_median(values: Tensor, counts: Tensor) -> Tensor:
-    """The lower median of ``values``, each repeated ``counts`` times; the smallest where all counts are 0."""
+    """The lower median of ``values``, each repeated ``counts`` times."""
     ordered, order = values.reshape(-1).sort()
     below = counts.reshape(-1)[order].cumsum(0)
-    position = (below < below[-1] / 2).sum().clamp(max=ordered.numel() - 1)
+    position = (below < below[-1] * HALF).sum().clamp(max=ordered.numel() - 1)
     return ordered.gather(0, position.reshape(1)).squeeze(0)
 
 
-def _over_deviation(advantages: Tensor, table: Tensor, sums: Tensor, options: Options) -> Tensor:
-    """Weighted scores over their standard deviation in the batch, which the sums of scores and the weights give."""
-    n = sums[ROLLOUTS].sum()
-    mean = (table * sums[SCORE]).sum() / n.clamp(min=1)
-    square = (table.square() * sums[SCORE_SQUARED]).sum()
-    # Scores have zero mean within each prompt, so nothing cancels in this difference.
-    std = ((square - n * mean.square()).clamp(min=0) / (n - 1).clamp(min=1)).sqrt()
-    if options.variant == "paper":
-        return advantages * torch.where(std > 0, 1 / torch.where(std > 0, std, 1.0), 0.0).to(advantages.dtype)
-    return advantages / (std + options.eps).to(advantages.dtype)
+def divisor(prompts: Tensor, rollouts: Tensor, squares: Tensor, eps: float) -> Tensor:
+    """Standard deviation (ddof 1) + eps of scores whose mean is 0 within each prompt, from sums that may have decayed.
+
+    Below one prompt what is left of it is divided by as much of R - 1; 1 without any.
+    """
+    std = (squares / (rollouts - prompts.clamp(max=1)).clamp(min=1e-300)).sqrt()
+    return torch.where(prompts > FORGOTTEN, std + eps, 1.0)
+
+
+def _divisor_in_batch(table: Tensor, sums: Tensor, options: Options) -> Tensor:
+    """Standard deviation of the batch's weighted scores, which its sums (6, D + 1, W) and the weights give."""
+    std = ((table.square() * sums[SQUARED]).sum() / (sums[ROLLOUTS].sum() - 1).clamp(min=1)).sqrt()
+    return torch.where(std > 0, std, torch.inf) if options.variant == "paper" else std + options.eps
 
 
 def compute_advantages(
-    rewards: Tensor,
+    rewards: Rows,
     domains: Tensor,
     slots: Tensor,
+    setting: Setting,
     *,
-    num_domains: int,
-    num_groups: int,
-    options: Options,
-    layout: Layout | None = None,
-    past: Tensor | None = None,
-    decay: float = 1.0,
-    include_batch: bool = True,
+    past: Past | None = None,
     clusters: Clusters | None = None,
-    lowest_shift: Tensor | None = None,
+    scores: Tensor | None = None,
     process_group: ProcessGroup | None = None,
     mask: Tensor | None = None,
 ) -> Result:
     """Advantages of one batch; the pure function under :class:`fairloss.FairGRPOAdvantage`.
 
     Args:
-        rewards: (Q, R) floating, NaN for a rollout that is missing or could not be scored; or (B,) with a flat ``layout``.
+        rewards: floating rewards and their layout.
         domains: (P,) int64, -1 = unknown; P = Q, or B slots of which the last may be empty.
         slots: (P,) int64: 0 .. G-1 the explicit groups, G = unknown, G + 1 + k the discovered cluster k.
-        num_domains: D.
-        num_groups: G.
-        options: the method's choices.
-        layout: None for rows.
-        past: (3, D, G + 1) float64, prompts, rollouts and sum of rewards before this batch.
-        decay: factor on ``past`` before the batch is added.
-        include_batch: whether the batch counts in the totals that its own weights rest on.
-        clusters: share and mean reward of the K discovered clusters of each domain.
-        lowest_shift: () float64, what ``reward_shift="min"`` adds to mean rewards; None for the options' number.
+        setting: sizes, the method's choices, and what the batch does to the past.
+        past: what is remembered; None for nothing.
+        clusters: the K discovered clusters of each domain.
+        scores: as the rewards, in place of GRPO's scores; NaN where there is none.
         process_group: sums run over all its ranks, each of which holds its own prompts.
         mask: (B, L), a row per rollout: also return ``tokens``.
     """
-    width = num_groups + 1 + (0 if clusters is None else clusters.share.shape[1])
-    unfit = obstacle(rewards, num_domains, width)
-    if use_triton("fair_grpo_advantages", rewards.device, unfit, dtype=rewards.dtype, size=rewards.numel()):
-        numbers = Setting(num_domains, num_groups, width, options, decay, include_batch).flat()
-        scores, sums = fused.score_prompts(rewards, domains, slots, *numbers)
+    num_domains, num_groups, width, options = setting[:4]
+    x = rewards.values
+    unfit = obstacle(x, num_domains, width, scores is not None)
+    if use_triton("fair_grpo_advantages", x.device, unfit, dtype=x.dtype, size=x.numel()):
+        numbers = setting.flat()
+        score, sums, lows = fused.score_prompts(x, domains, slots, *numbers)
         if process_group is not None:
-            sums = all_reduce_sum(sums.sum(0, keepdim=True), process_group)
-        share, mean = (None, None) if clusters is None else clusters
-        table, counts, means, totals, batch, factor = fused.cell_weights(
-            sums, past, share, mean, lowest_shift, *numbers
-        )
-        advantages, weights, tokens = fused.scale_scores(scores, domains, slots, table, factor, mask, *numbers)
-        return Result(advantages, weights, table, counts, means, totals, batch, None if mask is None else tokens)
-    layout = layout if layout is not None else Rows(rewards.shape[0])
+            sums, low = _over_ranks(sums.sum(0, keepdim=True), lows.amin(), process_group)
+            lows = low.reshape(1)
+        found = fused.cell_weights(sums, lows, list(past or ()), list(clusters or ()), *numbers)
+        table, counts, means, totals, batch, lowest, shift, factor = found
+        advantages, weights, tokens = fused.scale_scores(score, domains, slots, table, factor, mask, *numbers)
+        made = None if mask is None else tokens
+        return Result(advantages, weights, table, counts, means, totals, batch, lowest, shift, made)
     cells = cell_index(domains, slots, num_domains, num_groups, width)
-    scored = score_prompts(rewards, layout, options.eps)
-    sums = _sum_by_cell(rewards, layout, scored, cells, (num_domains + 1, width), process_group)
+    scored = rewards.scores(options.eps) if scores is None else rewards.given(scores)
+    sums = _sum_by_cell(rewards, scored, scores is not None, cells, (num_domains + 1, width))
+    sums, lowest = _over_ranks(sums, rewards.lowest(), process_group)
     batch = _join_unknown(sums, num_groups)
-    totals = batch if past is None else past * decay + batch if include_batch else past
+    totals, bound = batch, lowest
+    if past is not None:
+        if setting.include_batch:
+            totals = advanced(past.totals, batch, setting.history, setting.half_life)
+            bound = lowest if setting.history == "batch" else torch.minimum(past.lowest, lowest)
+        else:
+            totals, bound = past
     counts, means = _cell_statistics(totals, num_groups, clusters)
-    shift = fixed_shift(options) if lowest_shift is None else lowest_shift
-    table = cell_weights(totals, counts, means, sums, shift, options)
-    weights = table.reshape(-1)[cells].to(rewards.dtype)
-    advantages = scored.scores * layout.to_rollouts(weights)
+    shift = _shift(options, bound)
+    signal = _split_unknown(_of_history(totals), num_groups, clusters) if setting.by_history else sums[INFORMATIVE:]
+    informative = signal[0, :-1]
+    if not setting.by_history:
+        # Without an informative prompt all scores are 0; the weights still compare groups, over the prompts that are there.
+        known = counts > 0
+        there = torch.where(known, informative, 0.0).sum() > 0
+        informative = torch.where(there, informative, sums[PROMPTS, :-1])
+    table = cell_weights(totals, counts, means, informative, shift, options)
+    weights = table.reshape(-1)[cells].to(x.dtype)
+    advantages = scored.scores * rewards.to_rollouts(weights)
     if options.batch_normalize:
-        advantages = _over_deviation(advantages, table, sums, options)
+        if setting.by_history:
+            std = divisor(signal[0].sum(), signal[1].sum(), (table.square() * signal[2]).sum(), options.eps)
+        else:
+            std = _divisor_in_batch(table, sums, options)
+        advantages = advantages / std.to(advantages.dtype)
+    advantages = rewards.to_rows(advantages)
     tokens = None if mask is None else torch.where(mask != 0, advantages.reshape(-1, 1), 0.0)
-    return Result(advantages, weights, table, counts, means, totals, batch, tokens)
+    return Result(advantages, weights, table, counts, means, totals, batch, lowest, shift, tokens)

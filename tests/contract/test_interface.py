@@ -47,6 +47,7 @@ FOREIGN = {"fairloss.integrations.verl.fair_grpo": "verl calls it by position, a
 EXCEPTIONS = {"fairloss.check_inputs": "in forward's order, and any of its data may be left out"}
 # Strings that no list could hold.
 FREE_TEXT = {
+    "fairness_reward": "a reward function's name, or weights",
     "image": "a placeholder in a text",
     "question": "a text",
     "title": "a heading",

@@ -29,6 +29,7 @@ def padded(rows):
     return out
 
 
+@pytest.mark.filterwarnings("ignore:rewards. expected two prompts or more")
 @pytest.mark.parametrize("variant", ["default", "paper"])
 @given(data=st.lists(batches(), min_size=1, max_size=3))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -44,12 +45,13 @@ def test_against_the_naive_loop(variant, data):
             torch.testing.assert_close(found[i, : len(row)], wanted, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.filterwarnings("ignore:rewards. expected two prompts or more")
 @given(data=batches(), max_ratio=st.floats(1, 100), size_power=st.floats(0, 2), reward_power=st.floats(0, 2))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_promises(data, max_ratio, size_power, reward_power):
     rows, groups, domains = data
     options = {"max_ratio": max_ratio, "size_power": size_power, "reward_power": reward_power}
-    module = FairGRPOAdvantage(3, num_domains=2, **options)
+    module = FairGRPOAdvantage(3, num_domains=2, history="batch", **options)
     rewards = padded(rows)
     found = module(rewards, torch.tensor(groups), torch.tensor(domains))
     assert found.sum(1).abs().max() < 1e-6

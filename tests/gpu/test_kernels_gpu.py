@@ -123,14 +123,14 @@ def test_advantages_take_three_launches_and_repeat_bit_by_bit():
     mask = torch.rand(8 * q, length, device="cuda") < 0.7
     sizes = {"num_groups": 4, "num_domains": 3}
     from fairloss.ops import advantages
-    from fairloss.ops.fair_grpo_setting import Options, Setting
+    from fairloss.ops.fair_grpo_setting import Setting
 
-    setting = Setting(3, 4, 5, Options(), decay=1.0, include_batch=True).flat()
+    setting = Setting(3, 4, 5).flat()
     slots = torch.where(groups < 0, 4, groups)
 
     def ops():
-        scores, sums = advantages.score_prompts(rewards, domains, slots, *setting)
-        table, *_, factor = advantages.cell_weights(sums, None, None, None, None, *setting)
+        scores, sums, lows = advantages.score_prompts(rewards, domains, slots, *setting)
+        table, *_, factor = advantages.cell_weights(sums, lows, [], [], *setting)
         return advantages.scale_scores(scores, domains, slots, table, factor, mask, *setting)[2]
 
     names = device_kernels(ops)

@@ -96,3 +96,127 @@ def test_there_is_one_name_for_each_group(tmp_path):
         trainer(tmp_path, columns={"group_names": ["young"]})
     with pytest.raises(TypeError, match="domain_names: .*'skin'"):
         trainer(tmp_path, columns={"domain_column": "domain", "domain_names": "skin"})
+
+
+def test_one_prompt_a_batch_is_weighted(tmp_path):
+    """TRL's defaults on one device: eight completions, eight generations, whatever is accumulated."""
+    from trl import GRPOConfig
+
+    defaults = {"per_device_train_batch_size": 8, "num_generations": 8, "gradient_accumulation_steps": 1}
+    assert all(
+        getattr(GRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False), k) == v for k, v in defaults.items()
+    )
+    found = {}
+    for name, options in (
+        ("one", {"max_steps": 12}),
+        ("accumulated", {"gradient_accumulation_steps": 3, "max_steps": 4}),
+    ):
+        instance = trainer(tmp_path, FairGRPOAdvantage(2), columns={}, **{**defaults, **options})
+        instance.args.logging_steps = 1
+        _, advantages, _ = advantages_of(
+            instance, lambda _, row: [float(k % 4 < (1 if i % 4 in (1, 2) else 3)) for k, i in enumerate(row)]
+        )
+        lines = instance.state.log_history
+        weights = [line["fair/weight/group_1"] for line in lines if "fair/weight/group_1" in line]
+        found[name] = advantages, weights
+        assert any(abs(weight - 1) > 0.1 for weight in weights)
+        # The hard group's prompts are worth more than the easy one's, one by one.
+        sizes = advantages.view(-1, 8).abs().amax(1)
+        assert len({round(float(size), 3) for size in sizes}) > 2
+
+
+def two_rewards(tmp_path, answers, fair=None, data=None, **arguments):
+    """A trainer with an accuracy reward and a format reward that answers where ``answers(row)`` says so."""
+
+    def accuracy(completions, row, **_):
+        return [float(k % 2) for k, _ in enumerate(row)]
+
+    def form(completions, row, **_):
+        return [1.0 if answers(i) else None for i in row]
+
+    from fairloss.integrations.trl import FairGRPOTrainer
+    from tests.integrations.test_trl import config, model, tokenizer
+
+    fair = FairGRPOAdvantage(2, size_power=0) if fair is None else fair
+    options = {"max_steps": 6, "gradient_accumulation_steps": 1} | arguments.pop("options", {})
+    return FairGRPOTrainer(
+        model=model(), processing_class=tokenizer(), reward_funcs=[accuracy, form], args=config(tmp_path, **options),
+        train_dataset=dataset(group=[i % 2 for i in range(12)]) if data is None else data, fair=fair, **arguments,
+    )  # fmt: skip
+
+
+def test_a_reward_that_leaves_out_a_group_does_not_steer_the_weights(tmp_path):
+    instance = two_rewards(tmp_path, lambda row: row % 2 == 0)
+    with pytest.warns(UserWarning, match=r"'form' gave no reward .* looks at 'accuracy'.*fairness_reward=") as caught:
+        instance.train()
+    assert sum("fairness_reward=" in str(w.message) for w in caught) == 1
+    weights = [v for line in instance.state.log_history for k, v in line.items() if k.startswith("fair/weight/")]
+    assert len(weights) >= 6
+    # Both groups are right half of the time; a prompt before the first of the other group weighs 1 as well.
+    assert weights == pytest.approx([1.0] * len(weights))
+    totals = instance.fair.history.totals()[:, 0]
+    assert (totals[2] / totals[1].clamp(min=1))[:2].tolist() == pytest.approx([0.5, 0.5])
+    # What is learnt from is the sum of all, in which equal additions cancel.
+    assert any(abs(x) > 0 for x in instance._logs["advantages"])
+
+
+@pytest.mark.parametrize("asked", ["accuracy", [1.0, 0.0]])
+def test_what_fairness_looks_at_can_be_named(tmp_path, asked, recwarn):
+    instance = two_rewards(tmp_path, lambda row: row % 2 == 0, fairness_reward=asked)
+    instance.train()
+    assert not any("fairness_reward" in str(w.message) for w in recwarn)
+    totals = instance.fair.history.totals()[:, 0]
+    assert (totals[2] / totals[1].clamp(min=1))[:2].tolist() == pytest.approx([0.5, 0.5])
+    assert totals[0, :2].sum() == 6
+
+
+def test_functions_that_answer_for_all_are_looked_at_together(tmp_path, recwarn):
+    instance = two_rewards(tmp_path, lambda row: True)
+    instance.train()
+    assert not any("fairness_reward" in str(w.message) for w in recwarn)
+    totals = instance.fair.history.totals()[:, 0]
+    assert (totals[2] / totals[1].clamp(min=1))[:2].tolist() == pytest.approx([0.75, 0.75])
+
+
+def test_a_dropped_reward_stays_dropped_on_resuming(tmp_path):
+    first = two_rewards(tmp_path, lambda row: row % 2 == 0, options={"save_strategy": "steps", "save_steps": 3})
+    with pytest.warns(UserWarning, match="'form' gave no reward"):
+        first.train()
+    again = two_rewards(tmp_path, lambda row: row % 2 == 0, options={"max_steps": 8})
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    assert again._fair_dropped == ["form"]
+    totals = again.fair.history.totals()[:, 0]
+    assert totals[0].sum() > first.fair.history.totals()[0].sum()
+    assert (totals[2] / totals[1].clamp(min=1))[:2].tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_where_no_function_answers_for_all_their_mean_is_looked_at(tmp_path):
+    instance = two_rewards(tmp_path, lambda row: True)
+
+    def even(completions, row, **_):
+        return [None if i % 2 else float(k % 2) for k, i in enumerate(row)]
+
+    def odd(completions, row, **_):
+        return [float(k % 2) if i % 2 else None for k, i in enumerate(row)]
+
+    instance.reward_funcs, instance.reward_func_names = [even, odd], ["even", "odd"]
+    with pytest.warns(UserWarning, match="at the mean of those that answer"):
+        instance.train()
+    totals = instance.fair.history.totals()[:, 0]
+    assert (totals[2] / totals[1].clamp(min=1))[:2].tolist() == pytest.approx([0.5, 0.5])
+
+
+@pytest.mark.parametrize("asked", ["acc", [1.0], [0.0, 0.0]])
+def test_a_reward_that_is_not_there_is_named(tmp_path, asked):
+    with pytest.raises(ValueError, match="fairness_reward: .*'accuracy', 'form'"):
+        two_rewards(tmp_path, lambda row: True, fairness_reward=asked)
+
+
+def test_negative_rewards_train_with_one_warning(tmp_path):
+    """TRL's quick start rewards with minus a length."""
+    instance = trainer(tmp_path, FairGRPOAdvantage(2), columns={}, max_steps=4)
+    with pytest.warns(UserWarning, match="rewards: expected rewards >= 0") as caught:
+        _, found, _ = advantages_of(instance, lambda texts, row: [-float(k % 3) for k, _ in enumerate(row)])
+    assert sum("rewards >= 0" in str(w.message) for w in caught) == 1
+    assert found.isfinite().all()
+    assert found.abs().sum() > 0

@@ -75,7 +75,7 @@ def test_padding_and_earlier_outputs_of_a_rollout_count_for_nothing():
 def test_unknown_groups_count_for_their_domain_alone(unknown):
     state = FairGRPOState(groups=["f", "m"])
     advantages(state, REWARDS, ["m", unknown, "m", unknown, "f", "f"], UID)
-    assert state.fair.history.totals()[0].tolist() == [[1, 1, 1]]
+    assert state.fair.history.totals()[0, :-1].tolist() == [[1, 1, 1]]
     assert state.metrics["fair/prompts/group_unknown"] == 1
     assert state.metrics["fair/weight/group_unknown"] == pytest.approx(1.0)
 
@@ -117,7 +117,7 @@ def test_ids_in_place_of_labels():
 def test_labels_are_told_apart_by_type():
     state = FairGRPOState(groups=["1", 1, True])
     advantages(state, REWARDS, ["1", 1, "1", 1, True, True], UID)
-    assert state.fair.history.totals()[0].tolist() == [[1, 1, 1, 0]]
+    assert state.fair.history.totals()[0, :-1].tolist() == [[1, 1, 1, 0]]
     with pytest.raises(ValueError, match=r"1\.0.*'1', 1, True|'1', 1, True.*1\.0"):
         advantages(state, REWARDS, [1.0] * 6, UID)
     with pytest.raises(ValueError, match=r"\[1\]"):
@@ -180,8 +180,11 @@ def test_wrong_rows_are_named_and_not_remembered():
         state.advantages(torch.zeros(1, 1), torch.ones(1, 1), ["a"])
     with state.rows({"extra_info": ["{}"]}), pytest.raises(TypeError, match="extra_info: .*dict"):
         state.advantages(torch.zeros(1, 1), torch.ones(1, 1), ["a"])
-    with pytest.raises(ValueError, match="rewards: .*reward_shift='min'"):
+    state = FairGRPOState(groups=["f", "m"], reward_shift=0)
+    with pytest.raises(ValueError, match="rewards: .*reward_shift='auto'"):
         advantages(state, [-1.0, 0.0], ["f", "f"], ["a", "a"])
+    with pytest.raises(ValueError, match="group: .*several for uid 'a'"):
+        advantages(state, [1.0, 0.0], ["f", "m"], ["a", "a"])
     assert ROWS.get() is None
     assert state.fair.history.totals().sum() == 0
 

@@ -17,6 +17,7 @@ import torch
 from fairloss import EmbeddingQueue, FairGRPOAdvantage, fair_grpo_advantages
 from fairloss import ops as kernels
 from fairloss.functional import cross_group_contrastive
+from fairloss.integrations._verl_state import FairGRPOState
 from fairloss.ops import (
     advantages,
     advantages_triton,
@@ -30,7 +31,8 @@ from fairloss.ops import (
 from fairloss.ops.dice_sums import dice_sums
 from fairloss.ops.nll import nll
 from fairloss.ops.segments import segment_totals
-from fairloss.policy.weights import compute_advantages
+from fairloss.policy.rewards import Rows
+from fairloss.policy.weights import Past, compute_advantages
 from tests.ops import interpreter_bfloat16  # noqa: F401
 from tests.ops.kernel_tolerances import relative, tolerance
 from tests.oracles import policy as oracles_policy
@@ -242,10 +244,11 @@ def test_advantages_with_history_equal_the_naive_loop(variant, options, dtype):
         assert (found[torch.isnan(rewards)] == 0).all()
 
 
+@pytest.mark.filterwarnings("ignore:rewards. expected two prompts or more")
 @pytest.mark.parametrize(("q", "r"), [(1, 1), (1, 7), (70, 1), (3, 70), (130, 2)])
 def test_advantages_odd_shapes(q, r):
     rewards, groups, domains = batch(0, q=q, r=r)
-    expected, _ = oracles_policy.Naive()(rows(rewards), domains.tolist(), groups.tolist())
+    expected, _ = oracles_policy.Naive(alone=True)(rows(rewards), domains.tolist(), groups.tolist())
     found = fair_grpo_advantages(rewards, groups, domains, num_groups=4, num_domains=3)
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12)
 
@@ -263,20 +266,25 @@ def test_advantages_broadcast_over_masked_tokens_in_three_launches(dtype, launch
     assert torch.equal(tokens, torch.where(mask != 0, plain.reshape(-1, 1), 0.0))
 
 
+@pytest.mark.filterwarnings("ignore:rewards. expected rewards >= 0")
 @pytest.mark.parametrize(
     "options",
     [
-        {"discover_groups": "kmeans", "history": "ema"},
+        {"discover_groups": "kmeans", "history": "ema", "half_life": 20},
+        {"discover_groups": "kmeans"},
+        {"history": "batch", "max_ratio": 2.0},
         {"reward_shift": "min", "batch_normalize": False},
+        {"reward_shift": "auto", "history": "ema"},
         {"reward_shift": 0.5, "max_ratio": None, "size_power": 0.3, "reward_power": 2.0},
     ],
-    ids=["clusters", "shift", "powers"],
+    ids=["clusters", "history", "batch", "shift", "auto", "powers"],
 )
 def test_advantages_tables_equal_the_eager_ones(options):
     """The eager code is held to the oracle elsewhere; here clusters, shifts and the two-step interface."""
     found, expected = FairGRPOAdvantage(4, num_domains=3, **options), FairGRPOAdvantage(4, num_domains=3, **options)
     for seed in range(2):
         rewards, groups, domains = batch(seed, q=16, r=4)
+        rewards -= float(isinstance(options.get("reward_shift"), str))
         found(rewards, groups, domains)
         with kernels.backend("eager"):
             expected(rewards, groups, domains)
@@ -296,12 +304,11 @@ def test_advantages_of_an_absent_domain_and_of_means_that_a_shift_lifts_to_zero(
     rewards[groups == 1] = 0
     rewards -= options.get("reward_shift", 0.0)  # in float32, which misses -0.1 from below and -0.7 from above
     found = [fair_grpo_advantages(rewards, groups, num_groups=2, variant=variant, **options)]
-    module = FairGRPOAdvantage(2, num_domains=3, variant=variant, **options)
+    module = FairGRPOAdvantage(2, num_domains=3, variant=variant, history="batch", **options)
     found.append(module(rewards, groups, domains))
     tables = [module.last.table]
     with kernels.backend("eager"):
-        found.append(module.eval()(rewards, groups, domains))
-        module = FairGRPOAdvantage(2, num_domains=3, variant=variant, **options)
+        module = FairGRPOAdvantage(2, num_domains=3, variant=variant, history="batch", **options)
         expected = module(rewards, groups, domains)
     tables.append(module.last.table)
     torch.testing.assert_close(tables[0], tables[1], rtol=1e-10, atol=1e-12)
@@ -311,10 +318,29 @@ def test_advantages_of_an_absent_domain_and_of_means_that_a_shift_lifts_to_zero(
         torch.testing.assert_close(found[0], found[1])  # one known domain's factor cancels
 
 
+def test_advantages_of_rows_as_verl_holds_them_take_three_launches(launches):
+    rewards, groups, domains = batch(1, q=5, r=4, dtype=torch.float32)
+    groups, domains = groups.clamp(min=0), domains.clamp(min=0)
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(0))[:17]  # of unequal numbers
+    prompts = order // 4
+    state = FairGRPOState(num_groups=4, num_domains=3)
+    columns = {
+        "extra_info": [{"demo_group": int(groups[p])} for p in prompts],
+        "data_source": domains[prompts].tolist(),
+    }
+    with state.rows(columns):
+        found = state.advantages(rewards.flatten()[order].unsqueeze(1), torch.ones(17, 1), prompts.tolist())
+    assert launches == ["score_prompts_kernel", "cell_weights_kernel", "scale_scores_kernel"]
+    with kernels.backend("eager"):
+        module = FairGRPOAdvantage(4, num_domains=3)
+        expected = module(rewards.flatten()[order], groups[prompts], domains[prompts], prompt_ids=prompts)
+    torch.testing.assert_close(found[:, 0], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_advantages_with_as_many_programs_as_on_a_gpu(monkeypatch):
     monkeypatch.setattr(advantages, "programs", fair_grpo_setting.programs)
     rewards, groups, domains = batch(2)
-    expected, _ = oracles_policy.Naive()(rows(rewards), domains.tolist(), groups.tolist())
+    expected, _ = oracles_policy.Naive(alone=True)(rows(rewards), domains.tolist(), groups.tolist())
     found = fair_grpo_advantages(rewards, groups, domains, num_groups=4, num_domains=3)
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12)
 
@@ -324,16 +350,18 @@ def test_advantages_with_as_many_programs_as_on_a_gpu(monkeypatch):
 def test_advantages_nan_in_nan_out(variant, bad):
     """NaN is a missing rollout to the public functions, which refuse infinities; below them neither may be lost."""
     rewards, groups, domains = batch(0, q=12, r=4)
-    past = torch.ones(3, 3, 5, dtype=torch.float64)
+    past = torch.ones(7, 4, 5, dtype=torch.float64)
     if bad == "a reward":
         rewards[2, 1] = torch.inf
     else:
         past[2, 0, 1] = torch.nan
-    sizes = {"num_domains": 3, "num_groups": 4, "options": fair_grpo_setting.Options(variant=variant), "past": past}
-    slots = groups.masked_fill(groups < 0, 4)
-    found = compute_advantages(rewards, domains, slots, **sizes)
+    options = fair_grpo_setting.Options(variant=variant)
+    setting = fair_grpo_setting.Setting(3, 4, 5, options, by_history=variant == "default")
+    arguments = Rows(rewards), domains, groups.masked_fill(groups < 0, 4), setting
+    before = Past(past, torch.tensor(0.0, dtype=torch.float64))
+    found = compute_advantages(*arguments, past=before)
     with kernels.backend("eager"):
-        expected = compute_advantages(rewards, domains, slots, **sizes)
+        expected = compute_advantages(*arguments, past=before)
     for name, a, b in zip(found._fields[:-1], found, expected, strict=False):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, equal_nan=True, msg=lambda m, name=name: f"{name}: {m}")
 

@@ -118,8 +118,8 @@ def _contrastive() -> Iterator[Build]:
 def _advantages() -> Iterator[Build]:
     sizes = {"DOMAINS": 3, "GROUPS": 4}
     doubles = dict.fromkeys(
-        ("partials", "past", "share", "cluster_mean", "shift_at", "table", "counts_out", "means_out", "totals_out",
-         "batch_out", "factor"),
+        ("partials", "lows", "past", "past_low", "share", "cluster_mean", "cluster_signal", "table", "counts_out",
+         "means_out", "totals_out", "batch_out", "low_out", "shift_out", "factor"),
         "*fp64",
     )  # fmt: skip
     types = {
@@ -147,8 +147,9 @@ def _advantages() -> Iterator[Build]:
             blocks = weight_blocks(domains, width, parts)
             options = {"num_warps": blocks.pop("num_warps")}
             constants = {
-                "DOMAINS": domains, "GROUPS": width - 1, "WIDTH": width, "PROGRAMS": parts, "HAS_PAST": True,
-                "HAS_SHIFT": False, "SHIFT": 0.0, "DECAY": 1.0, "INCLUDE": True, "VARIANT": variant, "NORMALIZE": True,
+                "DOMAINS": domains, "GROUPS": width - 1, "WIDTH": width, "PROGRAMS": parts, "LOWS": parts, "HAS_PAST": True,
+                "SHIFT": "auto", "AMOUNT": 0.0, "HISTORY": "cumulative", "HALF_LIFE": 1000.0, "INCLUDE": True,
+                "BY_HISTORY": variant == "default", "VARIANT": variant, "NORMALIZE": True,
                 "MAX_RATIO": 10.0, "SIZE_POWER": 0.5, "REWARD_POWER": 1.0, "NEGATIVE_REWARD": -1, "EPS": 1e-6, **blocks,
             }  # fmt: skip
             yield Build(
@@ -158,10 +159,11 @@ def _advantages() -> Iterator[Build]:
                 constants,
                 options,
             )
-    # Clusters, a shift on the device, an all-reduced table, rewards that weigh without their own batch.
+    # Clusters, a fixed shift, an all-reduced table, rewards that weigh without their own batch.
     blocks = weight_blocks(3, 8, 1)
     options = {"num_warps": blocks.pop("num_warps")}
-    constants |= {"HAS_SHIFT": True, "INCLUDE": False, "NORMALIZE": False, "MAX_RATIO": 0.0, "REWARD_POWER": 0.3}
+    constants |= {"SHIFT": "number", "AMOUNT": 0.1, "INCLUDE": False, "NORMALIZE": False, "MAX_RATIO": 0.0}
+    constants |= {"REWARD_POWER": 0.3, "LOWS": 1, "HISTORY": "ema", "BY_HISTORY": True}
     constants |= {
         "NEGATIVE_REWARD": 0,
         "DOMAINS": 3,
@@ -173,7 +175,11 @@ def _advantages() -> Iterator[Build]:
     }
     yield Build("weights-clusters-shift", advantages_triton.cell_weights_kernel, types, constants, options)
     yield Build(
-        "weights-power", advantages_triton.cell_weights_kernel, types, {**constants, "VARIANT": "released"}, options
+        "weights-power",
+        advantages_triton.cell_weights_kernel,
+        types,
+        {**constants, "VARIANT": "released", "BY_HISTORY": False},
+        options,
     )
 
 

@@ -94,8 +94,33 @@ def test_flat_input_is_the_padded_one(function):
     torch.testing.assert_close(function(rewards[keep], prompt_ids=ids), function(rewards)[keep])
     assert torch.isfinite(function(torch.full((2, 3), torch.nan))).all()
     assert function(torch.zeros(0, 3)).shape == (0, 3)
-    with pytest.raises(ValueError, match="prompt_ids"):
-        function(torch.rand(4))
+    if function is not reinforce_pp_advantages:
+        with pytest.raises(ValueError, match="prompt_ids"):
+            function(torch.rand(4))
+
+
+def test_reinforce_pp_takes_flat_rewards_without_prompts_where_it_has_no_use_for_them():
+    rewards = torch.tensor([1.0, 0, 1, 1, 0, 0, 0, torch.nan])
+    kept = rewards[:7].double().numpy()
+    wanted = (kept - kept.mean()) / (kept.std(ddof=1) + 1e-6)
+    np.testing.assert_allclose(reinforce_pp_advantages(rewards)[:7], wanted, rtol=1e-6)
+    assert reinforce_pp_advantages(rewards)[7] == 0
+    for options in ({"baseline": "prompt"}, {"rollout_ids": torch.arange(8)}):
+        with pytest.raises(ValueError, match="prompt_ids"):
+            reinforce_pp_advantages(rewards, **options)
+
+
+@pytest.mark.parametrize("function", [grpo_advantages, rloo_advantages, reinforce_pp_advantages])
+def test_rows_of_one_rollout_are_one_rollout(function):
+    once = torch.tensor([1.0, 0, 0, 1, 1, torch.nan])
+    prompts, turns = torch.tensor([4, 4, 4, 2, 2, 2]), torch.tensor([3, 1, 1, 1, 2, 2])
+    rows = torch.arange(6).repeat_interleave(turns)
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+    rows = rows[order]
+    # Ids of rollouts may start anew in every prompt.
+    for rollouts in (torch.arange(6), torch.tensor([0, 1, 2, 0, 1, 2])):
+        found = function(once[rows], prompt_ids=prompts[rows], rollout_ids=rollouts[rows])
+        torch.testing.assert_close(found, function(once, prompt_ids=prompts)[rows], rtol=1e-6, atol=1e-7)
 
 
 def test_resampling_draws_every_group_equally_often():
@@ -119,7 +144,7 @@ def rewarded(seed, q=5, r=4):
 
 def test_group_dro_against_the_loop():
     module = GroupDROAdvantage(3, step_size=0.5)
-    log_q, seen = np.zeros(3), np.zeros(3)
+    log_q, seen, squares, degrees = np.zeros(3), np.zeros(3), 0.0, 0.0
     for step in range(4):
         rewards, groups = rewarded(step, q=9)
         found = module(rewards, groups)
@@ -133,7 +158,24 @@ def test_group_dro_against_the_loop():
         q = np.where(seen > 0, np.exp(log_q), 0)
         weights = np.where(seen > 0, q / q.sum() / np.maximum(seen, 1) * seen.sum(), 0)
         scaled = grpo_advantages(rewards) * torch.tensor([weights[g] if g >= 0 else 1.0 for g in groups]).unsqueeze(1)
-        torch.testing.assert_close(found, scaled / (scaled.std() + 1e-6), rtol=1e-6, atol=1e-6)
+        informative = int((grpo_advantages(rewards) != 0).any(1).sum())
+        fade = 0.5 ** (9 / 1000)
+        squares = squares * fade + float(scaled.double().square().sum())
+        degrees = degrees * fade + informative * rewards.shape[1]
+        torch.testing.assert_close(found, scaled / ((squares / (degrees - 1)) ** 0.5 + 1e-6), rtol=1e-5, atol=1e-6)
+
+
+def test_group_dro_weighs_prompts_that_come_alone():
+    alone, together = GroupDROAdvantage(3, step_size=0.5), GroupDROAdvantage(3, step_size=0.5)
+    rewards, groups = rewarded(0)
+    for module in (alone, together):
+        module(rewards, groups)
+        module.eval()
+    wanted = together(rewards, groups)
+    found = torch.cat([alone(rewards[i : i + 1], groups[i : i + 1]) for i in range(len(rewards))])
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    sizes = found.abs().amax(1) / grpo_advantages(rewards).abs().amax(1).clamp(min=0.1)
+    assert len({round(float(size), 6) for size in sizes if size > 0}) > 1
 
 
 def test_group_dro_moves_to_the_worst_group_and_not_to_the_rarest():

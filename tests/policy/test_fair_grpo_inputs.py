@@ -6,10 +6,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fairloss
 from fairloss import FairGRPOAdvantage, fair_grpo_advantages
-from fairloss.ops.fair_grpo_setting import Options
-from fairloss.policy.prepare import check_means, prepare_batch
-from fairloss.policy.rewards import Flat
-from fairloss.policy.weights import compute_advantages
+from fairloss.ops.fair_grpo_setting import Options, Setting
+from fairloss.policy.prepare import check_result, prepare_batch
+from fairloss.policy.rewards import Flat, Rows
+from fairloss.policy.weights import Past, compute_advantages
 from tests.policy.rollouts import batch
 
 
@@ -41,7 +41,7 @@ def test_inputs_are_not_modified_and_the_result_has_no_gradient():
         ({"domains": None}, "domains: .*needed|domains: expected"),
         ({"prompt_ids": torch.tensor([0, 1, 1])}, "prompt_ids: "),
         ({"prompt_ids": torch.tensor([0.0])}, "prompt_ids: .*integer"),
-        ({"past": torch.zeros(3, 2, 2)}, "past: .*shape"),
+        ({"past": torch.zeros(3, 2, 3)}, "past: .*shape"),
         ({"num_groups": (2, 3)}, "intersect_groups"),
         ({"num_domains": 0}, "num_domains"),
         ({"max_ratio": 0.5}, "max_ratio"),
@@ -66,7 +66,7 @@ def test_a_prompt_with_two_groups_is_refused_and_unknown_without_validation():
         fair_grpo_advantages(rewards, groups, num_groups=2, prompt_ids=ids)
     module = FairGRPOAdvantage(2, validate=False)
     module(rewards, groups, prompt_ids=ids)
-    assert module.history.counts[0].tolist() == [[0, 1, 1]]
+    assert module.history.counts[0].tolist() == [[0, 1, 1], [0, 0, 0]]
 
 
 def test_compiles_whole_for_rows_and_flat():
@@ -103,12 +103,11 @@ def test_the_core_never_waits_for_the_device(variant):
     rewards, groups, domains = batch()
     ids = torch.arange(40).repeat_interleave(6)
     with Waits():
-        options = Options(variant=variant)
-        compute_advantages(rewards, domains, groups, num_domains=3, num_groups=4, options=options)
-        layout = Flat(ids)
-        compute_advantages(
-            rewards.reshape(-1), domains[ids], groups[ids], num_domains=3, num_groups=4, options=options, layout=layout
-        )
+        setting = Setting(3, 4, 5, Options(variant=variant), by_history=variant == "default")
+        for past in (None, Past(torch.rand(7, 4, 5, dtype=torch.float64), torch.tensor(0.0, dtype=torch.float64))):
+            compute_advantages(Rows(rewards), domains, groups, setting, past=past)
+            flat = Flat(rewards.reshape(-1), ids, torch.arange(240) // 2)
+            compute_advantages(flat, domains[ids], groups[ids], setting, past=past)
     with pytest.raises(AssertionError), Waits():
         float(rewards.sum())
 
@@ -126,16 +125,13 @@ def test_on_a_device_prompts_with_two_ids_are_left_to_the_one_look_at_the_result
         batch.rewards,
         batch.domains,
         batch.groups + 1,
-        num_domains=1,
-        num_groups=2,
-        options=Options(),
-        layout=batch.layout,
+        Setting(1, 2, 3),
     )
-    check_means(result, batch, Options(), None, None)
+    check_result(result, batch, Options(), None)
     for conflicts in ({"groups": False, "domains": True}, {"domains": True}):
         torn = batch._replace(conflicts={name: torch.tensor(value) for name, value in conflicts.items()})
         with pytest.raises(ValueError, match="domains: .*of a prompt"):
-            check_means(result, torn, Options(), None, None)
+            check_result(result, torn, Options(), None)
 
 
 def test_public_names():

@@ -37,14 +37,14 @@ def test_advantages_have_one_number_a_rollout():
 def test_negative_mean_rewards_are_refused():
     """There a negative mean turns the gradient around (correlation -1)."""
     rewards = 2 * REWARDS - 1
-    module = FairGRPOAdvantage(2)
+    module = FairGRPOAdvantage(2, reward_shift=0)
     with pytest.raises(ValueError, match="rewards: .*group 1"):
         module(rewards, GROUPS)
     assert module.history.totals().sum() == 0
     lifted = fair_grpo_advantages(rewards, GROUPS, num_groups=2, reward_shift="min")
     plain = policy.grpo_advantages(rewards)
     assert (lifted * plain >= 0).all()
-    off = fair_grpo_advantages(rewards, GROUPS, num_groups=2, validate=False)
+    off = fair_grpo_advantages(rewards, GROUPS, num_groups=2, reward_shift=0, validate=False)
     assert (off * plain >= 0).all()
 
 
@@ -52,25 +52,26 @@ def test_a_mean_of_zero_among_negative_rewards_is_refused():
     """It passes for a group that earned nothing, whose weight is as large as can be, but its prompts carry a signal."""
     rewards = torch.tensor([[1.0, -1, 1, -1], [1, 1, 1, -1]])
     known, unknown = torch.tensor([0, 1]), torch.tensor([-1, -1])
-    module = FairGRPOAdvantage(2, num_domains=2)
-    with pytest.raises(ValueError, match="rewards: .*group 0 of domain 1.*reward_shift='min'"):
+    module = FairGRPOAdvantage(2, num_domains=2, reward_shift=0)
+    with pytest.raises(ValueError, match="rewards: .*group 0 of domain 1.*reward_shift='auto'"):
         module(rewards, known, torch.tensor([1, 0]))
-    with pytest.raises(ValueError, match="rewards: .*domain 1.*reward_shift='min'"):
+    with pytest.raises(ValueError, match="rewards: .*domain 1.*reward_shift='auto'"):
         module(rewards, unknown, torch.tensor([1, 0]))
     with pytest.raises(ValueError, match="rewards: .*group 0"):
         fair_grpo_advantages(rewards - 1, known, num_groups=2, reward_shift=1.0)
     with pytest.raises(ValueError, match="rewards: .*group 0"):
         fair_grpo_advantages(
-            rewards.flatten(), known.repeat_interleave(4), num_groups=2, prompt_ids=torch.arange(8) // 4
+            rewards.flatten(), known.repeat_interleave(4), num_groups=2, prompt_ids=torch.arange(8) // 4, reward_shift=0
         )
     assert module.history.totals().abs().sum() == 0
     for allowed in ({"reward_shift": "min"}, {"reward_shift": 1.0}, {"reward_power": 0}, {"validate": False}):
+        allowed = {"reward_shift": 0} | allowed
         assert torch.isfinite(fair_grpo_advantages(rewards, known, num_groups=2, **allowed)).all()
 
 
 def test_a_mean_of_zero_from_zeros_is_fine_beside_negative_rewards_of_others():
     rewards = torch.tensor([[0.0] * 4, [1, 1, 1, -1], [1, -1, 0, 0]])
-    found = fair_grpo_advantages(rewards, torch.tensor([0, 1, -1]), num_groups=2)
+    found = fair_grpo_advantages(rewards, torch.tensor([0, 1, -1]), num_groups=2, reward_shift=0)
     assert torch.isfinite(found).all()
     assert (found[1:] != 0).any(1).all()
 
@@ -118,13 +119,14 @@ def test_tokens_of_a_rollout_get_its_advantage():
 
 @pytest.mark.parametrize("variant", ["default", "paper", "released"])
 def test_negative_means_are_refused_with_advice_and_nothing_is_remembered(variant):
-    module = FairGRPOAdvantage(2, num_domains=2, variant=variant)
+    module = FairGRPOAdvantage(2, num_domains=2, variant=variant, reward_shift=0)
     rewards = torch.tensor([[1.0, -1, -1], [1, 1, 0]])
-    with pytest.raises(ValueError, match=r"-0\.333.* for group 1 of domain 1;.*reward_shift='min'"):
+    with pytest.raises(ValueError, match=r"-0\.333.* for group 1 of domain 1;.*reward_shift='auto'"):
         module(rewards, torch.tensor([1, 0]), torch.tensor([1, 0]))
     assert module.history.totals().abs().sum() == 0
+    unknown = torch.tensor([-1, -1]), torch.tensor([0, 1])
     with pytest.raises(ValueError, match="rewards: .* -0.333.* for domain 0;"):
-        module(rewards[:1], torch.tensor([-1]), torch.tensor([0]))
+        module(rewards, *unknown)
     module.options = module.options._replace(reward_power=0.0)
     assert torch.isfinite(module(rewards, torch.tensor([1, 0]), torch.tensor([1, 0]))).all()
 
@@ -136,7 +138,7 @@ def test_infinite_rewards_are_refused():
 
 def test_unvalidated_negative_means_stay_finite_and_keep_their_sign():
     rewards, groups = torch.tensor([[1.0, -1, -1], [1, 1, 0]]), torch.tensor([1, 0])
-    found = fair_grpo_advantages(rewards, groups, num_groups=2, validate=False)
+    found = fair_grpo_advantages(rewards, groups, num_groups=2, reward_shift=0, validate=False)
     assert torch.isfinite(found).all()
     assert (found.sign() == (rewards - rewards.mean(1, keepdim=True)).sign()).all()
 

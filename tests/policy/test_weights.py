@@ -51,13 +51,13 @@ def test_no_weight_without_a_cap():
 def test_one_rollout_and_one_prompt():
     """There a single rollout gives NaN everywhere, and so does a batch of one."""
     assert (fair_grpo_advantages(torch.ones(3, 1), torch.tensor([0, 1, 0]), num_groups=2) == 0).all()
-    assert (fair_grpo_advantages(torch.ones(1, 1), torch.tensor([0]), num_groups=2) == 0).all()
+    assert (FairGRPOAdvantage(2)(torch.ones(1, 1), torch.tensor([0])) == 0).all()
 
 
 def test_rounding_noise_is_no_signal():
     """There eight rewards of 0.1 give -0.054."""
-    rewards = torch.full((1, 8), 0.1)
-    assert (fair_grpo_advantages(rewards, torch.tensor([0]), num_groups=1) == 0).all()
+    rewards = torch.full((2, 8), 0.1)
+    assert (fair_grpo_advantages(rewards, torch.tensor([0, 0]), num_groups=1) == 0).all()
 
 
 def test_all_rollouts_of_a_prompt_share_a_weight():

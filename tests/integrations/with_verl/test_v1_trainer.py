@@ -49,7 +49,8 @@ def test_metrics_are_each_groups_reward_and_weight():
     groups, domains = torch.tensor([0, 0, 2, -1]), torch.tensor([0, 0, 0, 1])
     _, metrics = v1.advantages(flat_rows(rewards, groups, domains, 3))
     alone = FairGRPOAdvantage(3, num_domains=3)
-    weights = alone.prompt_weights(rewards, groups, domains)
+    alone(rewards, groups, domains)
+    weights = alone.last.weights
     assert metrics["fair/reward/xray/young"] == 0.75
     assert metrics["fair/reward/xray/old"] == 0.25
     assert metrics["fair/reward/skin/group_unknown"] == 0.5
