@@ -118,7 +118,7 @@ class Grouped(Metric):
         decisions = not preds.is_floating_point() and preds.ndim == 1
         if decisions and self.logits and self.validate_args and bool(((preds == 0) | (preds == 1)).all()):
             raise ValueError(expected("logits", "False beside decisions", True))
-        if decisions and self.positive not in (None, 1) and not self.logits:
+        if decisions and self.positive is not None and not self.logits:
             self._check_pair("preds", preds)
             if getattr(self, "threshold", 0.5) != 0.5:
                 raise ValueError(
