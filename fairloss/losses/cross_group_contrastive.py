@@ -129,7 +129,7 @@ def _parts(
     batch_keys = embeddings
     if process_group is not None:
         batch_keys = gather_rows_with_gradient(embeddings.to(statistics_dtype(embeddings.dtype)), process_group)
-    keys = batch_keys
+    held = None
     key_labels = batch_labels = gather_rows(labels, process_group)
     key_ids = batch_ids = gather_rows(ids, process_group)
     if memory is not None:
@@ -137,11 +137,9 @@ def _parts(
         if step is not None:
             memory.push(batch_keys, batch_labels, batch_ids, step=step)
         held, held_labels, held_ids = memory.rows(ignore_index, step=step)  # the batch is among its own keys already
-        keys = torch.cat([keys, held])
         key_labels, key_ids = torch.cat([key_labels, held_labels]), torch.cat([key_ids, held_ids])
     losses, _, positives = contrastive_losses(
-        embeddings, keys, labels, key_labels, ids, key_ids, batch_keys.shape[0], float(temperature), float(margin),
-        int(ignore_index),
+        embeddings, batch_keys, held, labels, key_labels, ids, key_ids, float(temperature), float(margin), int(ignore_index)
     )  # fmt: skip
     positives = positives.detach()
     live, everyone = (positives > 0).to(positives.dtype), torch.ones_like(positives)

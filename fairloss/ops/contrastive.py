@@ -82,15 +82,20 @@ def normalize_rows(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     # this scale, so it needs no gradient.
     largest = x.detach().abs().amax(dim=1, keepdim=True)
     dead = largest < torch.finfo(dtype).tiny
-    y = x / torch.where(dead, 1.0, largest)
-    inverse = torch.where(dead, 0.0, torch.where(dead, 1.0, (y * y).sum(dim=1, keepdim=True)).rsqrt())
-    return y * inverse, torch.where(dead, 0.0, inverse / torch.where(dead, 1.0, largest))
+    largest = largest.masked_fill(dead, 1.0)
+    y = x / largest
+    inverse = (y * y).sum(dim=1, keepdim=True).masked_fill(dead, 1.0).rsqrt().masked_fill(dead, 0.0)
+    return y * inverse, inverse / largest
 
 
-def _unit_keys(keys: Tensor, grad_keys: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Unit keys and the inverse norms of the first ``grad_keys``; the others are a queue's, unit rows as they are."""
-    z, inverse = normalize_rows(keys[:grad_keys], dtype)
-    return (z if grad_keys == keys.shape[0] else torch.cat([z, keys[grad_keys:].to(dtype)])), inverse
+def _unit_rows(
+    anchors: Tensor, keys: Tensor, held: Tensor | None, shared: bool
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]:
+    """Unit anchors, unit keys of the batch, both with inverse norms, and all keys."""
+    dtype = statistics_dtype(anchors.dtype)
+    z = normalize_rows(anchors, dtype)
+    own = z if shared else normalize_rows(keys, dtype)
+    return z, own, own[0] if held is None else torch.cat([own[0], held.to(dtype)])
 
 
 def _of_rows(grad: Tensor, z: Tensor, inverse: Tensor, dtype: torch.dtype) -> Tensor:
@@ -110,11 +115,11 @@ def _obstacle(anchors: Tensor) -> str | None:
 def contrastive_losses(
     anchors: Tensor,
     keys: Tensor,
+    held: Tensor | None,
     labels: Tensor,
     key_labels: Tensor,
     groups: Tensor,
     key_groups: Tensor,
-    grad_keys: int,
     temperature: float,
     margin: float,
     ignore_label: int,
@@ -123,14 +128,14 @@ def contrastive_losses(
 
     Args:
         anchors: (N, D) floating rows of any norm.
-        keys: (M, D) floating, see ``grad_keys``. An anchor may be among the keys: its own row is neither positive nor
-            negative. The kernel rounds keys of a wider dtype than the anchors to theirs.
+        keys: (L, D) floating rows of any norm, which receive a gradient; ``anchors`` itself where a batch meets itself. An
+            anchor may be among the keys: its own row is neither positive nor negative. The kernel rounds keys of a wider
+            dtype than the anchors to theirs.
+        held: (M - L, D) more keys, a queue's: rows of norm 1, which receive none.
         labels: (N,) int64.
-        key_labels: (M,) int64.
+        key_labels: (M,) int64, of the keys and then of those held.
         groups: (N, K) int64, -1 = unknown.
         key_groups: (M, K) int64.
-        grad_keys: the first ``grad_keys`` keys are rows of any norm and receive a gradient; those of a queue come last, have
-            norm 1 and receive none.
         temperature: T > 0.
         margin: a key of another label is a negative where its cosine is greater.
         ignore_label: keys of this label are no positives and no negatives; anchors of this label have loss 0.
@@ -142,74 +147,72 @@ def contrastive_losses(
     Raises:
         RuntimeError: the backend is "triton" and the kernel cannot run (:mod:`fairloss.ops.dispatch`).
     """
-    pairs = anchors.shape[0] * keys.shape[0]
+    pairs = anchors.shape[0] * key_labels.shape[0]
     triton = use_triton("contrastive_losses", anchors.device, _obstacle(anchors), dtype=anchors.dtype, size=pairs)
-    if triton and anchors.dtype != torch.float16 and anchors.numel() > 0:
-        shared = keys is anchors  # one process, no queue
-        anchors = _within_range(anchors, anchors.shape[0])
-        keys = anchors if shared else _within_range(keys, grad_keys)
-    losses, lse, counts, _ = contrastive_losses_op(
-        anchors, keys, labels, key_labels, groups, key_groups, grad_keys, temperature, margin, ignore_label, triton
-    )
+    losses, lse, counts, *_ = contrastive_losses_op(
+        anchors, keys, held, labels, key_labels, groups, key_groups, temperature, margin, ignore_label, keys is anchors, triton
+    )  # fmt: skip
     return losses, lse, counts
 
 
-def _within_range(rows: Tensor, count: int) -> Tensor:
-    """The first ``count`` rows times powers of two that bring their largest entries to 0.5 .. 1.
-
-    The kernel squares entries in float32: those of 1e25 would be infinite, those of 1e-25 zero. Cosines do not depend on
-    the factor, which is therefore a constant of the gradient, and a power of two rounds nothing.
-    """
-    largest = rows.detach().abs().amax(1, keepdim=True).to(torch.float32)
-    exponent = torch.frexp(largest).exponent.clamp(-120, 120)
-    own = torch.arange(rows.shape[0], device=rows.device).unsqueeze(1) < count
-    factor = torch.where(own & torch.isfinite(largest) & (largest > 0), torch.exp2(-exponent.to(torch.float32)), 1.0)
-    return rows * factor.to(rows.dtype)
+_Six = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 @torch.library.custom_op("fairloss::contrastive_losses", mutates_args=())
 def contrastive_losses_op(
     anchors: Tensor,
     keys: Tensor,
+    held: Tensor | None,
     labels: Tensor,
     key_labels: Tensor,
     groups: Tensor,
     key_groups: Tensor,
-    grad_keys: int,
     temperature: float,
     margin: float,
     ignore_label: int,
+    shared: bool,
     triton: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As :func:`contrastive_losses`; the kernel's backward pass also needs the (N,) sums of the positives' pulls."""
-    dtype = statistics_dtype(anchors.dtype)
-    if triton and anchors.shape[0] > 0:
-        from fairloss.ops import contrastive_triton
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """As :func:`contrastive_losses`; ``shared``: the keys are the anchors.
 
-        arguments: list[Any] = [
-            x.contiguous() for x in (anchors, keys.to(anchors.dtype), labels, key_labels, groups, key_groups)
-        ]
-        arguments += [grad_keys, temperature, margin, ignore_label]
-        return contrastive_triton.forward(*arguments)
-    losses, lse, counts, pulls = (anchors.new_zeros(anchors.shape[0], dtype=dtype) for _ in range(4))
+    For its backward pass the kernel keeps the (N,) sums of the positives' pulls, and the rows as it read them with their
+    norms (:mod:`fairloss.ops.contrastive_rows_triton`).
+    """
+    losses, lse, counts, pulls, rows, norms = _empty(anchors, keys, held, shared, triton)
+    if anchors.shape[0] == 0:
+        return losses, lse, counts, pulls, rows, norms
+    if triton:
+        from fairloss.ops import contrastive_rows_triton, contrastive_triton
+
+        contrastive_rows_triton.prepare(anchors, keys, held, shared, rows, norms)
+        ids = tuple(x.contiguous() for x in (labels, key_labels, groups, key_groups))
+        contrastive_triton.forward(rows, norms, ids, losses, lse, counts, pulls, temperature, margin, ignore_label)
+        return losses, lse, counts, pulls, rows, norms
     with torch.autocast(anchors.device.type, enabled=False):
-        z, k = normalize_rows(anchors, dtype)[0], _unit_keys(keys, grad_keys, dtype)[0]
-        for rows, s, not_positive, not_negative in _blocks(
+        (z, _), _, k = _unit_rows(anchors, keys, held, shared)
+        for block, s, not_positive, not_negative in _blocks(
             z, k, labels, key_labels, groups, key_groups, temperature, margin, ignore_label
         ):
-            lse[rows] = torch.logsumexp(s.masked_fill(not_negative, -torch.inf), dim=1)
-            counts[rows] = (keys.shape[0] - not_positive.sum(1)).to(s.dtype)
-            x = torch.sub(lse[rows, None], s, out=s).masked_fill_(not_positive, -torch.inf)
+            lse[block] = torch.logsumexp(s.masked_fill(not_negative, -torch.inf), dim=1)
+            counts[block] = (k.shape[0] - not_positive.sum(1)).to(s.dtype)
+            x = torch.sub(lse[block, None], s, out=s).masked_fill_(not_positive, -torch.inf)
             # torch's own threshold, 20, is where softplus(x) - x = 2e-9: too early for float64.
-            losses[rows] = F.softplus(x, threshold=40).sum(1) / counts[rows].clamp(min=1)
-    return losses, lse, counts, pulls
+            losses[block] = F.softplus(x, threshold=40).sum(1) / counts[block].clamp(min=1)
+    return losses, lse, counts, pulls, rows, norms
 
 
-@contrastive_losses_op.register_fake
-def _(anchors: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _empty(anchors: Tensor, keys: Tensor, held: Tensor | None, shared: bool, triton: bool) -> _Six:
     n, dtype = anchors.shape[0], statistics_dtype(anchors.dtype)
-    a, b, c, d = (anchors.new_empty(n, dtype=dtype) for _ in range(4))
-    return a, b, c, d
+    # The rows of the kernel: keys of the batch, keys held, and the anchors where those are no keys.
+    kept = keys.shape[0] + (0 if held is None else held.shape[0]) + (0 if shared else n) if triton else 0
+    losses, lse, counts = (anchors.new_empty(n, dtype=dtype) for _ in range(3))
+    pulls, rows = anchors.new_empty(n if triton else 0, dtype=dtype), anchors.new_empty(kept, anchors.shape[1])
+    return losses, lse, counts, pulls, rows, anchors.new_empty(2, kept, dtype=torch.float32)
+
+
+contrastive_losses_op.register_fake(
+    lambda anchors, keys, held, *rest: _empty(anchors, keys, held, shared=rest[-2], triton=rest[-1])
+)
 
 
 @torch.library.custom_op("fairloss::contrastive_losses_backward", mutates_args=())
@@ -217,6 +220,7 @@ def contrastive_losses_backward(
     grad: Tensor,
     anchors: Tensor,
     keys: Tensor,
+    held: Tensor | None,
     labels: Tensor,
     key_labels: Tensor,
     groups: Tensor,
@@ -224,61 +228,66 @@ def contrastive_losses_backward(
     lse: Tensor,
     counts: Tensor,
     pulls: Tensor,
-    grad_keys: int,
+    rows: Tensor,
+    norms: Tensor,
     temperature: float,
     margin: float,
     ignore_label: int,
+    shared: bool,
     triton: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of anchors and keys for the gradient (N,) of the losses, from the saved statistics of the anchors."""
+    """Gradients of anchors and keys for the gradient (N,) of the losses; that of shared keys is in that of the anchors."""
     if triton and anchors.shape[0] > 0:
         from fairloss.ops import contrastive_triton
 
-        grad_anchors = torch.empty_like(anchors, memory_format=torch.contiguous_format)
-        grad_of_keys = torch.zeros_like(keys, memory_format=torch.contiguous_format)
-        arguments: list[Any] = [
-            x.contiguous() for x in (grad, anchors, keys.to(anchors.dtype), labels, key_labels, groups, key_groups)
-        ]
-        arguments += [lse, counts, pulls, grad_anchors, grad_of_keys[:grad_keys], temperature, margin, ignore_label]
-        contrastive_triton.backward(*arguments)
-        return grad_anchors, grad_of_keys
-    dtype = statistics_dtype(anchors.dtype)
-    (z, norms), (k, key_norms) = normalize_rows(anchors, dtype), _unit_keys(keys, grad_keys, dtype)
-    grad_z, grad_k = torch.empty_like(z), torch.zeros_like(k[:grad_keys])
+        of_anchors, of_keys = _empty_gradients(anchors, keys, shared)
+        ids = tuple(x.contiguous() for x in (labels, key_labels, groups, key_groups))
+        contrastive_triton.backward(
+            rows, norms, ids, grad.contiguous(), lse, counts, pulls, of_anchors, None if shared else of_keys,
+            temperature, margin, ignore_label,
+        )  # fmt: skip
+        return of_anchors, of_keys
+    (z, inverse), (own, own_inverse), k = _unit_rows(anchors, keys, held, shared)
+    grad_z, grad_k = torch.empty_like(z), torch.zeros_like(own)
     scale = grad / (counts.clamp(min=1) * temperature)  # (N,)
     with torch.autocast(anchors.device.type, enabled=False):
-        for rows, s, not_positive, not_negative in _blocks(
+        for block, s, not_positive, not_negative in _blocks(
             z, k, labels, key_labels, groups, key_groups, temperature, margin, ignore_label
         ):
-            x = torch.sub(lse[rows, None], s, out=s)
+            x = torch.sub(lse[block, None], s, out=s)
             pull = torch.sigmoid(x).masked_fill_(not_positive, 0)
             # Masked after the exponential, which is infinite where an anchor has no negatives; nothing differentiates it.
             push = x.neg_().exp_().masked_fill_(not_negative, 0).mul_(pull.sum(1, keepdim=True))
-            grad_s = push.sub_(pull).mul_(scale[rows, None])  # (B, M)
-            grad_z[rows] = grad_s @ k
-            grad_k.addmm_(grad_s[:, :grad_keys].T, z[rows])
-    grad_of_keys = torch.zeros_like(keys, memory_format=torch.contiguous_format)
-    grad_of_keys[:grad_keys] = _of_rows(grad_k, k[:grad_keys], key_norms, keys.dtype)
-    return _of_rows(grad_z, z, norms, anchors.dtype), grad_of_keys
+            grad_s = push.sub_(pull).mul_(scale[block, None])  # (B, M)
+            grad_z[block] = grad_s @ k
+            grad_k.addmm_(grad_s[:, : own.shape[0]].T, z[block])
+    if shared:
+        return _of_rows(grad_z.add_(grad_k), z, inverse, anchors.dtype), keys.new_empty(0, keys.shape[1])
+    return _of_rows(grad_z, z, inverse, anchors.dtype), _of_rows(grad_k, own, own_inverse, keys.dtype)
 
 
-@contrastive_losses_backward.register_fake
-def _(grad: Tensor, anchors: Tensor, keys: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    return (
-        torch.empty_like(anchors, memory_format=torch.contiguous_format),
-        torch.empty_like(keys, memory_format=torch.contiguous_format),
-    )
+def _empty_gradients(anchors: Tensor, keys: Tensor, shared: bool) -> tuple[Tensor, Tensor]:
+    of_keys = keys.new_empty(0 if shared else keys.shape[0], keys.shape[1])
+    return torch.empty_like(anchors, memory_format=torch.contiguous_format), of_keys
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
-    _, lse, counts, pulls = output
-    ctx.save_for_backward(*inputs[:6], lse, counts, pulls)
-    ctx.options = inputs[6:]
+contrastive_losses_backward.register_fake(
+    lambda grad, anchors, keys, *rest: _empty_gradients(anchors, keys, shared=rest[-2])
+)
 
 
-def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    grads = contrastive_losses_backward(grad, *ctx.saved_tensors, *ctx.options)
-    return (*grads, *[None] * 9)
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Six) -> None:
+    ctx.set_materialize_grads(False)  # no zeros in place of the statistics' gradients
+    ctx.save_for_backward(*inputs[:7], *output[1:])
+    ctx.options = inputs[7:]
+
+
+def _backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 12
+    of_anchors, of_keys = contrastive_losses_backward(grad, *ctx.saved_tensors, *ctx.options)
+    shared = ctx.options[-2]
+    return (of_anchors, None if shared else of_keys, *[None] * 10)
 
 
 contrastive_losses_op.register_autograd(_backward, setup_context=_setup_context)

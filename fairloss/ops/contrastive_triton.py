@@ -1,24 +1,33 @@
 """The cross-group contrastive loss as tiles: Triton kernels behind :mod:`fairloss.ops.contrastive`.
 
 A program owns a block of anchors (in the backward pass also a block of keys) and walks over the other side, a tile of
-similarities at a time; what leaves the chip is O(N): logsumexp, counts and sums of pulls. The rows come in as they are and
-the inverse norms multiply the products, so that half-precision rows enter the matrix units exactly. Similarities accumulate
-in float32; float32 rows use IEEE products, never tf32. The tiles of gradients are rounded to bfloat16 for half-precision
-rows (float16 would flush the weights of a mean over many anchors to zero). No atomics: the same input gives the same bits.
+similarities at a time; what leaves the chip is O(N): logsumexp, counts and sums of pulls. Few blocks against a long other side
+are split into parts of it, whose results are added in a fixed order. The inverse norms multiply the products, so that
+half-precision rows enter the matrix units exactly. Similarities accumulate in float32; float32 rows use IEEE products, never
+tf32. The tiles of gradients are rounded to bfloat16 for half-precision rows (float16 would flush the weights of a mean over
+many anchors to zero). No atomics: the same input gives the same bits.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from fairloss.ops.contrastive_rows_triton import project
 from fairloss.ops.dispatch import LAUNCH_OPTIONS
 
 __all__ = ["Blocks", "backward", "blocks", "forward"]
+
+HALF_TILE = tl.bfloat16
+"""What the tiles of gradients of half-precision rows are rounded to: float16 lacks the range."""
+FLOAT32_PRODUCTS = "ieee"
+"""How float32 rows are multiplied on NVIDIA cards: "ieee", or "tf32x3", three products on the matrix units."""
+PROGRAMS, LEAST_TILES = 256, 8
+"""Programs that a launch should have, and tiles that a part of the other side has at least."""
 
 
 class Blocks(NamedTuple):
@@ -41,46 +50,9 @@ def blocks(dtype: torch.dtype, dim: int) -> Blocks:
     return Blocks(64, 64, 32 if dim <= 32 else 64, 64 if dim <= 64 else 128 if dim <= 128 else 256, 8, 2)
 
 
-@triton.jit(do_not_specialize=["rows", "unit_from"])
-def inverse_norms_kernel(x, out, rows, unit_from, dim, BLOCK_ROWS: tl.constexpr, BLOCK_DIM: tl.constexpr):
-    """1 / |x_i|, 0 for a row of zeros, 1 from the row ``unit_from`` on."""
-    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    squares = tl.zeros((BLOCK_ROWS,), tl.float32)
-    for start in range(0, dim, BLOCK_DIM):
-        column = start + tl.arange(0, BLOCK_DIM)
-        inside = (row[:, None] < rows) & (column[None, :] < dim)
-        v = tl.load(x + row[:, None] * dim + column[None, :], mask=inside, other=0.0).to(tl.float32)
-        squares += tl.sum(v * v, 1)
-    dead = squares == 0
-    inverse = tl.where(dead, 0.0, 1.0 / tl.sqrt(tl.where(dead, 1.0, squares)))
-    tl.store(out + row, tl.where(row < unit_from, inverse, 1.0), mask=row < rows)
-
-
-@triton.jit(do_not_specialize=["rows"])
-def project_kernel(grad, x, norms, out, rows, dim, BLOCK_ROWS: tl.constexpr, BLOCK_DIM: tl.constexpr):
-    """The gradient of a unit row z to that of the row x it came from: (g - (g.z) z) / |x|."""
-    row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    norm = tl.load(norms + row, mask=row < rows, other=0.0)
-    along = tl.zeros((BLOCK_ROWS,), tl.float32)
-    for start in range(0, dim, BLOCK_DIM):
-        column = start + tl.arange(0, BLOCK_DIM)
-        inside = (row[:, None] < rows) & (column[None, :] < dim)
-        at = row[:, None] * dim + column[None, :]
-        v = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-        along += tl.sum(tl.load(grad + at, mask=inside, other=0.0) * v, 1)
-    along *= norm * norm
-    for start in range(0, dim, BLOCK_DIM):
-        column = start + tl.arange(0, BLOCK_DIM)
-        inside = (row[:, None] < rows) & (column[None, :] < dim)
-        at = row[:, None] * dim + column[None, :]
-        v = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-        g = tl.load(grad + at, mask=inside, other=0.0)
-        tl.store(out + at, ((g - along[:, None] * v) * norm[:, None]).to(out.dtype.element_ty), mask=inside)
-
-
 @triton.jit
 def _cosines(own, other, own_norm, other_norm, rows, cols, dim,
-             OWN: tl.constexpr, OTHER: tl.constexpr, INNER: tl.constexpr):  # fmt: skip
+             OWN: tl.constexpr, OTHER: tl.constexpr, INNER: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """(OWN, OTHER) tile of cosines; the pointers are those of the tile's first rows, ``rows`` and ``cols`` what is left."""
     row, col = tl.arange(0, OWN)[:, None], tl.arange(0, OTHER)[None, :]
     products = tl.zeros((OWN, OTHER), tl.float32)
@@ -88,7 +60,7 @@ def _cosines(own, other, own_norm, other_norm, rows, cols, dim,
         inner = start + tl.arange(0, INNER)
         a = tl.load(own + (row * dim + inner[None, :]), mask=(row < rows) & (inner[None, :] < dim), other=0.0)
         b = tl.load(other + (col * dim + inner[:, None]), mask=(col < cols) & (inner[:, None] < dim), other=0.0)
-        products = tl.dot(a, b, products, input_precision="ieee")
+        products = tl.dot(a, b, products, input_precision=PRECISION)
     # In this order the tile is the same with the sides exchanged, so that both passes see the same negatives.
     return products * (own_norm[:, None] * other_norm[None, :])
 
@@ -114,12 +86,36 @@ def _left(total, first, BLOCK: tl.constexpr):
     return tl.minimum(total - first, BLOCK).to(tl.int32)
 
 
-@triton.jit(do_not_specialize=["n", "m", "ignore"])
-def forward_kernel(anchors, keys, anchor_norms, key_norms, labels, key_labels, groups, key_groups,
-                   losses, lses, counts, pulls, n, m, dim, ignore, inverse_temperature, margin,
-                   ATTRIBUTES: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr, INNER: tl.constexpr):  # fmt: skip
-    """Two walks over the keys: logsumexp over negatives and count of positives; then the positives' terms against it."""
+@triton.jit
+def _joined(tops, totals, counts, at, inside, n, parts, OWN: tl.constexpr):
+    """Logsumexp over negatives and count of positives of the anchors ``at``, from the parts of the keys in order."""
+    top = tl.full((OWN,), float("-inf"), tl.float32)
+    total = tl.zeros((OWN,), tl.float32)
+    count = tl.zeros((OWN,), tl.float32)
+    for part in range(parts):
+        place = tl.cast(part, tl.int64) * n + at
+        other = tl.load(tops + place, mask=inside, other=float("-inf"))
+        higher = tl.maximum(top, other)
+        base = tl.where(higher == float("-inf"), 0.0, higher)
+        other_total = tl.load(totals + place, mask=inside, other=0.0)
+        total = total * tl.exp(top - base) + other_total * tl.exp(other - base)
+        top = higher
+        count += tl.load(counts + place, mask=inside, other=0.0)
+    empty = total == 0  # not "total > 0", which NaN fails
+    return tl.where(empty, float("-inf"), top + tl.log(tl.where(empty, 1.0, total))), count
+
+
+@triton.jit(do_not_specialize=["n", "m", "ignore", "parts", "span"])
+def walk_kernel(anchors, keys, anchor_norms, key_norms, labels, key_labels, groups, key_groups, tops, totals, counts,
+                losses, pulls, n, m, dim, ignore, inverse_temperature, margin, parts, span, SECOND: tl.constexpr,
+                ATTRIBUTES: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr, INNER: tl.constexpr,
+                PRECISION: tl.constexpr):  # fmt: skip
+    """Over one part of the keys: maximum and sum of exponentials of the negatives and count of positives, (parts, n) each.
+
+    ``SECOND``: the positives' terms against the finished logsumexp, (parts, n).
+    """
     first = tl.program_id(0).to(tl.int64) * OWN
+    part = tl.program_id(1)
     rows = _left(n, first, OWN)
     row, col = tl.arange(0, OWN), tl.arange(0, OTHER)
     norm = tl.load(anchor_norms + first + row, mask=row < rows, other=0.0)
@@ -127,54 +123,64 @@ def forward_kernel(anchors, keys, anchor_norms, key_norms, labels, key_labels, g
     top = tl.full((OWN,), float("-inf"), tl.float32)
     total = tl.zeros((OWN,), tl.float32)
     count = tl.zeros((OWN,), tl.float32)
-    for step in range(tl.cdiv(m, OTHER)):
-        start = tl.cast(step, tl.int64) * OTHER
-        cols = _left(m, start, OTHER)
-        key_norm = tl.load(key_norms + start + col, mask=col < cols, other=0.0)
-        key_label = tl.load(key_labels + start + col, mask=col < cols, other=0)
-        cosines = _cosines(
-            anchors + first * dim, keys + start * dim, norm, key_norm, rows, cols, dim, OWN, OTHER, INNER
-        )
-        takes_part = ((col < cols) & (key_label != ignore))[None, :]
-        positive, negative = _relations(
-            cosines, label, key_label, groups + first * ATTRIBUTES, key_groups + start * ATTRIBUTES, rows, cols,
-            takes_part, margin, ATTRIBUTES, OWN, OTHER,
-        )  # fmt: skip
-        s = tl.where(negative, cosines * inverse_temperature, float("-inf"))
-        higher = tl.maximum(top, tl.max(s, 1))
-        base = tl.where(higher == float("-inf"), 0.0, higher)
-        total = total * tl.exp(top - base) + tl.sum(tl.exp(s - base[:, None]), 1)
-        top = higher
-        count += tl.sum(tl.where(positive, 1.0, 0.0), 1)
-    empty = total == 0  # not "total > 0", which NaN fails
-    lse = tl.where(empty, float("-inf"), top + tl.log(tl.where(empty, 1.0, total)))
     loss = tl.zeros((OWN,), tl.float32)
     pulled = tl.zeros((OWN,), tl.float32)
-    for step in range(tl.cdiv(m, OTHER)):
+    if SECOND:
+        lse, _ = _joined(tops, totals, counts, first + row, row < rows, n, parts, OWN)
+    for step in range(part * span, tl.minimum((part + 1) * span, tl.cdiv(m, OTHER))):
         start = tl.cast(step, tl.int64) * OTHER
         cols = _left(m, start, OTHER)
         key_norm = tl.load(key_norms + start + col, mask=col < cols, other=0.0)
         key_label = tl.load(key_labels + start + col, mask=col < cols, other=0)
         cosines = _cosines(
-            anchors + first * dim, keys + start * dim, norm, key_norm, rows, cols, dim, OWN, OTHER, INNER
+            anchors + first * dim, keys + start * dim, norm, key_norm, rows, cols, dim, OWN, OTHER, INNER, PRECISION
         )
         takes_part = ((col < cols) & (key_label != ignore))[None, :]
         positive, negative = _relations(
             cosines, label, key_label, groups + first * ATTRIBUTES, key_groups + start * ATTRIBUTES, rows, cols,
             takes_part, margin, ATTRIBUTES, OWN, OTHER,
         )  # fmt: skip
-        x = lse[:, None] - cosines * inverse_temperature
-        e = tl.exp(-tl.abs(x))
-        # log(1 + e) with the rounding of 1 + e divided out, so that small terms are not lost.
-        u = 1.0 + e
-        log1p = tl.where(u == 1.0, e, tl.log(u) * (e / tl.where(u == 1.0, 1.0, u - 1.0)))
-        loss += tl.sum(tl.where(positive, tl.maximum(x, 0.0) + log1p, 0.0), 1)
-        pulled += tl.sum(tl.where(positive, tl.where(x >= 0, 1.0, e) / u, 0.0), 1)
-    inside = row < rows
-    tl.store(losses + first + row, loss / tl.maximum(count, 1.0), mask=inside)
-    tl.store(lses + first + row, lse, mask=inside)
-    tl.store(counts + first + row, count, mask=inside)
-    tl.store(pulls + first + row, pulled, mask=inside)
+        if SECOND:
+            x = lse[:, None] - cosines * inverse_temperature
+            e = tl.exp(-tl.abs(x))
+            # log(1 + e) with the rounding of 1 + e divided out, so that small terms are not lost.
+            u = 1.0 + e
+            log1p = tl.where(u == 1.0, e, tl.log(u) * (e / tl.where(u == 1.0, 1.0, u - 1.0)))
+            loss += tl.sum(tl.where(positive, tl.maximum(x, 0.0) + log1p, 0.0), 1)
+            pulled += tl.sum(tl.where(positive, tl.where(x >= 0, 1.0, e) / u, 0.0), 1)
+        else:
+            s = tl.where(negative, cosines * inverse_temperature, float("-inf"))
+            higher = tl.maximum(top, tl.max(s, 1))
+            base = tl.where(higher == float("-inf"), 0.0, higher)
+            total = total * tl.exp(top - base) + tl.sum(tl.exp(s - base[:, None]), 1)
+            top = higher
+            count += tl.sum(tl.where(positive, 1.0, 0.0), 1)
+    at = part.to(tl.int64) * n + first + row
+    if SECOND:
+        tl.store(losses + at, loss, mask=row < rows)
+        tl.store(pulls + at, pulled, mask=row < rows)
+    else:
+        tl.store(tops + at, top, mask=row < rows)
+        tl.store(totals + at, total, mask=row < rows)
+        tl.store(counts + at, count, mask=row < rows)
+
+
+@triton.jit(do_not_specialize=["n", "parts"])
+def join_kernel(tops, totals, counts, losses, pulls, out_losses, out_lses, out_counts, out_pulls, n, parts,
+                OWN: tl.constexpr):  # fmt: skip
+    """The parts' results, (parts, n), to one per anchor."""
+    at = tl.program_id(0).to(tl.int64) * OWN + tl.arange(0, OWN)
+    lse, count = _joined(tops, totals, counts, at, at < n, n, parts, OWN)
+    loss = tl.zeros((OWN,), tl.float32)
+    pulled = tl.zeros((OWN,), tl.float32)
+    for part in range(parts):
+        place = tl.cast(part, tl.int64) * n + at
+        loss += tl.load(losses + place, mask=at < n, other=0.0)
+        pulled += tl.load(pulls + place, mask=at < n, other=0.0)
+    tl.store(out_losses + at, loss / tl.maximum(count, 1.0), mask=at < n)
+    tl.store(out_lses + at, lse, mask=at < n)
+    tl.store(out_counts + at, count, mask=at < n)
+    tl.store(out_pulls + at, pulled, mask=at < n)
 
 
 @triton.jit
@@ -187,12 +193,15 @@ def _statistics(lses, pulls, counts, grad, at, inside, inverse_temperature):
     return lse, pulled, scale
 
 
-@triton.jit(do_not_specialize=["n_own", "n_other", "ignore"])
+@triton.jit(do_not_specialize=["n_own", "n_other", "ignore", "span"])
 def backward_kernel(own, other, own_norms, other_norms, labels, other_labels, groups, other_groups,
-                    grad, lses, counts, pulls, out, n_own, n_other, dim, ignore, inverse_temperature, margin,
+                    grad, lses, counts, pulls, out, n_own, n_other, dim, ignore, inverse_temperature, margin, span,
                     OF_KEYS: tl.constexpr, ATTRIBUTES: tl.constexpr, OWN: tl.constexpr, OTHER: tl.constexpr,
-                    INNER: tl.constexpr, OUT: tl.constexpr, TILE: tl.constexpr):  # fmt: skip
-    """Gradient of the unit rows of one side, (n_own, dim) float32; ``own`` are anchors, or keys with ``OF_KEYS``."""
+                    INNER: tl.constexpr, OUT: tl.constexpr, TILE: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    """Over one part of the other side: gradient of the unit rows of one, (parts, n_own, dim) float32.
+
+    ``own`` are anchors, or keys with ``OF_KEYS``.
+    """
     first = tl.program_id(0).to(tl.int64) * OWN
     rows = _left(n_own, first, OWN)
     row, col = tl.arange(0, OWN), tl.arange(0, OTHER)
@@ -202,12 +211,15 @@ def backward_kernel(own, other, own_norms, other_norms, labels, other_labels, gr
     acc = tl.zeros((OWN, OUT), tl.float32)
     if not OF_KEYS:
         lse, pulled, scale = _statistics(lses, pulls, counts, grad, first + row, row < rows, inverse_temperature)
-    for step in range(tl.cdiv(n_other, OTHER)):
+    part = tl.program_id(2)
+    for step in range(part * span, tl.minimum((part + 1) * span, tl.cdiv(n_other, OTHER))):
         start = tl.cast(step, tl.int64) * OTHER
         cols = _left(n_other, start, OTHER)
         other_norm = tl.load(other_norms + start + col, mask=col < cols, other=0.0)
         other_label = tl.load(other_labels + start + col, mask=col < cols, other=0)
-        cosines = _cosines(own + first * dim, other + start * dim, norm, other_norm, rows, cols, dim, OWN, OTHER, INNER)
+        cosines = _cosines(
+            own + first * dim, other + start * dim, norm, other_norm, rows, cols, dim, OWN, OTHER, INNER, PRECISION
+        )
         if OF_KEYS:
             takes_part = ((row < rows) & (label != ignore))[:, None] & (col < cols)[None, :]
         else:
@@ -235,95 +247,104 @@ def backward_kernel(own, other, own_norms, other_norms, labels, other_labels, gr
         values = tl.load(
             other + start * dim + (col[:, None] * dim + wide), mask=(col[:, None] < cols) & (wide < dim), other=0.0
         )
-        acc = tl.dot(weight.to(TILE), values.to(TILE), acc, input_precision="ieee")
+        acc = tl.dot(weight.to(TILE), values.to(TILE), acc, input_precision=PRECISION)
     if not OF_KEYS:
         acc *= scale[:, None]
-    tl.store(out + first * dim + (row[:, None] * dim + wide), acc, mask=(row[:, None] < rows) & (wide < dim))
+    out += (part.to(tl.int64) * n_own + first) * dim
+    tl.store(out + (row[:, None] * dim + wide), acc, mask=(row[:, None] < rows) & (wide < dim))
 
 
-FLOAT32_PRODUCTS = "ieee"
-"""How float32 rows are multiplied on NVIDIA cards: "ieee", or "tf32x3", three products on the matrix units."""
-ROW_BLOCKS: dict[str, Any] = {"BLOCK_ROWS": 16, "BLOCK_DIM": 128, "num_warps": 4}
-HALF_TILE = tl.bfloat16
-"""What the tiles of gradients of half-precision rows are rounded to: float16 lacks the range."""
+def _parts(own: int, other: int, b: Blocks) -> tuple[int, int]:
+    """Into how many parts the other side is split, and tiles of each; of the sizes alone, so that bits repeat."""
+    tiles = triton.cdiv(other, b.other)
+    parts = min(triton.cdiv(PROGRAMS, triton.cdiv(own, b.own)), max(1, tiles // LEAST_TILES))
+    span = max(1, triton.cdiv(tiles, parts))
+    return max(1, triton.cdiv(tiles, span)), span
 
 
-def _inverse_norms(x: Tensor, unit_from: int) -> Tensor:
-    """(N,) inverse norms; rows from ``unit_from`` on count as unit rows."""
-    out = torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
-    if x.shape[0] > 0:
-        grid = (triton.cdiv(x.shape[0], ROW_BLOCKS["BLOCK_ROWS"]),)
-        inverse_norms_kernel[grid](x, out, x.shape[0], unit_from, x.shape[1], **ROW_BLOCKS, **LAUNCH_OPTIONS)
-    return out
+def _precision(dtype: torch.dtype) -> str:
+    return FLOAT32_PRODUCTS if dtype == torch.float32 else "ieee"
 
 
-def _project(grad: Tensor, x: Tensor, norms: Tensor, out: Tensor) -> None:
-    rows = grad.shape[0]
-    grid = (triton.cdiv(rows, ROW_BLOCKS["BLOCK_ROWS"]),)
-    project_kernel[grid](grad, x, norms, out, rows, x.shape[1], **ROW_BLOCKS, **LAUNCH_OPTIONS)
+def _sides(rows: Tensor, norms: Tensor, n: int, m: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows and inverse norms of the anchors and of the keys: the anchors are the first keys where no others follow."""
+    start = m if rows.shape[0] > m else 0
+    return rows[start : start + n], rows[:m], norms[0, start : start + n], norms[0, :m]
 
 
 def forward(
-    anchors: Tensor,
-    keys: Tensor,
-    labels: Tensor,
-    key_labels: Tensor,
-    groups: Tensor,
-    key_groups: Tensor,
-    grad_keys: int,
-    temperature: float,
-    margin: float,
-    ignore: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Losses, logsumexps, counts of positives and sums of pulls, each (N,) float32, for contiguous rows of one dtype."""
-    n, dim = anchors.shape
-    losses, lses, counts, pulls = (torch.empty(n, dtype=torch.float32, device=anchors.device) for _ in range(4))
-    b = blocks(anchors.dtype, dim)
-    with torch.cuda.device_of(anchors):
-        norms, key_norms = _inverse_norms(anchors, n), _inverse_norms(keys, grad_keys)
-        forward_kernel[(triton.cdiv(n, b.own),)](
-            anchors, keys, norms, key_norms, labels, key_labels, groups, key_groups, losses, lses, counts, pulls,
-            n, keys.shape[0], dim, ignore, 1 / temperature, margin,
-            ATTRIBUTES=groups.shape[1], OWN=b.own, OTHER=b.other, INNER=b.inner,
-            num_warps=b.warps, num_stages=b.stages, **LAUNCH_OPTIONS,
-        )  # fmt: skip
-    return losses, lses, counts, pulls
-
-
-def backward(
-    grad: Tensor,
-    anchors: Tensor,
-    keys: Tensor,
-    labels: Tensor,
-    key_labels: Tensor,
-    groups: Tensor,
-    key_groups: Tensor,
+    rows: Tensor,
+    norms: Tensor,
+    ids: tuple[Tensor, ...],
+    losses: Tensor,
     lses: Tensor,
     counts: Tensor,
     pulls: Tensor,
-    grad_anchors: Tensor,
-    grad_keys: Tensor,
     temperature: float,
     margin: float,
     ignore: int,
 ) -> None:
-    """Write the gradients of the anchors, and of the first rows of the keys, as many as ``grad_keys`` has."""
-    dim = anchors.shape[1]
-    b = blocks(anchors.dtype, dim)
-    tile = tl.float32 if anchors.dtype == torch.float32 else HALF_TILE
-    with torch.cuda.device_of(anchors):
-        norms = _inverse_norms(anchors, anchors.shape[0])
-        key_norms = _inverse_norms(keys, grad_keys.shape[0])
-        of_anchors = (anchors, keys, norms, key_norms, labels, key_labels, groups, key_groups)
-        of_keys = (keys, anchors, key_norms, norms, key_labels, labels, key_groups, groups)
-        for target, pairs in ((grad_anchors, of_anchors), (grad_keys, of_keys)):
-            (own, other, own_norms), rows = pairs[:3], target.shape[0]
-            if rows == 0:
-                continue
-            of_unit_rows = torch.empty(rows, dim, dtype=torch.float32, device=own.device)
-            backward_kernel[(triton.cdiv(rows, b.own), triton.cdiv(dim, b.out))](
-                *pairs, grad, lses, counts, pulls, of_unit_rows, rows, other.shape[0], dim, ignore, 1 / temperature, margin,
-                OF_KEYS=pairs is of_keys, ATTRIBUTES=groups.shape[1], OWN=b.own, OTHER=b.other, INNER=b.inner, OUT=b.out,
-                TILE=tile, num_warps=b.warps, num_stages=b.stages, **LAUNCH_OPTIONS,
+    """Write losses, logsumexps, counts of positives and sums of pulls, each (N,) float32; rows and norms as prepared.
+
+    ``ids``: contiguous labels of anchors and keys, groups of anchors and keys.
+    """
+    n, m, dim = ids[0].shape[0], ids[1].shape[0], rows.shape[1]
+    b = blocks(rows.dtype, dim)
+    parts, span = _parts(n, m, b)
+    partial = torch.empty(5, parts, n, dtype=torch.float32, device=rows.device)
+    with torch.cuda.device_of(rows):
+        for second in (False, True):
+            walk_kernel[(triton.cdiv(n, b.own), parts)](
+                *_sides(rows, norms, n, m), *ids, *partial, n, m, dim, ignore,
+                1 / temperature, margin, parts, span, SECOND=second, ATTRIBUTES=ids[2].shape[1],
+                OWN=b.own, OTHER=b.other, INNER=b.inner, PRECISION=_precision(rows.dtype),
+                num_warps=b.warps, num_stages=b.stages, **LAUNCH_OPTIONS,
             )  # fmt: skip
-            _project(of_unit_rows, own, own_norms, target)
+        results = (losses, lses, counts, pulls)
+        join_kernel[(triton.cdiv(n, b.own),)](*partial, *results, n, parts, OWN=b.own, **LAUNCH_OPTIONS)
+
+
+def backward(
+    rows: Tensor,
+    norms: Tensor,
+    ids: tuple[Tensor, ...],
+    grad: Tensor,
+    lses: Tensor,
+    counts: Tensor,
+    pulls: Tensor,
+    of_anchors: Tensor,
+    of_keys: Tensor | None,
+    temperature: float,
+    margin: float,
+    ignore: int,
+) -> None:
+    """Write the gradients of the anchors and of the first keys; without ``of_keys`` both are the anchors'."""
+    labels, key_labels, groups, key_groups = ids
+    n, m, dim = labels.shape[0], key_labels.shape[0], rows.shape[1]
+    b = blocks(rows.dtype, dim)
+    own_keys = n if of_keys is None else of_keys.shape[0]
+    anchors, keys, anchor_norms, key_norms = _sides(rows, norms, n, m)
+    of_anchor = (anchors, keys, anchor_norms, key_norms, *ids)
+    of_key = (keys, anchors, key_norms, anchor_norms, key_labels, labels, key_groups, groups)
+    sides = ((of_anchor, n, m, *_parts(n, m, b)), (of_key, own_keys, n, *_parts(own_keys, n, b)))
+    counted = [parts for *_, parts, _ in sides]
+    if of_keys is None:  # both sides' parts in a row, to be added up together
+        of_both = torch.empty(sum(counted), n, dim, dtype=torch.float32, device=rows.device)
+        unit = list(of_both.split(counted))
+    else:
+        unit = [rows.new_empty(parts, count, dim, dtype=torch.float32) for _, count, _, parts, _ in sides]
+    tile = tl.float32 if rows.dtype == torch.float32 else HALF_TILE
+    with torch.cuda.device_of(rows):
+        for (pairs, count, others, parts, span), out in zip(sides, unit, strict=True):
+            if count == 0:
+                continue
+            backward_kernel[(triton.cdiv(count, b.own), triton.cdiv(dim, b.out), parts)](
+                *pairs, grad, lses, counts, pulls, out, count, others, dim, ignore, 1 / temperature, margin, span,
+                OF_KEYS=pairs is of_key, ATTRIBUTES=groups.shape[1], OWN=b.own, OTHER=b.other, INNER=b.inner, OUT=b.out,
+                TILE=tile, PRECISION=_precision(rows.dtype), num_warps=b.warps, num_stages=b.stages, **LAUNCH_OPTIONS,
+            )  # fmt: skip
+        if of_keys is None:
+            project(of_both, keys, norms, of_anchors)
+        else:
+            project(unit[0], anchors, norms[:, rows.shape[0] - n :], of_anchors)
+            project(unit[1], keys, norms, of_keys)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
@@ -18,7 +17,7 @@ from benchmarks import gpu
 from benchmarks.gpu_measure import read
 from fairloss.ops.measured import KERNEL_FROM
 from tests.gpu import test_losses_gpu
-from tests.ops.launches import Launches
+from tests.ops.launches import Launches, no_autocast, on_meta
 from tests.ops.test_kernels import needs_triton
 
 ROOT = Path(__file__).parents[2]
@@ -128,8 +127,12 @@ def test_the_set_up_of_the_gpu_tests_on_meta_tensors(case, monkeypatch):
     """Every branch that is not the CPU's, opaque ops opened: whoever asks for a value fails."""
     if test_losses_gpu.reason(case):
         pytest.skip(test_losses_gpu.reason(case))
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # there is none for meta
-    module, batch = test_losses_gpu.on_gpu(case, device="meta")
+    monkeypatch.setattr(torch, "autocast", no_autocast)
+
+    def move(x):
+        return on_meta(x) if isinstance(x, torch.nn.Module) else x.to("meta")
+
+    module, batch = test_losses_gpu.on_gpu(case, move=move)
     with Launches():
         value, grads = test_losses_gpu.step(module, batch, [batch[name] for name in case.differentiable])
     assert value.shape == ()

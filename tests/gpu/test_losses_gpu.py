@@ -13,11 +13,11 @@ pytestmark = pytest.mark.gpu
 CASES = all_cases()
 
 
-def on_gpu(case, n=32, seed=0, device="cuda"):
-    batch = {name: t.detach().to(device) for name, t in case.draw(seed, n, torch.float32, grad=False).items()}
+def on_gpu(case, n=32, seed=0, move=lambda x: x.to("cuda")):
+    batch = {name: move(t.detach()) for name, t in case.draw(seed, n, torch.float32, grad=False).items()}
     for name in case.differentiable:
         batch[name].requires_grad_()
-    return case.make().to(device), batch
+    return move(case.make()), batch
 
 
 def step(module, batch, wanted):

@@ -107,15 +107,27 @@ def test_a_row_of_zeros_receives_no_gradient():
 def test_op_follows_the_rules_of_torch():
     z, y, ids = draw(10)
     rows = torch.nn.functional.normalize(z).requires_grad_()
-    keys = torch.cat([rows.detach(), rows.detach()[:3]]).requires_grad_()
-    groups = ids[:, None]
-    args = (rows, keys, y, torch.cat([y, y[:3]]), groups, torch.cat([groups, groups[:3]]), 13, 0.2, 0.1, -100)
-    torch.library.opcheck(op.contrastive_losses_op, (*args, False))
-    _, grad = torch.autograd.grad(op.contrastive_losses(*args)[0].sum(), (rows, keys))
-    _, fewer = torch.autograd.grad(op.contrastive_losses(*args[:6], 10, *args[7:])[0].sum(), (rows, keys))
-    torch.testing.assert_close(fewer[:10], grad[:10], rtol=1e-12, atol=1e-14)
-    assert (fewer[10:] == 0).all()
+    more, groups = rows.detach()[:3], ids[:, None]
+    keys = torch.cat([rows.detach(), more]).requires_grad_()
+    others = (y, torch.cat([y, y[:3]]), groups, torch.cat([groups, groups[:3]]), 0.2, 0.1, -100)
+    torch.library.opcheck(op.contrastive_losses_op, (rows, keys, None, *others, False, False))
+    torch.library.opcheck(op.contrastive_losses_op, (rows, rows, more, *others, True, False))
+    _, grad = torch.autograd.grad(op.contrastive_losses(rows, keys, None, *others)[0].sum(), (rows, keys))
+    first = keys.detach()[:10].requires_grad_()
+    _, fewer = torch.autograd.grad(op.contrastive_losses(rows, first, more, *others)[0].sum(), (rows, first))
+    torch.testing.assert_close(fewer, grad[:10], rtol=1e-12, atol=1e-14)
     assert grad[10:].abs().sum() > 0
+
+
+def test_a_batch_that_meets_itself_gets_the_sum_of_both_gradients():
+    z, y, ids = draw(10)
+    z.requires_grad_()
+    others = (y, y, ids[:, None], ids[:, None], 0.2, 0.1, -100)
+    (both,) = torch.autograd.grad(op.contrastive_losses(z, z, None, *others)[0].sum(), z)
+    apart = torch.autograd.grad(
+        op.contrastive_losses(z, copy := z.detach().requires_grad_(), None, *others)[0].sum(), (z, copy)
+    )
+    torch.testing.assert_close(both, apart[0] + apart[1], rtol=1e-12, atol=1e-14)
 
 
 def test_autocast_does_not_reach_the_similarities():

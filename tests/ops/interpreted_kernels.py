@@ -22,6 +22,7 @@ from fairloss.ops import (
     advantages,
     advantages_triton,
     contrastive,
+    contrastive_rows_triton,
     contrastive_triton,
     dice_sums_triton,
     fair_grpo_setting,
@@ -70,7 +71,14 @@ def launches(monkeypatch):
             names.append(self.name)
             return self.kernel[grid]
 
-    for module in (contrastive_triton, advantages_triton, segments_triton, nll_triton, dice_sums_triton):
+    for module in (
+        contrastive_rows_triton,
+        contrastive_triton,
+        advantages_triton,
+        segments_triton,
+        nll_triton,
+        dice_sums_triton,
+    ):
         for name in [n for n in vars(module) if n.endswith("_kernel")]:
             monkeypatch.setattr(module, name, Counting(getattr(module, name), name))
     return names
@@ -116,6 +124,40 @@ def test_contrastive_queue_attributes_and_margin(groups):
         *draw(37, 9, groups=groups), torch.float32, queue=queue.eval(), triples=triples, temperature=0.2, margin=0.1
     )
     assert value > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_contrastive_few_anchors_against_many_keys_in_parts(dtype, monkeypatch, launches):
+    """Parts of a tile each, and the gradients of anchors and keys in parts as well; a queue longer than the batch."""
+    monkeypatch.setattr(contrastive_triton, "LEAST_TILES", 1)
+    queue = EmbeddingQueue(200, dim=9)
+    z, y, ids = draw(170, 9, seed=9)
+    queue.push(z, y, ids)
+    held = [(row.to(dtype).double(), label, (group,)) for row, label, (group,) in
+            zip(queue.embeddings, queue.labels.tolist(), queue.groups.tolist(), strict=True)][:170]  # fmt: skip
+    assert check_contrastive(*draw(70, 9), dtype, queue=queue.eval(), triples=held, temperature=0.2) > 0
+    blocks = contrastive_triton.blocks(dtype, 9)
+    assert contrastive_triton._parts(70, 270, blocks)[0] > 3
+    assert contrastive_triton._parts(70, 70, blocks)[0] > 1
+    # Of batch and queue; then walks, join, both sides, both projected as one.
+    assert launches == ["prepare_kernel"] * 2 + ["walk_kernel"] * 2 + ["join_kernel"] + ["backward_kernel"] * 2 + [
+        "project_kernel"
+    ]
+
+
+@pytest.mark.parametrize("tiny", [1e-40, 0.0])
+def test_contrastive_rows_below_the_smallest_normal_number_are_zero_as_in_the_eager_form(tiny):
+    z, y, ids = draw(20, 5)
+    z[[3, 4]] *= tiny
+    x = z.float().requires_grad_()
+    loss = cross_group_contrastive(x, y, ids, margin=-0.5)
+    (grad,) = torch.autograd.grad(loss, x)
+    with kernels.backend("eager"):
+        expected = cross_group_contrastive(x, y, ids, margin=-0.5)
+        (expected_grad,) = torch.autograd.grad(expected, x)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(grad, expected_grad)
+    assert (grad[[3, 4]] == 0).all()
 
 
 @pytest.mark.parametrize("factor", [1e25, 1e-25])
@@ -191,9 +233,9 @@ def test_contrastive_keeps_what_is_linear_and_says_what_it_launches(launches):
     z, y, ids = draw(70, 5)
     x = z.float().requires_grad_()
     cross_group_contrastive(x, y, ids).backward()
-    assert launches.count("forward_kernel") == 1
+    assert launches.count("walk_kernel") == 2
     assert launches.count("backward_kernel") == 2
-    assert len(launches) == 3 + 2 + 4  # norms of both sides each pass; a projection after each backward kernel
+    assert len(launches) == 4 + 3  # rows are prepared once; the parts joined; both sides projected as one
 
 
 def test_contrastive_the_backend_of_the_forward_pass_runs_the_backward_pass(launches):

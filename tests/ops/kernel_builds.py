@@ -18,6 +18,7 @@ from triton.backends.compiler import GPUTarget
 from fairloss.ops import (
     advantages_triton,
     contrastive,
+    contrastive_rows_triton,
     contrastive_triton,
     dice_sums_triton,
     nll_triton,
@@ -65,25 +66,30 @@ class Build:
 def _contrastive() -> Iterator[Build]:
     ids = dict.fromkeys(("labels", "key_labels", "other_labels", "groups", "key_groups", "other_groups"), "*i64")
     wide = dict.fromkeys(
-        ("anchor_norms", "key_norms", "own_norms", "other_norms", "norms", "losses", "lses", "counts", "pulls", "grad"),
+        ("anchor_norms", "key_norms", "own_norms", "other_norms", "norms", "scales", "tops", "totals", "losses", "lses",
+         "counts", "pulls", "grad", "out_losses", "out_lses", "out_counts", "out_pulls"),
         "*fp32",
-    )
-    numbers = dict.fromkeys(("n", "m", "n_own", "n_other", "rows", "unit_from", "dim", "ignore"), "i32")
+    )  # fmt: skip
+    numbers = dict.fromkeys(("n", "m", "n_own", "n_other", "rows", "dim", "ignore", "parts", "span"), "i32")
     numbers |= {"inverse_temperature": "fp32", "margin": "fp32"}
-    row_blocks = dict(contrastive_triton.ROW_BLOCKS)
+    row_blocks = dict(contrastive_rows_triton.ROW_BLOCKS)
     row_options = {"num_warps": row_blocks.pop("num_warps")}
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         rows = dict.fromkeys(("anchors", "keys", "own", "other", "x"), f"*{NAMES[dtype]}")
         types = {**ids, **wide, **numbers, **rows}
         for aligned in ((), ("dim",)):
             at = "" if aligned else "-odd-dim"
+            for held in (False, True) if aligned else (False,):
+                # A queue's rows are float32 whatever the anchors are.
+                given = {"x": "*fp32"} if held else {}
+                kind = {"UNIT": held, "SCALE": not held and dtype != torch.float16}
+                yield Build(
+                    f"prepare-{NAMES[dtype]}{at}{'-held' * held}", contrastive_rows_triton.prepare_kernel,
+                    {**types, **given, "out": f"*{NAMES[dtype]}"}, {**kind, **row_blocks}, row_options, aligned,
+                )  # fmt: skip
             yield Build(
-                f"inverse_norms-{NAMES[dtype]}{at}", contrastive_triton.inverse_norms_kernel, {**types, "out": "*fp32"},
-                row_blocks, row_options, aligned,
-            )  # fmt: skip
-            yield Build(
-                f"project-{NAMES[dtype]}{at}", contrastive_triton.project_kernel, {**types, "out": f"*{NAMES[dtype]}"},
-                row_blocks, row_options, aligned,
+                f"project-{NAMES[dtype]}{at}", contrastive_rows_triton.project_kernel,
+                {**types, "out": f"*{NAMES[dtype]}"}, row_blocks, row_options, aligned,
             )  # fmt: skip
             first = {}
             for dim in range(1, contrastive.MAX_DIM + 1):
@@ -94,18 +100,16 @@ def _contrastive() -> Iterator[Build]:
                     continue
                 for attributes in (1, 2) if aligned and last else (1,):
                     constants = {
-                        "ATTRIBUTES": attributes, "OWN": blocks.own, "OTHER": blocks.other, "INNER": blocks.inner
+                        "ATTRIBUTES": attributes, "OWN": blocks.own, "OTHER": blocks.other, "INNER": blocks.inner,
+                        "PRECISION": "ieee",
                     }  # fmt: skip
                     options = {"num_warps": blocks.warps, "num_stages": blocks.stages}
                     name = f"{NAMES[dtype]}-d{dim}-k{attributes}{at}"
-                    yield Build(
-                        f"contrastive_forward-{name}",
-                        contrastive_triton.forward_kernel,
-                        types,
-                        constants,
-                        options,
-                        aligned,
-                    )
+                    for second in (False, True):
+                        yield Build(
+                            f"contrastive_walk_{1 + second}-{name}", contrastive_triton.walk_kernel, types,
+                            {**constants, "SECOND": second}, options, aligned,
+                        )  # fmt: skip
                     tile = tl.float32 if dtype == torch.float32 else contrastive_triton.HALF_TILE
                     for side in ("anchors", "keys"):
                         yield Build(
@@ -113,6 +117,8 @@ def _contrastive() -> Iterator[Build]:
                             {**types, "out": "*fp32"},
                             {**constants, "OF_KEYS": side == "keys", "OUT": blocks.out, "TILE": tile}, options, aligned,
                         )  # fmt: skip
+
+    yield Build("contrastive_join", contrastive_triton.join_kernel, {**wide, **numbers}, {"OWN": 64})
 
 
 def _advantages() -> Iterator[Build]:
@@ -254,10 +260,12 @@ def builds() -> list[Build]:
 
 # One of each kernel, in the dtypes that people train in: what the fast tests compile.
 FAST = (
-    "contrastive_forward-bf16-d129-k1",
+    "contrastive_walk_1-bf16-d129-k1",
+    "contrastive_walk_2-bf16-d129-k1",
     "contrastive_backward_anchors-bf16-d129-k1",
     "contrastive_backward_keys-fp32-d33-k1",
-    "inverse_norms-bf16",
+    "prepare-bf16",
+    "contrastive_join",
     "project-bf16",
     "score-fp32-r8-w8",
     "weights-default-d7-w8",

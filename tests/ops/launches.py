@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -49,7 +50,7 @@ class Launches(TorchDispatchMode):
 @contextmanager
 def kernels_counted(monkeypatch: Any) -> Iterator[Counter[str]]:
     """Inside, the Triton backend is on, and a kernel that would be launched is counted instead."""
-    from fairloss.ops import contrastive_triton, dice_sums_triton, nll_triton, segments_triton
+    from fairloss.ops import contrastive_rows_triton, contrastive_triton, dice_sums_triton, nll_triton, segments_triton
 
     count: Counter[str] = Counter()
 
@@ -62,7 +63,7 @@ def kernels_counted(monkeypatch: Any) -> Iterator[Counter[str]]:
             assert all(0 < size < limit for size, limit in zip(grid, limits, strict=False)), (self.name, grid)
             return lambda *args, **options: count.update([self.name])
 
-    for module in (contrastive_triton, dice_sums_triton, nll_triton, segments_triton):
+    for module in (contrastive_rows_triton, contrastive_triton, dice_sums_triton, nll_triton, segments_triton):
         for name in [n for n in vars(module) if n.endswith("_kernel")]:
             monkeypatch.setattr(module, name, Counting(name))
     monkeypatch.setattr(dispatch, "_obstacle", lambda device: None)
@@ -70,8 +71,22 @@ def kernels_counted(monkeypatch: Any) -> Iterator[Counter[str]]:
         yield count
 
 
+def on_meta(module: torch.nn.Module) -> torch.nn.Module:
+    """``module`` without values; by themselves its constants and its state stay where they have some."""
+    module.to("meta")
+    for part in module.modules():
+        for name in getattr(part, "_followers", ()):
+            setattr(part, name, getattr(part, name).to("meta"))
+    return module
+
+
+def no_autocast(*_: Any, **__: Any) -> Any:
+    """In place of ``torch.autocast``, which knows no meta tensors."""
+    return nullcontext()
+
+
 def count_step(step: Callable[[], torch.Tensor]) -> Counter[str]:
     """Launches of a forward and backward pass."""
-    with Launches() as launches:
+    with Launches() as launches, patch("torch.autocast", no_autocast):
         step().backward()
     return launches.count

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fairloss import FEBSLoss
-from fairloss.functional import sample_likelihood
+from fairloss import EmbeddingQueue, FEBSLoss
+from fairloss.functional import cross_group_contrastive, sample_likelihood
 from fairloss.ops.segments import segment_totals
-from tests.ops.launches import Launches, count_step, kernels_counted
+from tests.ops.launches import Launches, count_step, kernels_counted, on_meta
 from tests.ops.test_kernels import needs_triton
 
 
@@ -22,7 +22,7 @@ def febs(shape):
     logits = torch.empty(shape, device="meta", requires_grad=True)
     target = torch.empty(shape[0], *shape[2:], dtype=torch.int64, device="meta")
     groups = torch.empty(shape[0], dtype=torch.int64, device="meta")
-    criterion = FEBSLoss(3, num_classes=shape[1]).to("meta")
+    criterion = FEBSLoss(3, num_classes=shape[1])
     return lambda: criterion(logits, target, groups)
 
 
@@ -58,6 +58,19 @@ def test_segmentation_with_the_kernel(shape, monkeypatch):
         count = count_step(febs(shape))
     assert kernels["dice_forward_kernel"] == kernels["dice_backward_kernel"] == 1
     assert sum(count.values()) + sum(kernels.values()) <= 60, count
+
+
+@needs_triton
+@pytest.mark.parametrize(("n", "held", "most"), [(512, 0, 20), (16_384, 0, 20), (512, 4096, 40)])
+def test_the_contrastive_loss_prepares_its_rows_once(n, held, most, monkeypatch):
+    rows = torch.empty(n, 64, dtype=torch.bfloat16, device="meta", requires_grad=True)
+    labels = torch.empty(n, dtype=torch.int64, device="meta")
+    queue = on_meta(EmbeddingQueue(held, dim=64)).eval() if held else None
+    with kernels_counted(monkeypatch) as kernels:
+        count = count_step(lambda: cross_group_contrastive(rows, labels, labels, memory=queue))
+    expected = {"prepare_kernel": 2 if held else 1, "walk_kernel": 2, "join_kernel": 1, "backward_kernel": 2}
+    assert kernels == {**expected, "project_kernel": 1}
+    assert sum(count.values()) + sum(kernels.values()) <= most, count
 
 
 @needs_triton
