@@ -12,7 +12,18 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PICTURES = ROOT / "benchmarks" / "results", ROOT / "docs" / "img"
-NAMES = ("fis", "contrastive", "moments", "parity", "febs", "cross_entropy", "grpo", "metrics", "gap_intervals")
+NAMES = (
+    "fis",
+    "contrastive",
+    "moments",
+    "parity",
+    "febs",
+    "cross_entropy",
+    "grpo",
+    "metrics",
+    "gap_intervals",
+    "operations",
+)
 ALIKE = 1.05
 """Two times closer than this are called alike."""
 
@@ -232,7 +243,26 @@ def _intervals(extras: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-EXTRAS = {"grpo": _grpo, "contrastive": _contrastive, "gap_intervals": _intervals}
+def _operations(extras: dict[str, Any]) -> str:
+    n, classes = extras["size"]
+    lines = [
+        "## Operations on a small batch",
+        "",
+        f"Logits ({n}, {classes}), {extras['groups']} groups: operations that PyTorch dispatches, forward + backward, without "
+        "views, detachments and reads of a number. On a small batch a step costs by their number.",
+        "",
+        "| criterion | now | in 0.1.0 |",
+        "| --- | --- | --- |",
+    ]
+    for name, (forward, backward) in extras["counts"].items():
+        before = extras["before"].get(name)
+        then = f"{before[0]} + {before[1]} = {sum(before)}" if before else ""
+        criterion, comma, what = name.partition(",")
+        lines.append(f"| `{criterion}`{comma}{what} | {forward} + {backward} = {forward + backward} | {then} |")
+    return "\n".join(lines)
+
+
+EXTRAS = {"grpo": _grpo, "contrastive": _contrastive, "gap_intervals": _intervals, "operations": _operations}
 
 
 def _size(size: dict[str, Any]) -> str:

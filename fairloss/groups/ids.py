@@ -66,6 +66,16 @@ class GroupIds(NamedTuple):
         """The ids of all ranks, in rank order."""
         return GroupIds(gather_rows(self.ids, process_group), self.sizes)
 
+    def rows(self, valid: Tensor | None = None) -> Tensor:
+        """(N * K,) rows of a table whose first one is that of the unknown; of samples that are not ``valid``, too."""
+        if len(self.sizes) == 1:
+            rows = self.ids.squeeze(1) + 1
+            return rows if valid is None else rows * valid
+        starts = [sum(self.sizes[:k]) for k in range(len(self.sizes))]
+        ids = self.ids if valid is None else self.known(valid).ids
+        columns = zip(ids.unbind(1), starts, strict=True)
+        return torch.stack([(c + start + 1).masked_fill(c < 0, 0) for c, start in columns], 1).reshape(-1)
+
     def slots(self) -> Tensor:
         """(N * K,) rows of a table by group; unknown ids go to one row past the end."""
         total = sum(self.sizes)
@@ -93,7 +103,10 @@ class GroupIds(NamedTuple):
 
     def totals(self, values: Tensor, process_group: ProcessGroup | None = None) -> tuple[Tensor, Tensor]:
         """Sums, (G, ...), and counts, (G,) in their dtype and without gradient, over all ranks of ``process_group``."""
-        sums, counts = segments.segment_totals(self.per_attribute(values), self.slots(), sum(self.sizes))
+        if values.ndim == 1:
+            sums, counts = segments.row_totals(self.per_attribute(values), self.rows(), sum(self.sizes))
+        else:
+            sums, counts = segments.segment_totals(self.per_attribute(values), self.slots(), sum(self.sizes))
         if process_group is not None:
             sums, counts = all_reduce_sums([sums, counts], process_group)
         return sums, counts.detach()

@@ -51,7 +51,7 @@ LOSSES = (
         optimizes="cross-entropy (optionally weighted) + `gap_weight` x gap",
         costs="as `MaxAccGapLoss`",
         unknown=("yes", "is in the task term with weight 1, and in no group's accuracy"),
-        attributes="yes, without `group_counts`",
+        attributes="yes",
         memory="`memory=GroupMemory(...)`: which group is best, which worst",
     ),
     Loss(

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from fairloss.core import checks
 from fairloss.core.checks import expected
-from fairloss.core.distributed import ProcessGroup, all_reduce_sums
+from fairloss.core.distributed import ProcessGroup, all_reduce_sum
 from fairloss.core.options import option_names, options_of
 from fairloss.core.state import ConstantsModule
 from fairloss.core.tensor_checks import floating
-from fairloss.groups.ids import check_group_counts, check_groups, single_attribute
+from fairloss.groups.ids import GroupTable, check_group_counts, check_groups
 from fairloss.groups.memory import GroupMemory, check_memory
 from fairloss.losses.gaps import Direction, check_gap_options, gap_of_values
 from fairloss.losses.inverse_frequency_weighting import inverse_frequency_weights
@@ -48,7 +48,7 @@ def _terms(
     *,
     num_groups: tuple[int, ...],
     gap_weight: float,
-    group_weights: Tensor | None,
+    weight_tables: dict[torch.dtype, Tensor] | None,
     weight: Tensor | None,
     pos_weight: Tensor | None,
     label_smoothing: float,
@@ -79,34 +79,46 @@ def _terms(
         with_prob=gap_weight > 0,
     )
     losses = rows.losses.reshape(target.shape) if kind in ("tokens", "multilabel") else rows.losses
-    if group_weights is not None:
-        of_sample = ids.lookup(group_weights.to(losses), unknown=1.0)
-        losses = losses * (of_sample.unsqueeze(1) if losses.ndim > 1 else of_sample)
     if reduction == "none":
+        if weight_tables is not None:
+            of_sample = weight_tables[losses.dtype][ids.rows()].reshape(ids.ids.shape).mean(1)
+            losses = losses * of_sample.reshape(-1, *[1] * (losses.ndim - 1))
         each = losses.reshape(input.shape if kind == "binary" else shape if kind == "tokens" else losses.shape)
         return CrossEntropyParts(each, each, losses.new_zeros(()))
-    total, norm = losses.sum(), rows.norm.sum(dtype=losses.dtype)
-    if process_group is not None:
-        total, norm = all_reduce_sums([total, norm], process_group)
-    # Nothing to learn from (an empty batch, all targets ignored): 0, connected to the graph.
-    mean = total / norm.clamp(min=torch.finfo(norm.dtype).tiny) if reduction == "mean" else total
-    if gap_weight == 0:
-        return CrossEntropyParts(mean, mean, torch.zeros_like(mean))
-    likelihood = likelihood_of(rows, kind, target.shape, token_reduction)
+    likelihood = likelihood_of(rows, kind, target.shape, token_reduction) if gap_weight > 0 else None
+    # The loss of a sample that is not valid is 0, whatever its row.
+    row = ids.rows(None if likelihood is None else likelihood.valid)
+    # Nothing to learn from (an empty batch, all targets ignored): 0, connected to the graph. The bound's inverse is finite.
+    norm = all_reduce_sum(rows.norm.sum(dtype=losses.dtype), process_group)
+    norm = norm.clamp(min=1e6 * torch.finfo(losses.dtype).tiny)
+    if weight_tables is None:
+        total = losses.sum() / norm if reduction == "mean" else losses.sum()
+    else:
+        # Divided by the norm before the lookup, which is a division less in backward.
+        table = weight_tables[losses.dtype]
+        of_sample = (table / norm if reduction == "mean" else table)[row]
+        if len(num_groups) > 1:
+            of_sample = of_sample.reshape(-1, len(num_groups)).mean(1)
+        total = torch.dot(of_sample, losses if losses.ndim == 1 else losses.sum(1))
+    task_term = all_reduce_sum(total, process_group)
+    if likelihood is None:
+        return CrossEntropyParts(task_term, task_term, torch.zeros_like(task_term))
     gap = gap_of_values(
         likelihood.prob,
-        ids.known(likelihood.valid),
+        ids,
+        valid=likelihood.valid,
+        rows=row,
         smoothing=smoothing,
         direction=direction,
         memory=memory,
         attribute_reduction="mean",
         process_group=process_group,
     )
-    return CrossEntropyParts(mean + gap_weight * gap, mean, gap)
+    return CrossEntropyParts(torch.add(task_term, gap, alpha=gap_weight), task_term, gap)
 
 
 def _check_options(
-    num_groups: int | Sequence[int], gap_weight: float, group_counts: Sequence[float] | Tensor | None, max_weight: float,
+    num_groups: int | Sequence[int], gap_weight: float, group_counts: GroupTable | None, max_weight: float,
     label_smoothing: float, ignore_index: int, reduction: str, memory: GroupMemory | None, smoothing: float | None,
     direction: str, task: str, token_reduction: str, process_group: ProcessGroup | None,
 ) -> tuple[tuple[int, ...], Tensor | None]:  # fmt: skip
@@ -125,8 +137,8 @@ def _check_options(
     checks.number("max_weight", max_weight, minimum=1)
     if group_counts is None:
         return sizes, None
-    (counts,) = check_group_counts(group_counts, single_attribute(sizes, "group_counts"))
-    return sizes, inverse_frequency_weights(counts, max_weight=max_weight)
+    counts = check_group_counts(group_counts, sizes)
+    return sizes, torch.cat([inverse_frequency_weights(part, max_weight=max_weight) for part in counts])
 
 
 class FairCrossEntropyLoss(ConstantsModule):
@@ -144,9 +156,10 @@ class FairCrossEntropyLoss(ConstantsModule):
     | > 0            | given            | Hybrid, eq 9     |
 
     Args:
-        num_groups: number of groups; a tuple for several attributes (gap term only).
+        num_groups: number of groups; a tuple for several attributes, whose gaps and weights are averaged.
         gap_weight: lambda >= 0.
-        group_counts: training-set counts per group, (G,), for the weights v; ``None``: all 1.
+        group_counts: training-set counts per group, (G,), for the weights v; for several attributes one list each; ``None``:
+            all 1.
         max_weight: cap on N / N_g, >= 1.
         weight: class weights, (C,), (V,) or one per label; as in torch the mean divides by their sum (multiclass, tokens).
         pos_weight: weight of the positives, binary and multilabel.
@@ -188,9 +201,10 @@ class FairCrossEntropyLoss(ConstantsModule):
         Gu et al., *Fairness-Aware Fine-Tuning of Vision-Language Models for Medical Glaucoma Diagnosis*, eqs 3-9.
     """
 
-    group_weights: Tensor | None
     weight: Tensor | None
     pos_weight: Tensor | None
+    _wide: Tensor | None
+    _narrow: Tensor | None
     _OPTIONS = option_names(_terms)
 
     def __init__(
@@ -198,7 +212,7 @@ class FairCrossEntropyLoss(ConstantsModule):
         num_groups: int | Sequence[int],
         *,
         gap_weight: float = 0.0,
-        group_counts: Sequence[float] | Tensor | None = None,
+        group_counts: GroupTable | None = None,
         max_weight: float = 10.0,
         weight: Tensor | None = None,
         pos_weight: Tensor | None = None,
@@ -224,7 +238,22 @@ class FairCrossEntropyLoss(ConstantsModule):
             if table is not None and not bool(torch.isfinite(floating(name, table)).all() and (table >= 0).all()):
                 raise ValueError(expected(name, "finite weights >= 0", table.tolist()))
             self.register_constant(name, table)
-        self.register_constant("group_weights", group_weights)
+        # One of each dtype of the losses: a conversion per step costs as much as the lookup.
+        wide = None if group_weights is None else torch.nn.functional.pad(group_weights, (1, 0), value=1.0)
+        self.register_constant("_wide", wide)
+        self.register_constant("_narrow", None if wide is None else wide.to(torch.float32))
+
+    @property
+    def weight_tables(self) -> dict[torch.dtype, Tensor] | None:
+        """The weights by group after that of the unknown, 1, in each dtype of the losses."""
+        if self._wide is None or self._narrow is None:
+            return None
+        return {torch.float64: self._wide, torch.float32: self._narrow}
+
+    @property
+    def group_weights(self) -> Tensor | None:
+        """The weights v by group, (G,) float64; those of several attributes one after the other."""
+        return None if self._wide is None else self._wide[1:]
 
     def forward(
         self, input: Tensor, target: Tensor, groups: Tensor, *, return_parts: bool = False
@@ -244,7 +273,7 @@ def fair_cross_entropy(
     *,
     num_groups: int | Sequence[int],
     gap_weight: float = 0.0,
-    group_counts: Sequence[float] | Tensor | None = None,
+    group_counts: GroupTable | None = None,
     max_weight: float = 10.0,
     weight: Tensor | None = None,
     pos_weight: Tensor | None = None,
@@ -278,8 +307,12 @@ def fair_cross_entropy(
     for name, table in (("weight", weight), ("pos_weight", pos_weight)):
         if table is not None:
             floating(name, table)
+    tables = None
+    if group_weights is not None:
+        table = torch.nn.functional.pad(group_weights, (1, 0), value=1.0).to(input.device)
+        tables = {dtype: table.to(dtype) for dtype in (torch.float64, torch.float32)}
     parts = _terms(
-        input, target, groups, num_groups=sizes, gap_weight=gap_weight, group_weights=group_weights, weight=weight,
+        input, target, groups, num_groups=sizes, gap_weight=gap_weight, weight_tables=tables, weight=weight,
         pos_weight=pos_weight, label_smoothing=label_smoothing, ignore_index=ignore_index, reduction=reduction,
         memory=memory, smoothing=smoothing, direction=direction, task=task, token_reduction=token_reduction,
         process_group=process_group,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fairloss.core import checks
 from fairloss.core.checks import expected
-from fairloss.core.distributed import ProcessGroup, check_process_group
+from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.tensor_checks import per_sample
 from fairloss.groups.ids import (
@@ -22,6 +22,7 @@ from fairloss.groups.ids import (
     reduce_attributes,
 )
 from fairloss.groups.memory import GroupMemory, check_memory
+from fairloss.ops import segments
 
 __all__ = ["Direction", "check_gap_options", "gap_of_means", "gap_of_values", "group_gap", "means_with_memory"]
 
@@ -86,17 +87,19 @@ def _gap(m: Tensor, absent: Tensor, smoothing: float | None, direction: Directio
 def _hard_gap(m: Tensor, absent: Tensor, direction: Direction) -> Tensor:
     """The same; groups that tie share the gradient. Its slope is spelled out, which takes a third of autograd's steps."""
     fixed = m.detach()
-    high, low = fixed.masked_fill(absent, -torch.inf), fixed.masked_fill(absent, torch.inf)
-    top, bottom = high.amax(0), low.amin(0)
-    # Where no group is present the infinities tie: a slope that meets no sample.
-    worst = (low == bottom).to(m.dtype)
-    slope = -worst / worst.sum(0)
-    if direction == "both":
-        best = (high == top).to(m.dtype)
-        slope = best / best.sum(0) + slope
-    else:
-        slope = slope * (top > bottom)  # no group is worse than itself
-    return (top - bottom).clamp(min=0) + (slope * (m - fixed)).sum(0)  # plus an exact 0 that carries the gradient
+    top, shares = _ends(torch.stack([fixed, -fixed]).masked_fill(absent, -torch.inf))
+    gap, (best, worst) = top.sum(0).clamp(min=0), shares.unbind(0)
+    # Under "raise" no group is worse than itself.
+    slope = best - worst if direction == "both" else torch.where(gap > 0, -worst, 0.0)
+    return gap + (slope * (m - fixed)).sum(0)  # plus an exact 0 that carries the gradient
+
+
+def _ends(m: Tensor) -> tuple[Tensor, Tensor]:
+    """Of means and minus the means, (2, G, ...), minus infinity where absent: the largest, and the groups' shares in it."""
+    top = m.amax(1, keepdim=True)
+    # Where no group is present the infinities tie: shares that meet no sample.
+    ties = m == top
+    return top.squeeze(1), ties / ties.sum(1, keepdim=True, dtype=m.dtype)
 
 
 def gap_of_values(
@@ -109,13 +112,35 @@ def gap_of_values(
     attribute_reduction: AttributeReduction,
     process_group: ProcessGroup | None,
     higher_is_better: bool = True,
+    valid: Tensor | None = None,
+    rows: Tensor | None = None,
 ) -> Tensor:
-    """:func:`group_gap` of arguments already checked, with (N,) values in the dtype of the statistics."""
-    sums, counts = ids.totals(values, process_group)
+    """:func:`group_gap` of arguments already checked, with (N,) values in the dtype of the statistics.
+
+    ``valid``, (N,) bool, leaves out samples; ``rows`` are ``ids.rows(valid)``, given where the values left out are finite.
+    """
+    if rows is None:
+        rows = ids.rows(valid)
+        if len(ids.sizes) == 1:
+            values = values.masked_fill(rows == 0, 0.0)  # 0 times infinity would be no 0
+    alone = memory is None and process_group is None and len(ids.sizes) == 1
+    hard = alone and smoothing is None and direction == "both"
+    each = values.detach() if hard else ids.per_attribute(values)
+    totals = segments.row_totals(each, rows, sum(ids.sizes), valid if len(ids.sizes) == 1 else None)
+    sums, counts = all_reduce_sums(totals, process_group)
+    counts = counts.detach()
+    if hard:
+        # The gap is linear in the values once its groups are known: backward then passes no sum by group.
+        means = sums / counts  # NaN where absent, and there alone: a NaN among the values reaches the gap through them
+        ends = torch.stack([means, -means]).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        best, worst = _ends(ends)[1].unbind(0)
+        by_group = torch.nn.functional.pad((best - worst) / counts, (1, 0))
+        return torch.dot(by_group[rows], values)
     if memory is None:
         means, absent = sums / counts.clamp(min=1), counts == 0
     else:
-        means, absent = means_with_memory(values, ids, sums, counts, memory, process_group)
+        known = ids if valid is None else ids.known(valid)
+        means, absent = means_with_memory(values, known, sums, counts, memory, process_group)
     return gap_of_means(
         means if higher_is_better else -means, absent, ids.sizes,
         smoothing=smoothing, direction=direction, attribute_reduction=attribute_reduction,

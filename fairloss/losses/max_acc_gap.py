@@ -57,7 +57,8 @@ def max_acc_gap(
     likelihood = likelihood_of(rows, kind, target.shape, token_reduction)
     return gap_of_values(
         likelihood.prob,
-        ids.known(likelihood.valid),
+        ids,
+        valid=likelihood.valid,
         smoothing=smoothing,
         direction=direction,
         memory=memory,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fairloss.ops.dispatch import use_triton
 
-__all__ = ["MAX_GROUPS", "segment_sums", "segment_totals"]
+__all__ = ["MAX_GROUPS", "row_totals", "segment_sums", "segment_totals"]
 
 MAX_GROUPS = 1024
 """Groups that the Triton kernel takes."""
@@ -28,6 +28,18 @@ def segment_totals(values: Tensor, slots: Tensor, groups: int) -> tuple[Tensor, 
         return sums.reshape(groups, *values.shape[1:]), counts.detach()
     ones = torch.ones_like(slots, dtype=values.dtype)
     return _index_add(values, slots, groups), _index_add(ones, slots, groups)
+
+
+def row_totals(values: Tensor, rows: Tensor, groups: int, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Sums and counts (G,) of (N,) values by their rows in 0 .. G, of which 0 is no group, in as few operations as there are.
+
+    ``present``, (N,) bool, is False for values whose row is 0, and may be for no others; it is for the count alone.
+    """
+    if _on_kernel(values, groups):
+        return segment_totals(values, rows - 1, groups)
+    present = values.new_ones(values.shape) if present is None else present
+    totals = values.new_zeros((2, groups + 1)).index_add(1, rows, torch.stack([values, present]))
+    return totals[0, 1:], totals[1, 1:].detach()
 
 
 def _index_add(values: Tensor, slots: Tensor, groups: int) -> Tensor:

@@ -66,7 +66,7 @@ def test_the_limit_is_named(make, error, named):
         (lambda: fairloss.FairCrossEntropyLoss(2, gap_weight=-1.0), None, "gap_weight: .*-1.0"),
         (lambda: fairloss.FairCrossEntropyLoss(2, gap_weight=1.0, reduction="none"), None, "reduction"),
         (lambda: fairloss.FairCrossEntropyLoss(2, group_counts=[1, 2, 3]), None, r"group_counts: .*\b3\b"),
-        (lambda: fairloss.FairCrossEntropyLoss((2, 2), group_counts=[1, 2]), None, "intersect_groups"),
+        (lambda: fairloss.FairCrossEntropyLoss((2, 2), group_counts=[1, 2]), None, "one list per attribute"),
         (lambda: fairloss.FairCrossEntropyLoss(2, label_smoothing=1.5), None, "label_smoothing"),
         (lambda: fairloss.FairCrossEntropyLoss(2, max_weight=0.5), None, "max_weight"),
         (lambda: fairloss.InverseFrequencyWeighting([1, float("inf")]), None, "group_counts"),

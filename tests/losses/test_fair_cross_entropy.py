@@ -142,3 +142,31 @@ def test_tokens_are_reduced_as_torch_does(length, reduction, generator):
     expected = each if reduction == "none" else each.sum() / (max(1, 3 * (length - 1)) if reduction == "mean" else 1)
     found = ff.fair_cross_entropy(logits, target, groups, num_groups=2, group_counts=[6, 1], reduction=reduction)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_weights_of_several_attributes_are_averaged(reduction, generator):
+    x = torch.randn(8, 3, generator=generator, dtype=torch.float64)
+    y = torch.tensor([0, 1, 2, -100, 0, 1, 2, 0])
+    groups = torch.stack([torch.randint(-1, g, (8,), generator=generator) for g in (3, 2)], 1)
+    counts = ([80, 12, 8], [60, 40])
+    found = ff.fair_cross_entropy(x, y, groups, num_groups=(3, 2), group_counts=counts, reduction=reduction)
+    each = [
+        ff.fair_cross_entropy(x, y, ids, num_groups=g, group_counts=c, reduction=reduction)
+        for ids, g, c in zip(groups.T, (3, 2), counts, strict=True)
+    ]
+    torch.testing.assert_close(found, sum(each) / 2)
+
+
+def test_a_memory_of_several_attributes(generator):
+    x, y = torch.randn(8, 3, generator=generator), torch.randint(0, 3, (8,), generator=generator)
+    groups = torch.stack([torch.randint(-1, g, (8,), generator=generator) for g in (3, 2)], 1)
+    values = torch.rand(8, generator=generator)
+    both, alone = fairloss.GroupMemory((3, 2), capacity=4), [fairloss.GroupMemory(g, capacity=4) for g in (3, 2)]
+    both.push(values, groups)
+    gap = ff.fair_cross_entropy(x, y, groups, num_groups=(3, 2), gap_weight=1.0, memory=both, return_parts=True).gap
+    each = []
+    for memory, ids, g in zip(alone, groups.T, (3, 2), strict=True):
+        memory.push(values, ids)
+        each.append(ff.max_acc_gap(x, y, ids, num_groups=g, memory=memory))
+    torch.testing.assert_close(gap, sum(each) / 2)
