@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -166,7 +167,7 @@ class Bands:
         self.moved = [  # (2, K) rows changed among positives, negatives
             np.stack([np.abs(p.tp - p.tp[c]), np.abs(p.fp - p.fp[c])]) for p, c in zip(points, common, strict=True)
         ]
-        self._maxima: dict[tuple[float, float], list[_RangeMaximum]] = {}
+        self._maxima: dict[tuple[float, float, float], list[_RangeMaximum]] = {}
 
     def _windows(self, width: float) -> tuple[Ints, Ints]:
         """(G, B) ranges of each group's ordered points inside each band."""
@@ -183,15 +184,15 @@ class Bands:
             highs.append(high)
         return np.stack(lows), np.stack(highs)
 
-    def _best(self, a: float, b: float, windows: tuple[Ints, Ints]) -> tuple[Ints, Floats]:
-        """(G, B) the points that maximize a TP - b FP in each band, and (B,) what the sum is; -inf where a group has none."""
-        if (a, b) not in self._maxima:
-            self._maxima[a, b] = [
-                _RangeMaximum(np.where(ok, a * p.tp - b * p.fp - 1e-13 * m.sum(axis=0), -np.inf)[o])
+    def _best(self, a: float, b: float, windows: tuple[Ints, Ints], c: float = 1e-13) -> tuple[Ints, Floats]:
+        """(G, B) the points that maximize a TP - b FP - c (rows changed), and (B,) the sums; -inf where a group has none."""
+        if (a, b, c) not in self._maxima:
+            self._maxima[a, b, c] = [
+                _RangeMaximum(np.where(ok, a * p.tp - b * p.fp - c * m.sum(axis=0), -np.inf)[o])
                 for p, m, ok, o in zip(self.points, self.moved, self.allowed, self.order, strict=True)
             ]
         chosen, total = [], np.zeros(len(self.starts))
-        for maximum, order, low, high in zip(self._maxima[a, b], self.order, *windows, strict=True):
+        for maximum, order, low, high in zip(self._maxima[a, b, c], self.order, *windows, strict=True):
             place = maximum(low, high)
             total = total + np.where(high > low, maximum.value[place], -np.inf)
             chosen.append(order[place])
@@ -259,11 +260,14 @@ class Bands:
         margin = np.full(len(self.starts), np.inf)
         best: tuple[float, Ints] | None = None
         n = self.positives + self.negatives
-        for share in np.linspace(0.0, 1.0, 9):
+        # Rows changed cost something where standard errors count, which grow with them.
+        costs = (1e-13,) if budget.standard_errors == 0 else (1e-13, 0.03 / n, 0.1 / n, 0.3 / n)
+        for share, cost in product(np.linspace(0.0, 1.0, 9), costs):
             # Any weighted mean of the two differences must stay within the budget, or one of them does not.
             a, b = (share / n + (1 - share) / (2 * of) for of in (self.positives, self.negatives))
-            chosen, total = self._best(float(a), float(b), windows)
-            margin = np.minimum(margin, total - (a * base[0] - b * base[1]) + budget.allowed)
+            chosen, total = self._best(float(a), float(b), windows, cost)
+            if cost == costs[0]:
+                margin = np.minimum(margin, total - (a * base[0] - b * base[1]) + budget.allowed)
             totals = self.totals(chosen)
             value = np.where(kept(totals) & np.isfinite(total), totals[0] - totals[1], -np.inf)
             at = int(np.argmax(value))
@@ -271,6 +275,8 @@ class Bands:
                 best = float(value[at]), chosen[:, at]
         if best is not None:
             return best[1], True
+        if budget.standard_errors:
+            return None, False
         left = np.flatnonzero(margin >= -1e-9)
         left = left[np.argsort(-margin[left])]
         for band in left[:_MOST_MERGES]:

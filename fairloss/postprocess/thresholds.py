@@ -163,7 +163,7 @@ class GroupThresholds:
 
         Note:
             ``close`` with ``standard_errors=0``, and ``maximize`` under the gap of one rate, find the best there is
-            (:attr:`exact`); elsewhere they find the best over fronts of (TP, FP), and :attr:`exact` is False.
+            (:attr:`exact`). With standard errors, and under two gaps, a search over weighted sums finds good ones.
 
         Example:
             >>> rng = np.random.default_rng(0)
