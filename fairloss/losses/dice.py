@@ -1,85 +1,117 @@
 """Soft Dice of samples and of groups, so that segmentation meets every loss on per-sample values.
 
-Dice_c = (2 sum p t + smooth_nr) / (sum p^2 + sum t^2 + smooth_dr) with p the softmax over classes (V-Net's squared
-denominators, MONAI's names and defaults). :func:`sample_dice_loss` pools pixels of a sample, (B,) values for FISLoss,
-GroupDROLoss, LossVarianceLoss or group_gap; :func:`group_dice_loss` pools the pixels of a whole group, which is steadier where
-a structure is small.
+Dice_c = (2 sum p t + smooth_nr) / (sum p^2 + sum t^2 + smooth_dr), with p the softmax over classes or the sigmoid of each
+channel; ``squared_pred=False``, MONAI's default, has sum p + sum t below the line. Names are MONAI's; the squared
+denominator is that of V-Net (Milletari et al. 2016, https://arxiv.org/abs/1606.04797). :func:`sample_dice_loss` pools the
+pixels of a sample, (B,) values for FISLoss, GroupDROLoss, LossVarianceLoss or group_gap; :func:`group_dice_loss` pools the
+pixels of a whole group, which is steadier where a structure is small.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fairloss.core import checks
 from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, check_process_group
-from fairloss.core.tensor_checks import between, floating, real, same_device
+from fairloss.core.tensor_checks import all_inside, between, floating, real, same_device
 from fairloss.groups.ids import check_groups, single_attribute
 from fairloss.losses.tasks import check_fractions
 from fairloss.ops.dice_sums import dice_sums
 
 __all__ = [
+    "Activation",
     "Overlap",
     "check_class_ids",
+    "check_class_weights",
     "check_smoothing",
     "dice_loss_of_sums",
     "group_dice_loss",
+    "over_outputs",
     "overlap",
     "sample_dice_loss",
 ]
+
+
+Activation = Literal["softmax", "sigmoid"]
 
 
 class Overlap(NamedTuple):
     """What a soft Dice loss needs of a batch.
 
     Attributes:
-        sums: (B, 3, C) sums over pixels of p t, p^2 and t^2; gradient flows to the logits.
+        sums: (B, 3, C) sums over pixels of p t, p^2 and t^2 (p and t, not squared); gradient flows to the logits.
         nll: (B,) sums over pixels of the cross-entropy; zeros where it was not asked for.
-        pixels: number of pixels per sample.
+        pixels: (B,) how many of them: pixels that are not ignored, with the sigmoid times channels.
     """
 
     sums: Tensor
     nll: Tensor
-    pixels: int
+    pixels: Tensor
 
 
-def overlap(input: Tensor, target: Tensor, *, num_classes: int | None = None, with_nll: bool = False) -> Overlap:
-    """Per-sample sums of (B, C, *spatial) logits; see :class:`Overlap`.
-
-    Args:
-        input: (B, C, *spatial) logits, C >= 2, any floating dtype, computed in float32 at least.
-        target: class ids (B, *spatial) or (B, 1, *spatial), or one-hot or probabilities (B, C, *spatial).
-        num_classes: C, if it is to be checked.
-        with_nll: also sum the cross-entropy.
-
-    Raises:
-        TypeError, ValueError: naming the argument; an id out of range.
-    """
+def overlap(
+    input: Tensor,
+    target: Tensor,
+    *,
+    num_classes: int | None = None,
+    with_nll: bool = False,
+    activation: Activation = "softmax",
+    squared_pred: bool = True,
+    ignore_index: int | None = None,
+) -> Overlap:
+    """Per-sample sums of (B, C, *spatial) logits; see :class:`Overlap` and :func:`sample_dice_loss`."""
+    checks.choice("activation", activation, get_args(Activation))
+    checks.flag("squared_pred", squared_pred)
     floating("input", input, "(B, C, *spatial)")
-    if input.ndim < 3 or input.shape[1] < 2 or (num_classes is not None and input.shape[1] != num_classes):
-        wanted = "C >= 2" if num_classes is None else f"C = {num_classes}"
-        cure = "torch.cat([torch.zeros_like(z), z], 1) makes two classes of one logit" * (input.shape[1:2] == (1,))
-        raise ValueError(expected("input", f"shape (B, C, *spatial) with {wanted}", tuple(input.shape), cure))
     real("target", target, "a tensor of class ids or probabilities")
+    if (
+        type(input) is not Tensor or type(target) is not Tensor
+    ):  # MONAI's MetaTensor overrides methods that the ops call
+        input, target = input.as_subclass(Tensor), target.as_subclass(Tensor)
+    sigmoid = activation == "sigmoid"
+    least = 1 if sigmoid else 2
+    if input.ndim < 3 or input.shape[1] < least or (num_classes is not None and input.shape[1] != num_classes):
+        wanted = f"C >= {least}" if num_classes is None else f"C = {num_classes}"
+        cure = "activation='sigmoid' takes one channel" * (input.shape[1:2] == (1,) and not sigmoid)
+        raise ValueError(expected("input", f"shape (B, C, *spatial) with {wanted}", tuple(input.shape), cure))
     same_device("target", target, "input", input)
-    n, classes, *pixels = input.shape
     x = input.flatten(2)
+    n, classes, pixels = x.shape
+    ignored: Tensor | None = None
     if target.shape == input.shape:
-        check_fractions(target)  # a mask of 0 and 255 would train on nonsense
         t = target.flatten(2)
+        if ignore_index is not None:
+            ignored = (t == ignore_index).all(1)
+            t = t.masked_fill(ignored.unsqueeze(1), 0)
+        check_fractions(t)  # a mask of 0 and 255 would train on nonsense
         t = t if t.dtype.is_floating_point else t.to(torch.float32)
-    elif tuple(target.shape) in ((n, *pixels), (n, 1, *pixels)) and not target.dtype.is_floating_point:
-        t = target.reshape(n, x.shape[2]).to(torch.int64)
+        if not sigmoid:
+            whole = t.sum(1)
+            whole = whole if ignored is None else whole.masked_fill(ignored, 1.0)
+            cure = "overlapping masks take activation='sigmoid'; a pixel to leave out is ignore_index in every channel"
+            all_inside("target", whole, (whole - 1).abs() <= 1e-2, "channels that sum to 1 at every pixel", cure)
+    elif tuple(target.shape) in ((n, *input.shape[2:]), (n, 1, *input.shape[2:])) and classes >= 2:
+        t = target.reshape(n, pixels)
+        if t.dtype.is_floating_point:
+            all_inside("target", t, t == t.round(), "whole class ids", "a float mask is read as ids")
+        t = t.to(torch.int64)
+        if ignore_index is not None:
+            ignored = t == ignore_index
+            t = t.masked_fill(ignored, 0)
         check_class_ids(t, classes)
     else:
-        wanted = "integer ids (B, *spatial) or (B, 1, *spatial), or one-hot (B, C, *spatial)"
+        wanted = "ids (B, *spatial) or (B, 1, *spatial), or one-hot (B, C, *spatial)"
         given = f"{tuple(target.shape)} ({target.dtype})"
         raise ValueError(expected("target", f"{wanted}, for input {tuple(input.shape)}", given))
-    sums, nll = dice_sums(x, t, with_nll)
-    return Overlap(sums, nll, x.shape[2])
+    sums, nll = dice_sums(x, t, with_nll, sigmoid=sigmoid, squared=squared_pred, ignored=ignored)
+    counted = sums.new_full((n,), pixels) if ignored is None else (~ignored).sum(1).to(sums.dtype)
+    return Overlap(sums, nll, counted * classes if sigmoid else counted)
 
 
 def check_class_ids(ids: Tensor, num_classes: int) -> None:
@@ -93,31 +125,110 @@ def check_smoothing(smooth_nr: float, smooth_dr: float) -> None:
     checks.number("smooth_dr", smooth_dr, above=0)
 
 
-def dice_loss_of_sums(sums: Tensor, *, include_background: bool, smooth_nr: float, smooth_dr: float) -> Tensor:
-    """1 - Dice per class: (..., 3, C) sums -> (..., C), without the first class if the background is left out."""
-    sums = sums if include_background else sums[..., 1:]
+def check_class_weights(class_weights: Sequence[float] | Tensor | None) -> Tensor | None:
+    """``class_weights`` as a float64 tensor of finite numbers >= 0."""
+    if class_weights is None:
+        return None
+    weights = torch.as_tensor(class_weights, dtype=torch.float64)
+    if weights.ndim != 1 or not bool((torch.isfinite(weights) & (weights >= 0)).all()):
+        raise ValueError(expected("class_weights", "one finite number >= 0 per class", weights.tolist()))
+    return weights
+
+
+def dice_loss_of_sums(
+    sums: Tensor,
+    *,
+    include_background: bool,
+    smooth_nr: float,
+    smooth_dr: float,
+    class_weights: Tensor | None = None,
+) -> Tensor:
+    """w_c (1 - Dice_c): (..., 3, C) sums -> (..., C), without the first class if the background is left out."""
+    if not include_background:
+        if sums.shape[-1] == 1:
+            raise ValueError(expected("include_background", "True for one channel", False))
+        sums = sums[..., 1:]
     inter, predicted, true = sums.unbind(-2)
-    return torch.rsub((inter + smooth_nr / 2) / (predicted + true + smooth_dr), 1, alpha=2)
+    losses = torch.rsub((inter + smooth_nr / 2) / (predicted + true + smooth_dr), 1, alpha=2)
+    if class_weights is None:
+        return losses
+    if len(class_weights) != losses.shape[-1]:
+        wanted = f"{losses.shape[-1]} numbers, one per class that takes part"
+        raise ValueError(expected("class_weights", wanted, len(class_weights)))
+    return losses * class_weights.to(losses)
+
+
+def over_outputs(
+    loss: Callable[[Tensor, Tensor], Tensor],
+    input: Tensor | Sequence[Tensor],
+    target: Tensor | Sequence[Tensor],
+    output_weights: Sequence[float] | None,
+) -> Tensor:
+    """sum_k w_k loss(input_k, target_k) / sum_k w_k of deep supervision's outputs; ``loss`` of a single one as it is.
+
+    A single target is resized to each output (nearest). Without weights w_k = 2^-k: the first output is the full resolution.
+    """
+    if isinstance(input, Tensor):
+        if output_weights is not None or not isinstance(target, Tensor):
+            raise ValueError(
+                expected("input", "a list of outputs beside output_weights or several targets", "one tensor")
+            )
+        return loss(input, target)
+    weights = [0.5**k for k in range(len(input))] if output_weights is None else list(output_weights)
+    if not len(input) or len(weights) != len(input):
+        raise ValueError(expected("output_weights", f"one per output, {len(input)}", len(weights)))
+    total = sum(checks.number("output_weights", weight, minimum=0) for weight in weights)
+    if isinstance(target, Tensor):
+        target = [_resized(target, output) for output in input]
+    if len(target) != len(input) or total == 0:
+        raise ValueError(expected("target", f"one mask for each of {len(input)} outputs, some weight > 0", len(target)))
+    terms = [weight / total * loss(x, t) for weight, x, t in zip(weights, input, target, strict=True) if weight]
+    return torch.stack(terms).sum(0)
+
+
+def _resized(target: Tensor, output: Tensor) -> Tensor:
+    """The mask at the output's spatial size, nearest neighbor."""
+    channels = target.ndim == output.ndim
+    mask = target if channels else target.unsqueeze(1)
+    if mask.shape[2:] == output.shape[2:]:
+        return target
+    mask = F.interpolate(mask.to(torch.float64), size=output.shape[2:], mode="nearest").to(target.dtype)
+    return mask if channels else mask.squeeze(1)
 
 
 def sample_dice_loss(
-    input: Tensor,
-    target: Tensor,
+    input: Tensor | Sequence[Tensor],
+    target: Tensor | Sequence[Tensor],
     *,
     dice_weight: float = 1.0,
     include_background: bool = True,
+    activation: Activation = "softmax",
+    squared_pred: bool = True,
+    ignore_index: int | None = None,
+    class_weights: Sequence[float] | Tensor | None = None,
+    output_weights: Sequence[float] | None = None,
     smooth_nr: float = 1e-5,
     smooth_dr: float = 1e-5,
 ) -> Tensor:
     """Soft Dice loss of every sample, mixed with its cross-entropy: the (B,) values that group losses take.
 
-    loss_b = w mean_c (1 - Dice_bc) + (1 - w) mean over pixels of the cross-entropy. 0 means a perfect segmentation.
+    loss_b = w mean_c v_c (1 - Dice_bc) + (1 - w) mean over pixels of the cross-entropy (with the sigmoid, over pixels and
+    channels of the binary one). 0 means a perfect segmentation.
 
     Args:
-        input: (B, C, *spatial) logits, any number of spatial dimensions.
-        target: ids (B, *spatial) or (B, 1, *spatial), or one-hot (B, C, *spatial).
+        input: (B, C, *spatial) logits, any number of spatial dimensions; C >= 2, or C >= 1 with the sigmoid. A list of outputs
+            of deep supervision, full resolution first, is averaged with ``output_weights``.
+        target: ids (B, *spatial) or (B, 1, *spatial), as integers or whole floats; or masks or probabilities
+            (B, C, *spatial), which for the softmax sum to 1 at every pixel. For a list, one for each output, or one that is
+            resized (nearest).
         dice_weight: w in [0, 1].
         include_background: whether class 0 takes part in the Dice term.
+        activation: ``"softmax"`` over classes that exclude one another, or ``"sigmoid"`` for one channel or regions that
+            overlap.
+        squared_pred: whether the denominator is squared; MONAI's default is False.
+        ignore_index: the id of pixels that count for nothing; of masks with channels, the value in every channel.
+        class_weights: v_c >= 0 of each class that takes part in the Dice term; all 1 by default (not renormalized, as MONAI's).
+        output_weights: of a list's outputs, divided by their sum; 1, 1/2, 1/4, ... by default.
         smooth_nr: added to the numerator: an empty class that is predicted empty has Dice smooth_nr / smooth_dr.
         smooth_dr: added to the denominator, > 0.
 
@@ -134,11 +245,27 @@ def sample_dice_loss(
     """
     w = checks.number("dice_weight", dice_weight, minimum=0, maximum=1)
     check_smoothing(smooth_nr, smooth_dr)
-    found = overlap(input, target, with_nll=w < 1)
-    per_class = dice_loss_of_sums(
-        found.sums, include_background=include_background, smooth_nr=smooth_nr, smooth_dr=smooth_dr
-    )
-    return w * per_class.mean(1) + (1 - w) * found.nll / max(found.pixels, 1)
+    weights = check_class_weights(class_weights)
+
+    def of_one(input: Tensor, target: Tensor) -> Tensor:
+        found = overlap(
+            input,
+            target,
+            with_nll=w < 1,
+            activation=activation,
+            squared_pred=squared_pred,
+            ignore_index=ignore_index,
+        )
+        per_class = dice_loss_of_sums(
+            found.sums,
+            include_background=include_background,
+            smooth_nr=smooth_nr,
+            smooth_dr=smooth_dr,
+            class_weights=weights,
+        )
+        return w * per_class.mean(1) + (1 - w) * found.nll / found.pixels.clamp(min=1)
+
+    return over_outputs(of_one, input, target, output_weights)
 
 
 def group_dice_loss(
@@ -148,6 +275,9 @@ def group_dice_loss(
     *,
     num_groups: int,
     include_background: bool = True,
+    activation: Activation = "softmax",
+    squared_pred: bool = True,
+    ignore_index: int | None = None,
     smooth_nr: float = 1e-5,
     smooth_dr: float = 1e-5,
     process_group: ProcessGroup | None = None,
@@ -156,10 +286,13 @@ def group_dice_loss(
 
     Args:
         input: (B, C, *spatial) logits.
-        target: ids (B, *spatial) or (B, 1, *spatial), or one-hot (B, C, *spatial).
+        target: as :func:`sample_dice_loss` takes it.
         groups: (B,) integer or bool ids, -1 = unknown.
         num_groups: G.
         include_background: whether class 0 is among the classes returned.
+        activation: ``"softmax"`` or ``"sigmoid"``.
+        squared_pred: whether the denominator is squared.
+        ignore_index: the id of pixels that count for nothing.
         smooth_nr: added to the numerator.
         smooth_dr: added to the denominator, > 0.
         process_group: pools over all its ranks' samples.
@@ -180,7 +313,7 @@ def group_dice_loss(
     size = single_attribute(num_groups, "group_dice_loss")
     check_smoothing(smooth_nr, smooth_dr)
     check_process_group(process_group)
-    sums = overlap(input, target).sums
+    sums = overlap(input, target, activation=activation, squared_pred=squared_pred, ignore_index=ignore_index).sums
     pools, counts = check_groups(groups, size, sums.shape[0], device=input.device).totals(sums, process_group)
     losses = dice_loss_of_sums(pools, include_background=include_background, smooth_nr=smooth_nr, smooth_dr=smooth_dr)
     return torch.where(counts.unsqueeze(1) > 0, losses, 0.0)

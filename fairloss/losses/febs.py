@@ -13,17 +13,27 @@ Dice, its smoothing and the group pools are those of :mod:`fairloss.losses.dice`
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from fairloss.core import checks
+from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
 from fairloss.core.options import option_names, options_of
 from fairloss.core.state import ConstantsModule
 from fairloss.groups.ids import check_groups, single_attribute
-from fairloss.losses.dice import check_smoothing, dice_loss_of_sums, overlap
+from fairloss.losses.dice import (
+    Activation,
+    check_class_weights,
+    check_smoothing,
+    dice_loss_of_sums,
+    over_outputs,
+    overlap,
+)
 from fairloss.ops.segments import segment_totals
 
 __all__ = ["FEBSLoss", "FEBSVariant", "febs"]
@@ -39,9 +49,13 @@ def _check_options(
     smooth_nr: float,
     smooth_dr: float,
     variant: str,
+    class_weights: Sequence[float] | Tensor | None,
 ) -> None:
     if num_classes is not None:
-        checks.integer("num_classes", num_classes, minimum=2)
+        checks.integer("num_classes", num_classes, minimum=1)
+    if class_weights is not None and variant == "released":
+        raise ValueError(expected("class_weights", 'None beside variant="released"', "weights"))
+    check_class_weights(class_weights)
     checks.number("gamma", gamma, minimum=0)
     if max_weight is not None:
         checks.number("max_weight", max_weight, minimum=1)
@@ -66,20 +80,20 @@ def _scaled_mean(losses: Tensor, counts: Tensor, gamma: float, max_weight: float
     return torch.dot(w, error) / (classes * w.sum()).clamp(min=torch.finfo(w.dtype).tiny)
 
 
-def _scaled_by_group(pools: Tensor, losses: Tensor, counts: Tensor, gamma: float) -> Tensor:
-    """(3, C) sums over the batch of w p t, w^2 p^2 and t^2: those of probabilities scaled by group."""
+def _scaled_by_group(pools: Tensor, losses: Tensor, counts: Tensor, gamma: float, squared: bool) -> Tensor:
+    """(3, C) sums over the batch of w p t, w^2 p^2 (w p) and t^2: those of probabilities scaled by group."""
     error = losses.sum(1).detach()[:-1]
     best = torch.where(counts[:-1] > 0, error, torch.inf).amin()
     # A perfect group is its own minimum: 0 / 0 counts as 1.
     ratio = torch.where(error > best, best / torch.where(error > 0, error, 1.0), 1.0)
     w = torch.cat([torch.tanh(ratio**gamma), error.new_ones(1)]).unsqueeze(1)  # unknown samples are left as they are
     inter, predicted, true = pools.unbind(1)
-    return torch.stack([(w * inter).sum(0), (w * w * predicted).sum(0), true.sum(0)])
+    return torch.stack([(w * inter).sum(0), ((w * w if squared else w) * predicted).sum(0), true.sum(0)])
 
 
 def febs(
-    input: Tensor,
-    target: Tensor,
+    input: Tensor | Sequence[Tensor],
+    target: Tensor | Sequence[Tensor],
     groups: Tensor,
     *,
     num_groups: int,
@@ -88,6 +102,11 @@ def febs(
     max_weight: float | None = 10.0,
     dice_weight: float = 1.0,
     include_background: bool = True,
+    activation: Activation = "softmax",
+    squared_pred: bool = True,
+    ignore_index: int | None = None,
+    class_weights: Sequence[float] | Tensor | None = None,
+    output_weights: Sequence[float] | None = None,
     smooth_nr: float = 1e-5,
     smooth_dr: float = 1e-5,
     variant: FEBSVariant = "default",
@@ -101,25 +120,40 @@ def febs(
         tensor(0.5132)
     """
     size = single_attribute(num_groups, "FEBSLoss")
-    _check_options(num_classes, gamma, max_weight, dice_weight, smooth_nr, smooth_dr, variant)
+    _check_options(num_classes, gamma, max_weight, dice_weight, smooth_nr, smooth_dr, variant, class_weights)
     check_process_group(process_group)
-    found = overlap(input, target, num_classes=num_classes, with_nll=dice_weight < 1)
-    ids = check_groups(groups, size, found.sums.shape[0], device=input.device)
-    # The unknown are one more pool: their slot is the one past the groups'.
-    pools, counts = segment_totals(found.sums, ids.slots(), size + 1)
-    entropies = [] if dice_weight == 1 else [found.nll.sum()]
-    pools, counts, *entropies = all_reduce_sums([pools, counts, *entropies], process_group)
-    pools = pools if include_background else pools[..., 1:]
-    losses = dice_loss_of_sums(pools, include_background=True, smooth_nr=smooth_nr, smooth_dr=smooth_dr)
-    if variant == "released":
-        scaled = _scaled_by_group(pools, losses, counts, gamma)
-        dice = dice_loss_of_sums(scaled, include_background=True, smooth_nr=smooth_nr, smooth_dr=smooth_dr).mean()
-        dice = torch.where(counts.sum() > 0, dice, 0.0)
-    else:
-        dice = _scaled_mean(losses, counts, gamma, max_weight)
-    if not entropies:
-        return dice
-    return dice_weight * dice + (1 - dice_weight) * entropies[0] / (counts.sum() * found.pixels).clamp(min=1)
+    dice_losses = partial(dice_loss_of_sums, smooth_nr=smooth_nr, smooth_dr=smooth_dr)
+    weights = check_class_weights(class_weights)
+
+    def of_one(input: Tensor, target: Tensor) -> Tensor:
+        found = overlap(
+            input,
+            target,
+            num_classes=num_classes,
+            with_nll=dice_weight < 1,
+            activation=activation,
+            squared_pred=squared_pred,
+            ignore_index=ignore_index,
+        )
+        ids = check_groups(groups, size, found.sums.shape[0], device=input.device)
+        # The unknown are one more pool: their slot is the one past the groups'.
+        pools, counts = segment_totals(found.sums, ids.slots(), size + 1)
+        entropies = [] if dice_weight == 1 else [found.nll.sum(), found.pixels.sum()]
+        pools, counts, *entropies = all_reduce_sums([pools, counts, *entropies], process_group)
+        losses = dice_losses(pools, include_background=include_background, class_weights=weights)
+        if variant == "released":
+            scaled = _scaled_by_group(
+                pools if include_background else pools[..., 1:], losses, counts, gamma, squared_pred
+            )
+            dice = dice_losses(scaled, include_background=True).mean()
+            dice = torch.where(counts.sum() > 0, dice, 0.0)
+        else:
+            dice = _scaled_mean(losses, counts, gamma, max_weight)
+        if not entropies:
+            return dice
+        return dice_weight * dice + (1 - dice_weight) * entropies[0] / entropies[1].clamp(min=1)
+
+    return over_outputs(of_one, input, target, output_weights)
 
 
 class FEBSLoss(ConstantsModule):
@@ -131,11 +165,17 @@ class FEBSLoss(ConstantsModule):
 
     Args:
         num_groups: number of groups of the one attribute.
-        num_classes: C >= 2, the background included.
+        num_classes: C, the background included; >= 2, or >= 1 with the sigmoid.
         gamma: strength >= 0; 0 weighs all groups alike.
         max_weight: bound of the ratio before the power, >= 1; ``None``: no bound.
         dice_weight: w in [0, 1] (FairSeg 0.5, FairMedFM 0.8).
         include_background: whether class 0 takes part in the Dice term.
+        activation: ``"softmax"`` over classes that exclude one another, or ``"sigmoid"`` for one channel or regions that
+            overlap.
+        squared_pred: whether Dice's denominator is squared; MONAI's default is False.
+        ignore_index: the id of pixels that count for nothing; of masks with channels, the value in every channel.
+        class_weights: a factor >= 0 of 1 - Dice of each class that takes part; all 1 by default (not renormalized, as MONAI's).
+        output_weights: of a list of outputs, divided by their sum; 1, 1/2, 1/4, ... by default.
         smooth_nr: added to Dice's numerator.
         smooth_dr: added to Dice's denominator, > 0.
         variant: ``"default"``, or ``"released"``: the authors' code, in which the worst group's probabilities are scaled
@@ -143,8 +183,10 @@ class FEBSLoss(ConstantsModule):
         process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.core.distributed`.
 
     Shape:
-        - input: (B, C, *spatial) logits, 2-D, 3-D or any other number of dimensions, float16 to float64
-        - target: ids (B, *spatial) or (B, 1, *spatial), or one-hot or probabilities (B, C, *spatial)
+        - input: (B, C, *spatial) logits, 2-D, 3-D or any other number of dimensions, float16 to float64; or a list of outputs
+          of deep supervision, full resolution first
+        - target: ids (B, *spatial) or (B, 1, *spatial), integers or whole floats; or masks or probabilities (B, C, *spatial),
+          which for the softmax sum to 1 at every pixel; for a list, one for each output, or one that is resized (nearest)
         - groups: (B,) integer or bool ids, -1 = unknown
         - output: scalar, float32 (float64 for float64 logits)
 
@@ -177,6 +219,11 @@ class FEBSLoss(ConstantsModule):
         max_weight: float | None = 10.0,
         dice_weight: float = 1.0,
         include_background: bool = True,
+        activation: Activation = "softmax",
+        squared_pred: bool = True,
+        ignore_index: int | None = None,
+        class_weights: Sequence[float] | Tensor | None = None,
+        output_weights: Sequence[float] | None = None,
         smooth_nr: float = 1e-5,
         smooth_dr: float = 1e-5,
         variant: FEBSVariant = "default",
@@ -184,14 +231,17 @@ class FEBSLoss(ConstantsModule):
     ) -> None:
         super().__init__()
         self.num_groups = single_attribute(num_groups, "FEBSLoss")
-        self.num_classes = checks.integer("num_classes", num_classes, minimum=2)
-        _check_options(num_classes, gamma, max_weight, dice_weight, smooth_nr, smooth_dr, variant)
+        self.num_classes = checks.integer("num_classes", num_classes, minimum=1 if activation == "sigmoid" else 2)
+        _check_options(num_classes, gamma, max_weight, dice_weight, smooth_nr, smooth_dr, variant, class_weights)
+        checks.choice("activation", activation, get_args(Activation))
         check_process_group(process_group)
         self.gamma, self.max_weight, self.dice_weight = gamma, max_weight, dice_weight
         self.include_background, self.smooth_nr, self.smooth_dr = include_background, smooth_nr, smooth_dr
+        self.activation, self.squared_pred, self.ignore_index = activation, squared_pred, ignore_index
+        self.class_weights, self.output_weights = class_weights, output_weights
         self.variant, self.process_group = variant, process_group
 
-    def forward(self, input: Tensor, target: Tensor, groups: Tensor) -> Tensor:
+    def forward(self, input: Tensor | Sequence[Tensor], target: Tensor | Sequence[Tensor], groups: Tensor) -> Tensor:
         """Loss of a batch; see the class."""
         return febs(input, target, groups, **options_of(self, self._OPTIONS))
 

@@ -1,10 +1,10 @@
 """The sums behind every soft Dice loss, streamed over blocks of pixels.
 
-Whatever is pooled afterwards (classes, samples, groups), a soft Dice loss with squared denominators needs three numbers a
-sample and class: sum p t, sum p^2 and sum t^2. One pass over the pixels gives them, and the cross-entropy beside them; the
-backward recomputes each block's softmax, so that nothing of the logits' size is kept but their gradient. The loop over
-blocks lives in custom ops, which torch.compile treats as leaves. :mod:`fairloss.ops.dice_sums_triton` reads the logits once
-forward and once backward.
+Whatever is pooled afterwards (classes, samples, groups), a soft Dice loss needs three numbers per sample and class: sum p t,
+sum p^2 and sum t^2 (or sum p and sum t, where its denominator is not squared). One pass over the pixels gives them, and the
+cross-entropy beside them; the backward recomputes each block's probabilities, so that nothing of the logits' size is kept but
+their gradient. The loop over blocks lives in custom ops, which torch.compile treats as leaves.
+:mod:`fairloss.ops.dice_sums_triton` reads the logits once forward and once backward.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fairloss.core.dtypes import statistics_dtype
@@ -28,28 +29,42 @@ MAX_CLASSES = 256
 """Classes that the Triton kernel takes."""
 
 
-def dice_sums(logits: Tensor, target: Tensor, with_nll: bool) -> tuple[Tensor, Tensor]:
+def dice_sums(
+    logits: Tensor,
+    target: Tensor,
+    with_nll: bool,
+    *,
+    sigmoid: bool = False,
+    squared: bool = True,
+    ignored: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Per-sample sums of a segmentation.
 
     Args:
         logits: (B, C, P).
         target: (B, P) int64 ids in 0 .. C-1, or (B, C, P) floating, which gets no gradient.
-        with_nll: also sum the cross-entropy over pixels; zeros otherwise.
+        with_nll: also sum the cross-entropy over pixels (with ``sigmoid`` the binary one, over channels too); zeros otherwise.
+        sigmoid: p is the sigmoid of each channel, not the softmax over them.
+        squared: squares in the last two sums.
+        ignored: (B, P) bool, pixels that count for nothing; their ids must be in range all the same.
 
     Returns:
-        (B, 3, C) sums of p t, p^2 and t^2 over pixels, p = softmax over classes, and (B,) sums of the cross-entropy;
-        float32 (float64 for float64 logits).
+        (B, 3, C) sums of p t, p^2 and t^2 over pixels, and (B,) sums of the cross-entropy; float32 (float64 for float64
+        logits).
 
     Raises:
         RuntimeError: the backend is "triton" and the kernel cannot run (:mod:`fairloss.ops.dispatch`).
     """
-    triton = use_triton("dice_sums", logits.device, _obstacle(logits), dtype=logits.dtype, size=logits.numel())
-    sums, nll = dice_sums_op(logits, target, with_nll, triton)
+    obstacle = _obstacle(logits, sigmoid, squared, ignored)
+    triton = use_triton("dice_sums", logits.device, obstacle, dtype=logits.dtype, size=logits.numel())
+    sums, nll = dice_sums_op(logits, target, with_nll, triton, sigmoid, squared, ignored)
     return sums, nll
 
 
-def _obstacle(logits: Tensor) -> str | None:
+def _obstacle(logits: Tensor, sigmoid: bool, squared: bool, ignored: Tensor | None) -> str | None:
     """Why the kernel does not take these logits, None where it does."""
+    if sigmoid or not squared or ignored is not None:
+        return "the kernel takes a softmax, squared denominators and no ignored pixels"
     if logits.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"the logits are {logits.dtype}; the kernel takes float32, bfloat16 and float16"
     if logits.shape[1] > MAX_CLASSES:
@@ -86,7 +101,9 @@ def _one_hot_on_cpu(ids: Tensor, classes: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("fairloss::dice_sums", mutates_args=())
-def dice_sums_op(logits: Tensor, target: Tensor, with_nll: bool, triton: bool) -> tuple[Tensor, Tensor]:
+def dice_sums_op(
+    logits: Tensor, target: Tensor, with_nll: bool, triton: bool, sigmoid: bool, squared: bool, ignored: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """As :func:`dice_sums`."""
     if triton:
         from fairloss.ops import dice_sums_triton
@@ -98,15 +115,25 @@ def dice_sums_op(logits: Tensor, target: Tensor, with_nll: bool, triton: bool) -
     classes = torch.arange(logits.shape[1], dtype=dtype, device=logits.device)
     for samples, pixels in _blocks(logits):
         x = logits[samples, :, pixels]
-        p = torch.log_softmax(x, 1, dtype=dtype) if with_nll else torch.softmax(x, 1, dtype=dtype)
         t = _block_target(target, samples, pixels, classes)
-        if with_nll:
+        out = None if ignored is None else ignored[samples, pixels].unsqueeze(1)
+        if sigmoid:
+            x = x.to(dtype)
+            p = x.sigmoid()
+            entropy = F.softplus(x).sub_(t * x) if with_nll else None
+        else:
+            p = torch.log_softmax(x, 1, dtype=dtype) if with_nll else torch.softmax(x, 1, dtype=dtype)
             # A probability of 0 and a target of 0 contribute 0, not 0 * -inf.
-            nll[samples].sub_((p * t).masked_fill_(t == 0, 0.0).sum((1, 2)))
-            p.exp_()
-        t_sums = (t.square() if soft else t).sum(2, dtype=dtype)
+            entropy = (p * t).masked_fill_(t == 0, 0.0).neg_() if with_nll else None
+            p = p.exp_() if with_nll else p
+        if out is not None:
+            p, t = p.masked_fill_(out, 0.0), t.masked_fill(out, 0)
+            entropy = None if entropy is None else entropy.masked_fill_(out, 0.0)
+        if entropy is not None:
+            nll[samples].add_(entropy.sum((1, 2)))
+        t_sums = (t.square() if soft and squared else t).sum(2, dtype=dtype)
         inter = torch.mul(t, p, out=None if t.dtype == torch.bool else t).sum(2)
-        sums[samples].add_(torch.stack([inter, p.square_().sum(2), t_sums], 1))
+        sums[samples].add_(torch.stack([inter, (p.square_() if squared else p).sum(2), t_sums], 1))
     return sums, nll
 
 
@@ -116,12 +143,20 @@ def _empty(logits: Tensor) -> tuple[Tensor, Tensor]:
     return logits.new_empty(shape, dtype=dtype), logits.new_empty(logits.shape[0], dtype=dtype)
 
 
-dice_sums_op.register_fake(lambda logits, target, with_nll, triton: _empty(logits))
+dice_sums_op.register_fake(lambda logits, *_: _empty(logits))
 
 
 @torch.library.custom_op("fairloss::dice_sums_backward", mutates_args=())
 def _dice_sums_backward(
-    grad_sums: Tensor, grad_nll: Tensor, logits: Tensor, target: Tensor, with_nll: bool, triton: bool
+    grad_sums: Tensor,
+    grad_nll: Tensor,
+    logits: Tensor,
+    target: Tensor,
+    with_nll: bool,
+    triton: bool,
+    sigmoid: bool,
+    squared: bool,
+    ignored: Tensor | None,
 ) -> Tensor:
     """Gradient for the logits, in their dtype; the target gets none."""
     out = torch.empty_like(logits, memory_format=torch.contiguous_format)
@@ -132,19 +167,27 @@ def _dice_sums_backward(
         return out
     classes = torch.arange(logits.shape[1], dtype=grad_sums.dtype, device=logits.device)
     for samples, pixels in _blocks(logits):
-        p = torch.softmax(logits[samples, :, pixels], 1, dtype=grad_sums.dtype)
+        x = logits[samples, :, pixels]
+        p = x.to(grad_sums.dtype).sigmoid() if sigmoid else torch.softmax(x, 1, dtype=grad_sums.dtype)
         t = _block_target(target, samples, pixels, classes)
         g_inter, g_square = grad_sums[samples, 0].unsqueeze(2), grad_sums[samples, 1].unsqueeze(2)
-        g_p = torch.mul(t, g_inter).addcmul_(p, g_square, value=2.0)
-        from_all = (g_p * p).sum(1, keepdim=True)
+        g_p = torch.mul(t, g_inter)
+        g_p = g_p.addcmul_(p, g_square, value=2.0) if squared else g_p.add_(g_square)
         place = out[samples, :, pixels]
-        if with_nll:
-            # sum_c t_c (p - onehot_c): the target of a pixel need not sum to 1.
-            g_nll = grad_nll[samples].reshape(-1, 1, 1)
-            from_all.sub_(t.sum(1, keepdim=True) * g_nll if target.dtype.is_floating_point else g_nll)
-            torch.addcmul(g_p.sub_(from_all).mul_(p), t, g_nll, value=-1.0, out=place)
+        g_nll = grad_nll[samples].reshape(-1, 1, 1)
+        if sigmoid:
+            g_x = g_p.mul_(p).mul_(1 - p)
+            place.copy_(g_x.add_((p - t).mul_(g_nll)) if with_nll else g_x)
         else:
-            torch.mul(g_p.sub_(from_all), p, out=place)
+            from_all = (g_p * p).sum(1, keepdim=True)
+            if with_nll:
+                # sum_c t_c (p - onehot_c): the target of a pixel need not sum to 1.
+                from_all.sub_(t.sum(1, keepdim=True) * g_nll if target.dtype.is_floating_point else g_nll)
+                torch.addcmul(g_p.sub_(from_all).mul_(p), t, g_nll, value=-1.0, out=place)
+            else:
+                torch.mul(g_p.sub_(from_all), p, out=place)
+        if ignored is not None:
+            place.masked_fill_(ignored[samples, pixels].unsqueeze(1), 0.0)
     return out
 
 
@@ -153,21 +196,22 @@ _dice_sums_backward.register_fake(
 )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, bool, bool], output: tuple[Tensor, Tensor]) -> None:
-    logits, target, ctx.with_nll, ctx.triton = inputs
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    logits, target, ctx.with_nll, ctx.triton, ctx.sigmoid, ctx.squared, ignored = inputs
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(logits, target)
+    ctx.save_for_backward(logits, target, ignored)
 
 
-def _backward(ctx: Any, grad_sums: Tensor | None, grad_nll: Tensor | None) -> tuple[Tensor | None, None, None, None]:
-    logits, target = ctx.saved_tensors
+def _backward(ctx: Any, grad_sums: Tensor | None, grad_nll: Tensor | None) -> tuple[Tensor | None, ...]:
+    logits, target, ignored = ctx.saved_tensors
     with_nll = ctx.with_nll and grad_nll is not None
     if grad_sums is None and not with_nll:
-        return None, None, None, None
+        return (None,) * 7
     like_sums, like_nll = _empty(logits)
     grad_sums = torch.zeros_like(like_sums) if grad_sums is None else grad_sums
     grad_nll = like_nll if grad_nll is None else grad_nll  # not read then
-    return _dice_sums_backward(grad_sums, grad_nll, logits, target, with_nll, ctx.triton), None, None, None
+    how = (with_nll, ctx.triton, ctx.sigmoid, ctx.squared, ignored)
+    return (_dice_sums_backward(grad_sums, grad_nll, logits, target, *how), *(None,) * 6)
 
 
 dice_sums_op.register_autograd(_backward, setup_context=_setup_context)
