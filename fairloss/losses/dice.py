@@ -28,8 +28,9 @@ __all__ = [
     "Activation",
     "Overlap",
     "check_class_ids",
-    "check_class_weights",
+    "check_masks",
     "check_smoothing",
+    "check_weights",
     "dice_loss_of_sums",
     "group_dice_loss",
     "over_outputs",
@@ -66,8 +67,7 @@ def overlap(
     ignore_index: int | None = None,
 ) -> Overlap:
     """Per-sample sums of (B, C, *spatial) logits; see :class:`Overlap` and :func:`sample_dice_loss`."""
-    checks.choice("activation", activation, get_args(Activation))
-    checks.flag("squared_pred", squared_pred)
+    check_masks(activation, squared_pred, ignore_index)
     floating("input", input, "(B, C, *spatial)")
     real("target", target, "a tensor of class ids or probabilities")
     if (
@@ -125,14 +125,26 @@ def check_smoothing(smooth_nr: float, smooth_dr: float) -> None:
     checks.number("smooth_dr", smooth_dr, above=0)
 
 
-def check_class_weights(class_weights: Sequence[float] | Tensor | None) -> Tensor | None:
-    """``class_weights`` as a float64 tensor of finite numbers >= 0."""
-    if class_weights is None:
+def check_masks(activation: str, squared_pred: bool, ignore_index: int | None) -> None:
+    """Check how masks are read."""
+    checks.choice("activation", activation, get_args(Activation))
+    checks.flag("squared_pred", squared_pred)
+    if ignore_index is not None:
+        checks.integer("ignore_index", ignore_index, minimum=-(1 << 31))
+
+
+def check_weights(name: str, weights: Sequence[float] | Tensor | None) -> list[float] | None:
+    """``class_weights`` or ``output_weights`` as numbers >= 0, one of them > 0."""
+    if weights is None:
         return None
-    weights = torch.as_tensor(class_weights, dtype=torch.float64)
-    if weights.ndim != 1 or not bool((torch.isfinite(weights) & (weights >= 0)).all()):
-        raise ValueError(expected("class_weights", "one finite number >= 0 per class", weights.tolist()))
-    return weights
+    if not isinstance(weights, (list, tuple, Tensor)) or (isinstance(weights, Tensor) and weights.ndim != 1):
+        raise TypeError(expected(name, "a sequence of numbers >= 0", repr(weights)))
+    numbers = [
+        checks.number(name, w, minimum=0) for w in (weights.tolist() if isinstance(weights, Tensor) else weights)
+    ]
+    if not any(numbers):
+        raise ValueError(expected(name, "numbers >= 0, one of them > 0", numbers))
+    return numbers
 
 
 def dice_loss_of_sums(
@@ -141,7 +153,7 @@ def dice_loss_of_sums(
     include_background: bool,
     smooth_nr: float,
     smooth_dr: float,
-    class_weights: Tensor | None = None,
+    class_weights: Sequence[float] | None = None,
 ) -> Tensor:
     """w_c (1 - Dice_c): (..., 3, C) sums -> (..., C), without the first class if the background is left out."""
     if not include_background:
@@ -155,7 +167,7 @@ def dice_loss_of_sums(
     if len(class_weights) != losses.shape[-1]:
         wanted = f"{losses.shape[-1]} numbers, one per class that takes part"
         raise ValueError(expected("class_weights", wanted, len(class_weights)))
-    return losses * class_weights.to(losses)
+    return losses * losses.new_tensor(class_weights)
 
 
 def over_outputs(
@@ -174,14 +186,14 @@ def over_outputs(
                 expected("input", "a list of outputs beside output_weights or several targets", "one tensor")
             )
         return loss(input, target)
-    weights = [0.5**k for k in range(len(input))] if output_weights is None else list(output_weights)
+    weights = check_weights("output_weights", output_weights) or [0.5**k for k in range(len(input))]
     if not len(input) or len(weights) != len(input):
         raise ValueError(expected("output_weights", f"one per output, {len(input)}", len(weights)))
-    total = sum(checks.number("output_weights", weight, minimum=0) for weight in weights)
+    total = sum(weights)
     if isinstance(target, Tensor):
         target = [_resized(target, output) for output in input]
-    if len(target) != len(input) or total == 0:
-        raise ValueError(expected("target", f"one mask for each of {len(input)} outputs, some weight > 0", len(target)))
+    if len(target) != len(input):
+        raise ValueError(expected("target", f"one mask for each of {len(input)} outputs", len(target)))
     terms = [weight / total * loss(x, t) for weight, x, t in zip(weights, input, target, strict=True) if weight]
     return torch.stack(terms).sum(0)
 
@@ -245,7 +257,7 @@ def sample_dice_loss(
     """
     w = checks.number("dice_weight", dice_weight, minimum=0, maximum=1)
     check_smoothing(smooth_nr, smooth_dr)
-    weights = check_class_weights(class_weights)
+    weights = check_weights("class_weights", class_weights)
 
     def of_one(input: Tensor, target: Tensor) -> Tensor:
         found = overlap(

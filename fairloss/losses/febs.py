@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,8 +28,9 @@ from fairloss.core.state import ConstantsModule
 from fairloss.groups.ids import check_groups, single_attribute
 from fairloss.losses.dice import (
     Activation,
-    check_class_weights,
+    check_masks,
     check_smoothing,
+    check_weights,
     dice_loss_of_sums,
     over_outputs,
     overlap,
@@ -55,7 +56,7 @@ def _check_options(
         checks.integer("num_classes", num_classes, minimum=1)
     if class_weights is not None and variant == "released":
         raise ValueError(expected("class_weights", 'None beside variant="released"', "weights"))
-    check_class_weights(class_weights)
+    check_weights("class_weights", class_weights)
     checks.number("gamma", gamma, minimum=0)
     if max_weight is not None:
         checks.number("max_weight", max_weight, minimum=1)
@@ -123,7 +124,7 @@ def febs(
     _check_options(num_classes, gamma, max_weight, dice_weight, smooth_nr, smooth_dr, variant, class_weights)
     check_process_group(process_group)
     dice_losses = partial(dice_loss_of_sums, smooth_nr=smooth_nr, smooth_dr=smooth_dr)
-    weights = check_class_weights(class_weights)
+    weights = check_weights("class_weights", class_weights)
 
     def of_one(input: Tensor, target: Tensor) -> Tensor:
         found = overlap(
@@ -233,7 +234,8 @@ class FEBSLoss(ConstantsModule):
         self.num_groups = single_attribute(num_groups, "FEBSLoss")
         self.num_classes = checks.integer("num_classes", num_classes, minimum=1 if activation == "sigmoid" else 2)
         _check_options(num_classes, gamma, max_weight, dice_weight, smooth_nr, smooth_dr, variant, class_weights)
-        checks.choice("activation", activation, get_args(Activation))
+        check_masks(activation, squared_pred, ignore_index)
+        check_weights("output_weights", output_weights)
         check_process_group(process_group)
         self.gamma, self.max_weight, self.dice_weight = gamma, max_weight, dice_weight
         self.include_background, self.smooth_nr, self.smooth_dr = include_background, smooth_nr, smooth_dr
