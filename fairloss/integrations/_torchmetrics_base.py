@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fairloss.core.checks import expected, flag, integer
 from fairloss.core.tensor_checks import tensor, whole
 from fairloss.groups.encode import GroupEncoding
 from fairloss.metrics.scores import EDGE, ROW_SUM
+from fairloss.metrics.undefined import report_undefined
 
 try:
     from torchmetrics import Metric
@@ -164,6 +168,11 @@ class Grouped(Metric):
     def _probabilities(self, score: Tensor) -> Tensor:
         """Scores within [0, 1], or the sigmoid of log-odds."""
         return torch.sigmoid(score) if self.logits else score
+
+    def _name_undefined(self, metric: str, values: NDArray[np.float64], seen: Any, classes: Sequence[int] = ()) -> None:
+        """One warning that names the groups with samples, and the classes of them, without one of the (G, K) values."""
+        groups = GroupEncoding(np.flatnonzero(seen), tuple(range(self.num_groups)))
+        report_undefined(metric, groups, values, "omit", classes=classes)
 
     def _add(self, name: str, amount: Tensor) -> None:
         """Add to a state whose name is not known to Python."""

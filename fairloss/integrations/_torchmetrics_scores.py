@@ -71,6 +71,7 @@ class _Ranked(Grouped):
                 return float("nan"), np.full(self.num_groups, np.nan)
             score, label, ids = (dim_zero_cat(s).cpu().numpy() for s in states)
             score, positive = score.astype(np.float64), label == 1
+            seen = np.bincount(ids + 1, minlength=self.num_groups + 1)[1:]
             members = [np.ones(len(ids), dtype=bool), *[ids == g for g in range(self.num_groups)]]
             areas = [weighted_auc(score[m], positive[m], np.ones((1, int(m.sum()))))[0] for m in members]
         else:
@@ -79,6 +80,8 @@ class _Ranked(Grouped):
             negative, positive = tables[:, 0], tables[:, 1]
             below = np.cumsum(negative, axis=1) - negative / 2
             areas = ratio((positive * below).sum(axis=1), positive.sum(axis=1) * negative.sum(axis=1)).tolist()
+            seen = tables[1:].sum(axis=(1, 2))
+        self._name_undefined("auc", np.array(areas[1:])[:, None], seen)
         return float(areas[0]), np.asarray(areas[1:], dtype=np.float64)
 
 

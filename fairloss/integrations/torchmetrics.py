@@ -5,7 +5,8 @@ integer tensors with a row a group, summed across processes, so that any split o
 the same value; :func:`fairloss.metrics` computes it from the counts. The exact AUC needs the scores themselves
 (concatenated across processes); with ``bins`` it keeps histograms, which are summed.
 
-Unlike torchmetrics' own ``BinaryFairness``, ids are never renumbered, -1 means unknown, and an undefined value is NaN.
+Unlike torchmetrics' own ``BinaryFairness``, ids are never renumbered, -1 means unknown, and an undefined value is NaN, which
+``compute`` names in an :class:`fairloss.metrics.UndefinedGroupWarning` where the group has samples.
 A state's name holds what its update depends on (threshold, classes, bins), because ``MetricCollection`` merges metrics
 whose states are equal after the first batch, and would give one threshold's value for the other.
 """
@@ -134,11 +135,16 @@ class _Counted(Grouped):
         return truth, score > self.threshold if self.strict else score >= self.threshold, known, ids
 
     def _values(self, metric: str) -> NDArray[np.float64]:
-        """(G, K) values; (G, 1) for the plain accuracy of several classes."""
+        """(G, K) values, after a warning for those that are undefined; (G, 1) for the plain accuracy of several classes."""
         counts = getattr(self, self._state).cpu().numpy().astype(np.float64)
         if metric == "accuracy" and self.task == "multiclass" and self.convention == "standard":
-            return ratio(counts[:, :, 0].sum(axis=1), counts[:, 0].sum(axis=1))[:, None]
-        return rates(metric, counts, convention=self.convention)
+            values = ratio(counts[:, :, 0].sum(axis=1), counts[:, 0].sum(axis=1))[:, None]
+        else:
+            values = rates(metric, counts, convention=self.convention)
+        # FairGRPO's convention drops classes on purpose: groups alone are named.
+        classes = range(self.num_columns) if self.convention == "standard" and self.num_columns > 1 else ()
+        self._name_undefined(metric, values, counts.any(axis=(1, 2)), classes)
+        return values
 
     def _tensor(self, value: Any) -> Tensor:
         return torch.as_tensor(value, dtype=torch.float64, device=self.device).float()
@@ -228,6 +234,9 @@ class EqualizedOddsDifference(_RateGap):
 
 class GroupValues(_Counted):
     """The value of one rate in every group, (G,); NaN where undefined. Other arguments as :class:`MaxAccuracyGap`.
+
+    Of several classes, the mean over those that a group has; the warning names the ones that it lacks, over which groups
+    should not be compared.
 
     Args:
         num_groups: number of groups.

@@ -334,3 +334,26 @@ def test_scores_that_are_no_numbers_are_refused(name):
     metric = getattr(tm, name)(2)
     with pytest.raises(ValueError, match="preds: .*NaN"):
         metric.update(torch.tensor([float("nan"), 0.2]), torch.tensor([0, 1]), torch.tensor([0, 1]))
+
+
+@pytest.mark.filterwarnings("error::fairloss.metrics.per_group.UndefinedGroupWarning")
+def test_what_a_value_leaves_out_is_named():
+    """A class that one group lacks is no gap, and named; a group without samples is not."""
+    y, g = torch.tensor([0, 1] * 10 + [0, 1, 2, 2] * 5), torch.tensor([0] * 20 + [1] * 20)
+    p = torch.where(y == 2, 0, y)
+    expected = r"tpr is undefined in group\(s\) 0 \(class 2\): left out"
+    gap = ft.EqualOpportunityDifference(3, task="multiclass", num_classes=3)
+    values = ft.GroupValues(3, metric="tpr", task="multiclass", num_classes=3)
+    for metric in (gap, values):
+        metric.update(p, y, g)
+    with pytest.warns(fm.UndefinedGroupWarning, match=expected):
+        assert gap.compute() == 0
+    with pytest.warns(fm.UndefinedGroupWarning, match=expected):
+        found = values.compute()
+    np.testing.assert_allclose(found.numpy(), [1, 2 / 3, np.nan], rtol=1e-6)
+    # FairGRPO's convention drops classes on purpose.
+    ft.MaxAccuracyGap(3, task="multiclass", num_classes=3, convention="fairgrpo")(p, y, g)
+    for metric in (ft.AUCGap(3), ft.AUCGap(3, bins=5), ft.EquityScaledAUC(3)):
+        metric.update(torch.linspace(0, 1, 40), (y > 0).long() * g, g)
+        with pytest.warns(fm.UndefinedGroupWarning, match=r"auc is undefined in group\(s\) 0: left out"):
+            metric.compute()
