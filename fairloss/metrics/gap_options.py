@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from fairloss.groups.encode import EachBins, EachLabels
 from fairloss.metrics.calibration import Strategy
@@ -14,17 +14,20 @@ from fairloss.metrics.undefined import Undefined
 
 __all__ = [
     "GAP_OPTIONS",
-    "LABEL_OPTIONS",
     "METRIC_OPTIONS",
     "ODDS_OPTIONS",
+    "SCORE_GAP_OPTIONS",
+    "SCORE_OPTIONS",
+    "SHARED",
     "Agg",
     "GapOptions",
     "LabelOptions",
     "MetricOptions",
     "OddsOptions",
     "OverClasses",
-    "RateOptions",
     "RatioOptions",
+    "ScoreGapOptions",
+    "ScoreOptions",
 ]
 
 OverClasses = Literal["mean_gap", "max_gap", "gap_of_mean"]
@@ -44,23 +47,31 @@ class LabelOptions(ReadingOptions, total=False):
     known: EachLabels
 
 
-class RateOptions(LabelOptions, total=False):
-    """Keyword arguments of every metric per group, those of :class:`LabelOptions` among them.
+class ScoreOptions(LabelOptions, total=False):
+    """Keyword arguments of every metric per group.
 
     Attributes:
         sample_weight: (N,) non-negative weights, by default all 1; an integer weight equals that many repetitions.
-        threshold: a score is a positive decision where ``score >= threshold`` (0.5) ...
-        strict: ... or where ``score > threshold``. Scores of float32 or less are compared in float32.
-        convention: ``"standard"`` or ``"fairgrpo"`` (see :mod:`fairloss.metrics.rates`).
         undefined: ``"omit"`` leaves undefined values out with one warning, which names groups and classes; ``"raise"``
             raises.
     """
 
     sample_weight: Any
+    undefined: Undefined
+
+
+class RateOptions(ScoreOptions, total=False):
+    """Those of decisions.
+
+    Attributes:
+        threshold: a score is a positive decision where ``score >= threshold`` (0.5) ...
+        strict: ... or where ``score > threshold``. Scores of float32 or less are compared in float32.
+        convention: ``"standard"`` or ``"fairgrpo"`` (see :mod:`fairloss.metrics.rates`).
+    """
+
     threshold: float
     strict: bool
     convention: Convention
-    undefined: Undefined
 
 
 class MetricOptions(RateOptions, total=False):
@@ -76,8 +87,8 @@ class MetricOptions(RateOptions, total=False):
     strategy: Strategy
 
 
-class GapOptions(RateOptions, total=False):
-    """Keyword arguments that every named gap of rates takes, beside those of every metric per group.
+class ComparisonOptions(TypedDict, total=False):
+    """What groups are compared with.
 
     Attributes:
         method: compare groups with one another (``"between_groups"``) or each with all samples (``"to_overall"``): the
@@ -87,6 +98,21 @@ class GapOptions(RateOptions, total=False):
         control: (N,) labels of any kind, or a mapping of names to them: groups are compared within each of these strata
             ("to_overall": with all samples of the stratum), and the value of the stratum that is worst is returned.
             Samples of unknown stratum are left out. :func:`fairloss.metrics.stratified_metric` has every stratum.
+    """
+
+    method: Method
+    reference: Any
+    control: Any
+
+
+class ScoreGapOptions(ScoreOptions, ComparisonOptions, total=False):
+    """Keyword arguments of every gap of scores."""
+
+
+class GapOptions(RateOptions, ComparisonOptions, total=False):
+    """Keyword arguments that every named gap of rates takes, beside those of every metric and of comparisons.
+
+    Attributes:
         bins: edges that cut the groups' numbers into bands, ``[40, 65]``, or None for codes, likewise; see
             :func:`fairloss.encode_groups`.
         over_classes: with several classes, the ``"mean_gap"`` (the mean over classes of each class's value, which of
@@ -95,9 +121,6 @@ class GapOptions(RateOptions, total=False):
             last with ``convention="fairgrpo"``.
     """
 
-    method: Method
-    reference: Any
-    control: Any
     bins: EachBins
     over_classes: OverClasses | None
 
@@ -123,11 +146,13 @@ class OddsOptions(GapOptions, total=False):
 
 
 LABEL_OPTIONS = {**READING_OPTIONS, "unknown": (), "known": ()}
-_RATE = {"sample_weight": None, "threshold": 0.5, "strict": False, **LABEL_OPTIONS}
-_VALUE = {"convention": "standard", "undefined": "omit"}
-METRIC_OPTIONS = {**_RATE, **_VALUE, "bins": 10, "strategy": "uniform"}
-GAP_OPTIONS = {
-    **_RATE, "bins": "raise", "method": "between_groups", "reference": None, "control": None, "over_classes": None, **_VALUE
-}  # fmt: skip
+SCORE_OPTIONS = {"sample_weight": None, **LABEL_OPTIONS, "undefined": "omit"}
+_RATE = {"sample_weight": None, "threshold": 0.5, "strict": False, "convention": "standard", **SCORE_OPTIONS}
+METRIC_OPTIONS = {**_RATE, "bins": 10, "strategy": "uniform"}
+_COMPARISON = {"method": "between_groups", "reference": None, "control": None}
+SCORE_GAP_OPTIONS = {**SCORE_OPTIONS, **_COMPARISON}
+GAP_OPTIONS = {**_RATE, "bins": "raise", **_COMPARISON, "over_classes": None}
 ODDS_OPTIONS = {"agg": "worst_case", **GAP_OPTIONS}
-"""Defaults of :class:`MetricOptions`, of :class:`GapOptions`, and of gaps of two rates."""
+"""Defaults of the options of that name; of a gap of two rates, last."""
+SHARED = (ComparisonOptions, RateOptions, ScoreOptions, LabelOptions, ReadingOptions)
+"""Where the meanings of options stand, but for those that mean one thing to a metric and another to a gap."""

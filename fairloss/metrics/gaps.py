@@ -6,33 +6,32 @@ rates are left out and named in a warning, never read as 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import numpy as np
 
 from fairloss.core.checks import choice
 from fairloss.core.options import given_options, with_options
-from fairloss.groups.encode import GroupEncoding
 from fairloss.metrics import disparity
-from fairloss.metrics.arrays import Floats
+from fairloss.metrics.arrays import Floats, before_the_call
 from fairloss.metrics.disparity import Statistic
 from fairloss.metrics.gap_options import (
     GAP_OPTIONS,
     ODDS_OPTIONS,
+    SHARED,
     Agg,
     GapOptions,
-    LabelOptions,
     OddsOptions,
     OverClasses,
-    RateOptions,
     RatioOptions,
 )
 from fairloss.metrics.per_group import class_values
-from fairloss.metrics.predictions import READING_OPTIONS, ReadingOptions, as_predictions
+from fairloss.metrics.predictions import READING_OPTIONS, as_predictions
 from fairloss.metrics.rates import Convention, common_classes, mean_over_classes
 from fairloss.metrics.strata import as_strata
-from fairloss.metrics.undefined import classes_named, report_undefined
+from fairloss.metrics.undefined import Undefined, classes_named, report_undefined
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -47,6 +46,7 @@ __all__ = [
     "equalized_odds_difference",
     "equalized_odds_ratio",
     "false_positive_rate_difference",
+    "gap_of",
     "gap_over_groups",
     "max_accuracy_gap",
     "predictive_parity_difference",
@@ -117,36 +117,44 @@ def _worst(gaps: Floats, statistic: Statistic, agg: Agg) -> Floats:
     return np.asarray(extreme.reduce(gaps, axis=-1, initial=np.nan))
 
 
-def _gap_of(rates: tuple[str, ...], statistic: Statistic, y_true: Any, y_pred: Any, groups: Any, options: Any) -> float:
-    """The gap of the rates, after one warning for each that is undefined somewhere; called by the public functions alone."""
-    o = given_options(options, GAP_OPTIONS if len(rates) == 1 else ODDS_OPTIONS)
-    agg: Agg = o.get("agg", "worst_case")
-    choice("agg", agg, get_args(Agg) if statistic == "gap" else ("worst_case", "mean"))
+def gap_of(
+    metrics: tuple[str, ...],
+    statistic: Statistic,
+    y_true: Any,
+    y_pred: Any,
+    groups: Any,
+    options: Mapping[str, Any],
+    **how: Any,
+) -> float:
+    """The gap of the metrics, after one warning for each that is undefined somewhere; called by the public functions alone."""
+    o = {**ODDS_OPTIONS, **options}
+    choice("undefined", o["undefined"], get_args(Undefined))
+    choice("agg", o["agg"], get_args(Agg) if statistic == "gap" else ("worst_case", "mean"))
     reading = {name: o[name] for name in ("threshold", "strict", *READING_OPTIONS)}
-    pred = as_predictions(y_true, y_pred, labels_matter=rates != ("positive_rate",), **reading)
+    pred = as_predictions(y_true, y_pred, labels_matter=metrics != ("positive_rate",), **reading)
     labels = {name: o[name] for name in ("unknown", "known", "bins")}
+    if "bins" not in options:  # those of a calibration error are no bands of groups
+        labels["option"] = before_the_call
     strata, weight = as_strata(groups, o["control"], len(pred), **labels), pred.weights(o["sample_weight"])
     reference = disparity.reference_of(o["method"], o["reference"], strata.groups.labels)
-    found: list[Floats] = []  # of each rate (S, G, K)
-    baselines: list[Floats] = []  # of each rate (S, K)
-    for rate in rates:
-
-        def value(encoding: GroupEncoding, rate: str = rate) -> Floats:
-            return class_values(rate, pred, encoding.ids, encoding.num_groups, weight, convention=o["convention"])
-
-        values, classes = value(strata.cells), classes_named(pred, o["convention"])
-        report_undefined(rate, strata.cells, values, o["undefined"], classes=classes, depth=4)
+    found: list[Floats] = []  # of each metric (S, G, K)
+    baselines: list[Floats] = []  # of each metric (S, K)
+    for metric in metrics:
+        of = partial(class_values, metric, pred, weight=weight, convention=o["convention"], **how)
+        values = of(ids=strata.cells.ids, num_groups=strata.cells.num_groups)
+        classes = classes_named(pred, o["convention"])
+        report_undefined(metric, strata.cells, values, o["undefined"], classes=classes, depth=4)
         found.append(strata.by_group(values))
         if reference is not None:
             baselines.append(found[-1][:, reference])
         elif o["method"] == "to_overall":
-            baselines.append(value(strata.control))
-    how: Any = {"agg": agg, "over_classes": o["over_classes"], "convention": o["convention"]}
-    gaps = gap_over_groups(found, statistic, **how, baselines=baselines)
+            baselines.append(of(ids=strata.control.ids, num_groups=strata.control.num_groups))
+    join: Any = {"agg": o["agg"], "over_classes": o["over_classes"], "convention": o["convention"]}
+    gaps = gap_over_groups(found, statistic, **join, baselines=baselines)
     if o["control"] is not None:
-        name = f"a comparison of groups by {' and '.join(rates)}"
+        name = f"a comparison of groups by {' and '.join(metrics)}"
         report_undefined(name, strata.control, gaps[:, None], o["undefined"], of="control stratum(s)", depth=4)
-    return float(_worst(gaps, statistic, agg))
+    return float(_worst(gaps, statistic, o["agg"]))
 
 
 def _named_gap(
@@ -163,8 +171,10 @@ def _named_gap(
     """The function ``name``: the largest difference, or the smallest ratio, over groups of the ``rates``."""
     statistic: Statistic = "ratio" if name.endswith("_ratio") else "gap"
 
+    defaults = GAP_OPTIONS if len(rates) == 1 else ODDS_OPTIONS
+
     def gap(y_true: Any, y_pred: Any, groups: Any, **options: Any) -> float:
-        return _gap_of(rates, statistic, y_true, y_pred, groups, options)
+        return gap_of(rates, statistic, y_true, y_pred, groups, given_options(options, defaults))
 
     labels = "(N,) labels 0 and 1, or two others with ``positive``; (N,) classes; or (N, L) of 0 and 1"
     if rates == ("positive_rate",):
@@ -196,8 +206,7 @@ Example:
     >>> {call.replace("f(", f"{name}(")}
     {value}
 """
-    defaults = GAP_OPTIONS if len(rates) == 1 else ODDS_OPTIONS
-    return with_options(defaults, options, GapOptions, RateOptions, LabelOptions, ReadingOptions)(gap)
+    return with_options(defaults, options, GapOptions, *SHARED)(gap)
 
 
 _RANGES = {

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fairloss.core.checks import choice, expected
 from fairloss.core.options import given_options, with_options
-from fairloss.groups.encode import EachBins, EachLabels, GroupEncoding
+from fairloss.groups.encode import EachBins, EachLabels
 from fairloss.metrics.arrays import Bools, Floats, Ints, as_array, as_groups, as_values, as_weights, before_the_call
 from fairloss.metrics.calibration import (
     Strategy,
@@ -28,10 +28,10 @@ from fairloss.metrics.calibration import (
     top_label,
     weighted_mean,
 )
-from fairloss.metrics.gap_options import METRIC_OPTIONS, LabelOptions, MetricOptions, RateOptions
+from fairloss.metrics.gap_options import METRIC_OPTIONS, SHARED, MetricOptions
 from fairloss.metrics.group_result import GroupMetric, group_result
 from fairloss.metrics.labels import same_length
-from fairloss.metrics.predictions import READING_OPTIONS, Predictions, ReadingOptions, as_predictions
+from fairloss.metrics.predictions import READING_OPTIONS, Predictions, as_predictions
 from fairloss.metrics.ranking import auc_by_group
 from fairloss.metrics.rates import (
     RATES,
@@ -42,7 +42,7 @@ from fairloss.metrics.rates import (
     rates,
     ratio,
 )
-from fairloss.metrics.strata import as_strata
+from fairloss.metrics.strata import Strata, as_strata
 from fairloss.metrics.undefined import Undefined, UndefinedGroupWarning, classes_named, report_undefined
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ METRICS: dict[Metric, bool] = {name: name not in _SMALLER_IS_BETTER for name in 
 """Names that :func:`group_metric` takes, and whether larger is better."""
 
 
-_shown = with_options(METRIC_OPTIONS, MetricOptions, RateOptions, LabelOptions, ReadingOptions)
+_shown = with_options(METRIC_OPTIONS, MetricOptions, *SHARED)
 
 
 @_shown
@@ -120,8 +120,8 @@ def stratified_metric(
 ) -> dict[Any, GroupMetric]:
     """The value of ``metric`` in every group within each value of a control attribute: in each hospital, by sex.
 
-    Each stratum's result is that of :func:`group_metric` on its samples alone, its ``overall`` value too; labels and
-    predictions are read once, over all samples.
+    Each stratum's result is that of :func:`group_metric` on its samples alone, its ``overall`` value too; labels,
+    predictions and bins are read once, over all samples.
 
     Args:
         metric: as in :func:`group_metric`.
@@ -239,59 +239,45 @@ def _measured(metric: Any, y_true: Any, y_pred: Any, groups: Any, control: Any, 
     o = given_options(options, METRIC_OPTIONS)
     choice("undefined", o["undefined"], get_args(Undefined))
     reading = {name: o[name] for name in ("threshold", "strict", *READING_OPTIONS)}
+    labels = {"unknown": o["unknown"], "known": o["known"], "option": before_the_call}
     if callable(metric):
         unused = [name for name, value in reading.items() if value != METRIC_OPTIONS[name]]
         if unused:
             raise ValueError(expected(unused[0], "no such option beside a function, which gets y_pred as it is", "one"))
-        name, classes = getattr(metric, "__name__", "metric"), ()
+        name, higher, classes, binary = getattr(metric, "__name__", "metric"), True, (), None
         true, answers = as_array(y_true, "y_true"), as_array(y_pred, "y_pred")
         same_length(true, answers)
-        n, weight = len(true), as_weights(o["sample_weight"], len(true))
-
-        def of(at: Any, encoding: GroupEncoding) -> GroupMetric:
-            given = None if o["sample_weight"] is None else weight[at]
-            return _from_callable(name, metric, true[at], answers[at], encoding, given)
-
+        strata, weight = as_strata(groups, control, len(true), **labels), as_weights(o["sample_weight"], len(true))
+        given = None if o["sample_weight"] is None else weight
+        values, overall = _of_function(metric, true, answers, strata, given)
     else:
-        name = choice("metric", metric, tuple(METRICS))
+        name, higher = choice("metric", metric, tuple(METRICS)), METRICS[metric]
         pred = as_predictions(y_true, y_pred, labels_matter=metric != "positive_rate", **reading)
-        n, weight, classes = len(pred), pred.weights(o["sample_weight"]), classes_named(pred, o["convention"])
-
-        def of(at: Any, encoding: GroupEncoding) -> GroupMetric:
-            how: Any = {"weight": weight[at], **{name: o[name] for name in ("convention", "bins", "strategy")}}
-            return _from_predictions(metric, pred.take(at), encoding, y_true is not None, **how)
-
-    strata = as_strata(groups, control, n, unknown=o["unknown"], known=o["known"], option=before_the_call)
-    found = {}
-    for s, stratum in enumerate(strata.control.labels):
-        at = slice(None) if control is None else np.flatnonzero(strata.control.ids == s)
-        found[stratum] = of(at, strata.groups._replace(ids=strata.groups.ids[at]))
-    if found:
-        values = np.concatenate([result.by_class for result in found.values()])
-        report_undefined(name, strata.cells, values, o["undefined"], classes=classes, depth=4)
-    return found
-
-
-def _from_predictions(
-    metric: Metric, pred: Predictions, encoding: GroupEncoding, labelled: bool, **how: Any
-) -> GroupMetric:
-    of = partial(class_values, metric, pred, **how)
-    values = of(ids=encoding.ids, num_groups=encoding.num_groups)
-    overall = of(ids=np.zeros_like(encoding.ids), num_groups=1)
-    if how["convention"] == "fairgrpo":
-        values, overall = (mean_over_classes(v)[:, None] for v in (values, overall))
-    binary = pred if labelled and pred.task == "binary" else None
-    return group_result(metric, encoding, values, overall[0], METRICS[metric], how["weight"], binary)
+        strata, weight = as_strata(groups, control, len(pred), **labels), pred.weights(o["sample_weight"])
+        classes, binary = (
+            classes_named(pred, o["convention"]),
+            None if y_true is None or pred.task != "binary" else pred,
+        )
+        of = partial(
+            class_values, metric, pred, weight=weight, **{key: o[key] for key in ("convention", "bins", "strategy")}
+        )
+        values = strata.by_group(of(ids=strata.cells.ids, num_groups=strata.cells.num_groups))
+        overall = of(ids=strata.control.ids, num_groups=strata.control.num_groups)
+        if o["convention"] == "fairgrpo":
+            values, overall = (mean_over_classes(v)[..., None] for v in (values, overall))
+    cells = values.reshape(-1, values.shape[-1])
+    report_undefined(name, strata.cells, cells, o["undefined"], classes=classes, depth=4)
+    return {
+        stratum: group_result(name, strata.groups_of(s), values[s], overall[s], higher, weight, binary)
+        for s, stratum in enumerate(strata.control.labels)
+    }
 
 
-def _from_callable(
-    name: str,
-    metric: Callable[..., Any],
-    true: NDArray[Any],
-    pred: NDArray[Any],
-    encoding: GroupEncoding,
-    weight: Floats | None,
-) -> GroupMetric:
+def _of_function(
+    metric: Callable[..., Any], true: NDArray[Any], pred: NDArray[Any], strata: Strata, weight: Floats | None
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """(S, G, 1) values of the groups of each stratum and (S, 1) values of the strata."""
+
     def value(at: Bools) -> Any:
         at = at if weight is None else at & (weight > 0)
         if not at.any():
@@ -301,13 +287,15 @@ def _from_callable(
             raise TypeError(expected("metric", "a function that returns a value", "None"))
         return found
 
-    everyone = np.ones(len(true), dtype=bool)
-    found = [value(everyone), *(value(encoding.ids == g) for g in range(encoding.num_groups))]
+    encodings = strata.cells, strata.control
+    found = [[value(e.ids == i) for i in range(e.num_groups)] for e in encodings]
     # A matrix, a dictionary, ... stays what it is: groups have it, but cannot be compared by it.
     texts = (np.flexible, np.complexfloating)
-    numbers = all(hasattr(v, "__float__") and np.ndim(v) == 0 and not isinstance(v, texts) for v in found)
-    table = np.empty((len(found), 1), dtype=np.float64 if numbers else object)
-    for row, v in zip(table, found, strict=True):
-        row[0] = v
-    weight = np.ones(len(true)) if weight is None else weight
-    return group_result(name, encoding, table[1:], table[0], True, weight)
+    numbers = all(
+        hasattr(v, "__float__") and np.ndim(v) == 0 and not isinstance(v, texts) for v in [*found[0], *found[1]]
+    )
+    cells, overall = (np.empty((len(each), 1), dtype=np.float64 if numbers else object) for each in found)
+    for table, each in zip((cells, overall), found, strict=True):
+        for row, v in zip(table, each, strict=True):
+            row[0] = v
+    return strata.by_group(cells), overall

@@ -9,10 +9,9 @@ from fairloss.core.checks import choice
 from fairloss.core.options import given_options, with_options
 from fairloss.metrics.calibration import Strategy
 from fairloss.metrics.disparity import Penalty
-from fairloss.metrics.gap_options import LABEL_OPTIONS, LabelOptions
+from fairloss.metrics.gap_options import SCORE_GAP_OPTIONS, SCORE_OPTIONS, SHARED, ScoreGapOptions, ScoreOptions
+from fairloss.metrics.gaps import gap_of
 from fairloss.metrics.per_group import group_metric
-from fairloss.metrics.predictions import ReadingOptions
-from fairloss.metrics.undefined import Undefined
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -20,28 +19,18 @@ if TYPE_CHECKING:
 __all__ = ["auc_gap", "calibration_gap", "equity_scaled_auc"]
 
 
-@with_options(LABEL_OPTIONS, LabelOptions, ReadingOptions)
-def auc_gap(
-    y_true: Any,
-    y_score: Any,
-    groups: Any,
-    *,
-    sample_weight: Any = None,
-    undefined: Undefined = "omit",
-    **options: Unpack[LabelOptions],
-) -> float:
+@with_options(SCORE_GAP_OPTIONS, ScoreGapOptions, *SHARED)
+def auc_gap(y_true: Any, y_score: Any, groups: Any, **options: Unpack[ScoreGapOptions]) -> float:
     """max_g AUC_g - min_g AUC_g; 0 means that all groups are ranked equally well.
 
     Args:
         y_true: (N,) labels of two classes, (N,) classes, or (N, L).
         y_score: (N,) scores or (N, 2) probabilities; (N, C) probabilities, with the mean of one-vs-rest areas; (N, L).
         groups: as in :func:`fairloss.metrics.group_metric`.
-        sample_weight: (N,) non-negative weights.
-        undefined: see :func:`fairloss.metrics.max_accuracy_gap`; a group with one class only has no area.
         options: by keyword.
 
     Returns:
-        A fraction; NaN where fewer than two groups have an area.
+        A fraction; NaN where fewer than two groups have an area, as one with one class only has none.
 
     Raises:
         ValueError: as :func:`fairloss.metrics.max_accuracy_gap`.
@@ -54,13 +43,10 @@ def auc_gap(
         >>> auc_gap([0, 1, 0, 1], [0.1, 0.9, 0.6, 0.4], ["F", "F", "M", "M"])
         1.0
     """
-    reading = given_options(options, LABEL_OPTIONS)
-    return group_metric(
-        "auc", y_true, y_score, groups, sample_weight=sample_weight, undefined=undefined, **reading
-    ).gap()
+    return gap_of(("auc",), "gap", y_true, y_score, groups, given_options(options, SCORE_GAP_OPTIONS))
 
 
-@with_options(LABEL_OPTIONS, LabelOptions, ReadingOptions)
+@with_options(SCORE_OPTIONS, ScoreOptions, *SHARED)
 def equity_scaled_auc(
     y_true: Any,
     y_score: Any,
@@ -68,9 +54,7 @@ def equity_scaled_auc(
     *,
     penalty: Penalty = "mean_abs",
     ddof: int | None = None,
-    sample_weight: Any = None,
-    undefined: Undefined = "omit",
-    **options: Unpack[LabelOptions],
+    **options: Unpack[ScoreOptions],
 ) -> float:
     """AUC / (1 + penalty for differences between groups' AUCs); the AUC itself means no difference.
 
@@ -81,8 +65,6 @@ def equity_scaled_auc(
         penalty: ``"mean_abs"`` (FairDi, equation 4), ``"sum_abs"`` (FairVision), ``"std"`` (FairMedFM, ``ddof=0``),
             ``"max_abs"`` or ``"gap"``; see :func:`fairloss.metrics.equity_scaled`.
         ddof: needed with ``penalty="std"``.
-        sample_weight: (N,) non-negative weights.
-        undefined: see :func:`fairloss.metrics.max_accuracy_gap`.
         options: by keyword.
 
     Returns:
@@ -95,12 +77,11 @@ def equity_scaled_auc(
         >>> round(equity_scaled_auc([0, 1, 0, 1], [0.1, 0.9, 0.6, 0.4], ["F", "F", "M", "M"]), 6)
         0.5
     """
-    reading = given_options(options, LABEL_OPTIONS)
-    result = group_metric("auc", y_true, y_score, groups, sample_weight=sample_weight, undefined=undefined, **reading)
+    result = group_metric("auc", y_true, y_score, groups, **given_options(options, SCORE_OPTIONS))
     return result.equity_scaled(penalty=penalty, ddof=ddof)
 
 
-@with_options(LABEL_OPTIONS, LabelOptions, ReadingOptions)
+@with_options(SCORE_GAP_OPTIONS, ScoreGapOptions, *SHARED)
 def calibration_gap(
     y_true: Any,
     y_score: Any,
@@ -109,9 +90,7 @@ def calibration_gap(
     measure: Literal["ece", "mean_abs"] = "ece",
     bins: int | Sequence[float] = 10,
     strategy: Strategy = "uniform",
-    sample_weight: Any = None,
-    undefined: Undefined = "omit",
-    **options: Unpack[LabelOptions],
+    **options: Unpack[ScoreGapOptions],
 ) -> float:
     """max_g e_g - min_g e_g of a calibration error; 0 means that all groups are calibrated equally well, or badly.
 
@@ -123,8 +102,6 @@ def calibration_gap(
         bins: number of bins, or their edges.
         strategy: ``"uniform"`` or ``"quantile"`` bins, the same for every group, or each group's own score
             ``"range"`` (FairMedFM's code: errors in different bins).
-        sample_weight: (N,) non-negative weights.
-        undefined: see :func:`fairloss.metrics.max_accuracy_gap`.
         options: by keyword.
 
     Returns:
@@ -138,14 +115,6 @@ def calibration_gap(
         0.3
     """
     choice("measure", measure, ("ece", "mean_abs"))
-    return group_metric(
-        "ece" if measure == "ece" else "mean_abs_calibration_error",
-        y_true,
-        y_score,
-        groups,
-        sample_weight=sample_weight,
-        undefined=undefined,
-        bins=bins,
-        strategy=strategy,
-        **given_options(options, LABEL_OPTIONS),
-    ).gap()
+    metric = "ece" if measure == "ece" else "mean_abs_calibration_error"
+    given = given_options(options, SCORE_GAP_OPTIONS)
+    return gap_of((metric,), "gap", y_true, y_score, groups, given, bins=bins, strategy=strategy)

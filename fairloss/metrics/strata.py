@@ -25,6 +25,10 @@ class Strata(NamedTuple):
     control: GroupEncoding
     cells: GroupEncoding
 
+    def groups_of(self, stratum: int) -> GroupEncoding:
+        """The groups of the stratum's samples; all others are in none."""
+        return self.groups._replace(ids=np.where(self.control.ids == stratum, self.groups.ids, -1))
+
     def by_group(self, values: Floats) -> Floats:
         """(S * G, ...) values of the cells as (S, G, ...)."""
         return values.reshape(self.control.num_groups, self.groups.num_groups, *values.shape[1:])

@@ -9,13 +9,18 @@ import itertools
 import numpy as np
 import pytest
 from fairlearn import metrics as fl
-from sklearn.metrics import accuracy_score, precision_score
+from sklearn.metrics import accuracy_score, precision_score, roc_auc_score
 
 import fairloss.metrics as fm
+from tests.oracles import metrics as oracle
 
 
 def false_discovery_rate(y, d, sample_weight=None):
     return 1 - precision_score(y, d, sample_weight=sample_weight)
+
+
+def calibration_error(y, s, sample_weight=None):
+    return oracle.ece(y, s, np.linspace(0, 1, 11), np.ones(len(y)) if sample_weight is None else sample_weight)
 
 
 # Each gap's name in the library, the rates it compares and whether it is a ratio of them.
@@ -28,6 +33,8 @@ GAPS = {
     "false_positive_rate_difference": (fl.false_positive_rate,),
     "predictive_parity_difference": (false_discovery_rate,),
     "equalized_odds_difference": (fl.true_positive_rate, fl.false_positive_rate),
+    "auc_gap": (roc_auc_score,),
+    "calibration_gap": (calibration_error,),
     "equalized_odds_ratio": (fl.true_positive_rate, fl.false_positive_rate),
 }
 
@@ -87,6 +94,8 @@ def from_fairlearn(name, y, d, g, *, control=None, weight=None, method="between_
 @pytest.mark.parametrize("name", GAPS)
 def test_a_gap_is_fairlearns(name, comparison, controlled, weighted, seed):
     y, d, g, c, w = draw(seed)
+    if name in ("auc_gap", "calibration_gap"):
+        d = np.clip(d / 2 + np.linspace(0.1, 0.45, len(d)), 0, 1)
     control, weight = c if controlled else None, w if weighted else None
     ways = [None] if len(GAPS[name]) == 1 else ["worst_case", "mean", "score"][: 2 if name.endswith("ratio") else 3]
     for agg in ways:

@@ -7,6 +7,7 @@ from fairlearn.metrics import MetricFrame
 
 import fairloss.metrics as fm
 from tests.metrics.test_fairlearn import draw
+from tests.oracles import metrics as oracle
 
 RATES = {
     "accuracy": sk.accuracy_score,
@@ -102,3 +103,23 @@ def test_a_function_that_returns_nothing_is_refused():
 def test_a_wrong_option_is_named():
     with pytest.raises(TypeError, match="thresold"):
         fm.stratified_metric("tpr", [1, 1], [1, 1], [0, 1], control=[0, 0], thresold=0.3)
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "quantile", "range"])
+def test_bins_are_one_for_all_strata_so_that_the_gap_is_the_worst_of_them(strategy):
+    y, d, g, c, w = draw(13)
+    s = np.clip(d / 2 + np.linspace(0.1, 0.45, len(d)), 0, 1)
+    strata = fm.stratified_metric("ece", y, s, g, control=c, strategy=strategy, sample_weight=w)
+    gap = fm.calibration_gap(y, s, g, control=c, strategy=strategy, sample_weight=w)
+    assert gap == max(result.gap() for result in strata.values())
+    if strategy == "quantile":
+        edges = np.concatenate([[0], np.quantile(s, np.arange(1, 10) / 10), [1]])
+        unweighted = fm.stratified_metric("ece", y, s, g, control=c, bins=edges)["south"].values
+        at = (c == "south") & (g == "F")
+        assert unweighted[0] == pytest.approx(oracle.ece(y[at], s[at], edges, np.ones(at.sum())))
+
+
+def test_a_gap_of_scores_is_blamed_where_it_is_called():
+    with pytest.warns(fm.UndefinedGroupWarning, match=r"auc is undefined in group\(s\) b") as caught:
+        fm.auc_gap([0, 1, 1, 1], [0.1, 0.2, 0.3, 0.4], list("aabb"))
+    assert [w.filename for w in caught] == [__file__]
