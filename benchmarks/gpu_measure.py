@@ -115,8 +115,10 @@ class Rows:
                 return found  # a wrong answer has no time
         found |= milliseconds(variant.step)
         if variant.graph:
-            with contextlib.suppress(RuntimeError):
+            try:
                 found["graph_ms"] = graph_milliseconds(variant.step)
+            except RuntimeError as error:
+                found["graph_failed"] = str(error)[:200]
         found |= {"peak_bytes": peak_bytes(variant.step), "launches": len(device_kernels(variant.step))}
         best = found.get("graph_ms", found["ms"]) / 1e3
         copy = self.ceilings.get("copy", {}).get("bytes_per_s")

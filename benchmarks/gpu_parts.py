@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,8 +32,14 @@ def pick(full: Any, small: Any) -> Any:
     return small if SMALL else full
 
 
-def installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
+def rival(package: str, make: Callable[[], Callable[[], Outputs]]) -> Variant | str:
+    """What ``make`` returns, or why there is none; it imports ``package``."""
+    if importlib.util.find_spec(package) is None:
+        return "not installed"
+    try:
+        return Variant(make())
+    except Exception as error:  # a rival that needs what this machine lacks ends nobody's part
+        return f"cannot be used here: {type(error).__name__}: {error}"[:300]
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -117,7 +129,7 @@ def likelihood(rows: Rows) -> None:
             "eager": Variant(ours, **checked),
             "F.cross_entropy": Variant(torchs),
             "criterion with the kernel": Variant(whole, "triton"),
-            "Liger": Variant(liger(logits, target)) if installed("liger_kernel") else "not installed",
+            "Liger": rival("liger_kernel", lambda logits=logits, target=target: liger(logits, target)),
             "criterion, eager": Variant(whole),
         }
         if shape is long and not ignored:
@@ -181,7 +193,7 @@ def dice(rows: Rows) -> None:
             "FEBS with the kernel": Variant(whole, "triton"),
             "FEBS, eager": Variant(whole),
             "softmax, one-hot, cross-entropy": Variant(naive),
-            "MONAI DiceCELoss": Variant(monai(logits, target)) if installed("monai") else "not installed",
+            "MONAI DiceCELoss": rival("monai", lambda logits=logits, target=target: monai(logits, target)),
         }
         for k in (20, 22, 26):
             variants[f"eager, blocks of 2^{k}"] = Variant(
@@ -254,9 +266,7 @@ def _contrastive(rows: Rows, n: int, d: int, dtype: torch.dtype, held: int = 0, 
         step = with_setting(contrastive_triton, "FLOAT32_PRODUCTS", "tf32x3", ours)
         variants["kernel, tf32x3"] = Variant(step, "triton", **checked)
     if rivals:
-        variants["pytorch-metric-learning SupConLoss"] = (
-            Variant(metric_learning(z, y)) if installed("pytorch_metric_learning") else "not installed"
-        )
+        variants["pytorch-metric-learning SupConLoss"] = rival("pytorch_metric_learning", lambda: metric_learning(z, y))
         if not held:
             variants["the formula"] = Variant(printed)
             torch._dynamo.reset()
@@ -374,6 +384,7 @@ def losses(rows: Rows) -> None:
         Work("losses", {"loss": "F.cross_entropy", "N": 32}, FP32), {"eager": Variant(cross_entropy, graph=True)}
     )
     fis_beside_geomloss(rows)
+    steps = {}
     for case in all_cases():
         batch = {name: t.detach().to("cuda") for name, t in case.draw(0, 32, FP32, grad=False).items()}
         for name in case.differentiable:
@@ -385,7 +396,10 @@ def losses(rows: Rows) -> None:
             grads = torch.autograd.grad(value, [batch[name] for name in case.differentiable], allow_unused=True)
             return (value, *(g for g in grads if g is not None))
 
+        steps[case.name] = step
         rows.measure(Work("losses", {"loss": case.name, "N": 32}, FP32), {"eager": Variant(step, graph=True)})
+    for name in ("fair_cross_entropy-hybrid", "fis-default", "febs-default"):
+        rows.measure(Work("losses", {"loss": name, "N": 32}, FP32), {"compiled": Variant(compiled(steps[name]))})
 
 
 def fis_beside_geomloss(rows: Rows) -> None:
@@ -397,24 +411,56 @@ def fis_beside_geomloss(rows: Rows) -> None:
         loss = ff.fis(values, ids, num_groups=groups)
         return (loss, *torch.autograd.grad(loss, values))
 
-    def sinkhorn() -> Outputs:
+    def geomloss() -> Callable[[], Outputs]:
         from geomloss import SamplesLoss
 
         distance = SamplesLoss("sinkhorn", p=2, blur=0.01)
-        cloud = values.unsqueeze(1)
-        loss = sum((distance(cloud[ids == g], cloud) for g in range(groups)), values.new_zeros(()))
-        return (loss, *torch.autograd.grad(loss, values))
+
+        def step() -> Outputs:
+            cloud = values.unsqueeze(1)
+            loss = sum((distance(cloud[ids == g], cloud) for g in range(groups)), values.new_zeros(()))
+            return (loss, *torch.autograd.grad(loss, values))
+
+        return step
 
     rows.measure(
         Work("fis", {"N": n, "G": groups}, FP32),
         {
             "exact transport": Variant(ours, graph=True),
-            "geomloss": Variant(sinkhorn) if installed("geomloss") else "not installed",
+            "geomloss": rival("geomloss", geomloss),
         },
     )
 
 
+def memory(rows: Rows) -> None:
+    """Small sizes of every kernel under compute-sanitizer, where there is one; no time is worth anything there."""
+    tool = shutil.which("compute-sanitizer")
+    for part in ("likelihood", "dice", "queue", "segments", "advantages"):
+        work = Work("memory", {"part": part}, FP32)
+        if tool is None:
+            rows.write(work, "compute-sanitizer", left_out="compute-sanitizer was not found")
+            continue
+        out = Path(tempfile.mkdtemp()) / "rows"
+        script = str(Path(__file__).with_name("gpu.py"))
+        command = [
+            tool,
+            "--tool",
+            "memcheck",
+            "--error-exitcode",
+            "9",
+            sys.executable,
+            script,
+            "--out",
+            str(out),
+            "--only",
+            part,
+        ]
+        done = subprocess.run(command, env={**os.environ, "FAIRLOSS_GPU_SMALL": "1"}, capture_output=True, text=True)
+        found = {"failed": (done.stdout + done.stderr)[-500:]} if done.returncode else {"errors_found": 0}
+        rows.write(work, "compute-sanitizer", **found)
+
+
 PARTS: dict[str, Callable[[Rows], None]] = {
     function.__name__: function
-    for function in (ceilings, likelihood, dice, crossover, contrastive, queue, advantages, segments, losses)
+    for function in (ceilings, likelihood, dice, crossover, contrastive, queue, advantages, segments, losses, memory)
 }

@@ -88,12 +88,12 @@ def _soft_class_rows(
     check_fractions(target)
     t = target.to(logp.dtype)
     # xlogy-like: a class of probability 0 and target 0 contributes 0, not 0 * -inf.
-    nll = -torch.where(t == 0, 0.0, t * logp).sum(1)
+    nll = -(t * logp).masked_fill(t == 0, 0.0).sum(1)
     losses = nll
     if weight is not None or label_smoothing:
         smooth = t * (1 - label_smoothing) + label_smoothing / input.shape[1]
         smooth = smooth if weight is None else smooth * weight.to(logp)
-        losses = -torch.where(smooth == 0, 0.0, smooth * logp).sum(1)
+        losses = -(smooth * logp).masked_fill(smooth == 0, 0.0).sum(1)
     valid = torch.ones_like(nll, dtype=torch.bool)
     return Rows(losses, valid, nll, valid, (t * logp.exp()).sum(1) if with_prob else None)
 

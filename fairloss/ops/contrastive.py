@@ -59,7 +59,7 @@ def _blocks(
     budget = _BLOCK_CPU if anchors.device.type == "cpu" else _BLOCK_GPU
     size = max(1, min(n, budget // max(m, 1)))
     ignored = key_labels == ignore_label  # (M,)
-    columns = torch.where(ignored.unsqueeze(1), -1, key_groups).unbind(1)  # nobody's positives
+    columns = key_groups.masked_fill(ignored.unsqueeze(1), -1).unbind(1)  # nobody's positives
     known = [column >= 0 for column in columns]
     for start in range(0, n, size):
         rows = slice(start, min(start + size, n))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks.gpu_measure import SMALL
+from fairloss import ops as kernels
 from tests.contract.case import all_cases
 from tests.gpu.waits import waits
 
@@ -30,10 +31,12 @@ def reason(case):
     return None if case.compile is True else str(case.compile)
 
 
+@pytest.mark.parametrize("backend", ["eager", "triton"])
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
-def test_equals_the_cpu(case):
+def test_equals_the_cpu(case, backend):
     module, batch = on_gpu(case)
-    value, grads = step(module, batch, [batch[name] for name in case.differentiable])
+    with kernels.backend(backend):
+        value, grads = step(module, batch, [batch[name] for name in case.differentiable])
     reference = case.draw(0, 32)
     for name in case.differentiable:
         reference[name] = batch[name].detach().double().cpu().requires_grad_()
