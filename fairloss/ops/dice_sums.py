@@ -177,7 +177,7 @@ def _dice_sums_backward(
         g_nll = grad_nll[samples].reshape(-1, 1, 1)
         if sigmoid:
             g_x = g_p.mul_(p).mul_(1 - p)
-            place.copy_(g_x.add_((p - t).mul_(g_nll)) if with_nll else g_x)
+            place.copy_(g_x.add_(p.sub_(t.to(p.dtype)).mul_(g_nll)) if with_nll else g_x)
         else:
             from_all = (g_p * p).sum(1, keepdim=True)
             if with_nll:

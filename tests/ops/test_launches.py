@@ -18,11 +18,11 @@ def tokens(shape, dtype):
     return lambda: sample_likelihood(logits, target).prob.sum()
 
 
-def febs(shape):
+def febs(shape, **options):
     logits = torch.empty(shape, device="meta", requires_grad=True)
     target = torch.empty(shape[0], *shape[2:], dtype=torch.int64, device="meta")
     groups = torch.empty(shape[0], dtype=torch.int64, device="meta")
-    criterion = FEBSLoss(3, num_classes=shape[1])
+    criterion = FEBSLoss(3, num_classes=shape[1], **options)
     return lambda: criterion(logits, target, groups)
 
 
@@ -49,6 +49,15 @@ def test_the_likelihood_with_the_kernel(shape, dtype, monkeypatch):
 def test_segmentation_without_the_kernel(shape):
     count = count_step(febs(shape))
     assert sum(count.values()) <= (150 if shape[0] == 2 else 350), count  # some twenty for each block of 16 million
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"activation": "sigmoid", "dice_weight": 0.5}, {"ignore_index": 1, "dice_weight": 0.5}, {"squared_pred": False}],
+    ids=str,
+)
+def test_segmentation_in_its_other_forms_runs_off_the_cpu(options):
+    count_step(febs((2, 3, 9, 9), **options))
 
 
 @needs_triton
