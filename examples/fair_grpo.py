@@ -144,7 +144,7 @@ def train(task: Task, method: str, args: argparse.Namespace, folder: Path, tick:
     config = GRPOConfig(
         output_dir=str(folder), max_steps=args.steps, learning_rate=args.lr, lr_scheduler_type="constant", warmup_steps=0,
         per_device_train_batch_size=args.prompts * args.rollouts // args.accumulation, num_generations=args.rollouts,
-        gradient_accumulation_steps=args.accumulation, max_completion_length=args.max_tokens, beta=0.0, seed=task.seed,
+        gradient_accumulation_steps=args.accumulation, steps_per_generation=args.accumulation // args.generations, max_completion_length=args.max_tokens, beta=0.0, seed=task.seed,
         logging_steps=1, report_to=[], disable_tqdm=True, use_cpu=args.device == "cpu", bf16=args.amp == "bf16",
         fp16=args.amp == "fp16", save_strategy="steps" if args.save_steps else "no", save_steps=args.save_steps or 500,
         save_total_limit=1, log_level="error", dataloader_pin_memory=False,
@@ -205,6 +205,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, intervals.Est
     parser.add_argument("--prompts", type=int, default=32, help="prompts a step (32)")
     parser.add_argument("--rollouts", type=int, default=8, help="completions a prompt (8)")
     parser.add_argument("--accumulation", type=int, default=1, help="gradient accumulation steps (1)")
+    parser.add_argument(
+        "--generations",
+        type=int,
+        default=1,
+        help="how often a step generates; as often as it accumulates: batch by batch (1)",
+    )
     parser.add_argument("--max-tokens", type=int, default=3, help="longest completion (3; with --model use more)")
     parser.add_argument("--lr", type=float, default=1e-3, help="learning rate (0.001; with --model use about 1e-6)")
     parser.add_argument("--format-steps", type=int, default=150, help="supervised steps on the format (150)")
