@@ -144,7 +144,8 @@ def train(task: Task, method: str, args: argparse.Namespace, folder: Path, tick:
     config = GRPOConfig(
         output_dir=str(folder), max_steps=args.steps, learning_rate=args.lr, lr_scheduler_type="constant", warmup_steps=0,
         per_device_train_batch_size=args.prompts * args.rollouts // args.accumulation, num_generations=args.rollouts,
-        gradient_accumulation_steps=args.accumulation, steps_per_generation=args.accumulation // args.generations, max_completion_length=args.max_tokens, beta=0.0, seed=task.seed,
+        gradient_accumulation_steps=args.accumulation, steps_per_generation=args.accumulation // args.generations,
+        max_completion_length=args.max_tokens, beta=0.0, seed=task.seed,
         logging_steps=1, report_to=[], disable_tqdm=True, use_cpu=args.device == "cpu", bf16=args.amp == "bf16",
         fp16=args.amp == "fp16", save_strategy="steps" if args.save_steps else "no", save_steps=args.save_steps or 500,
         save_total_limit=1, log_level="error", dataloader_pin_memory=False,

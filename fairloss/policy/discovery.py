@@ -291,9 +291,17 @@ class ReleasedDiscovery(StatefulModule):
         for domain in np.unique(places).tolist():
             held = points[places == domain]
             fit = choose_clusters(held, "elbow", 0, "auto")
+            placed = {point.tobytes(): label for point, label in zip(held, fit.labels_, strict=True)}
+
+            def nearest(x: Array, fit: Any = fit, placed: dict[bytes, int] = placed) -> Array:
+                # As the authors' code, by the fit's own labels: at equal distances ``predict`` may say otherwise.
+                return np.array(
+                    [placed.get(point.tobytes(), other) for point, other in zip(x, fit.predict(x), strict=True)]
+                )
+
             # Centers round: that of rewards 0 alone may be -2e-8, and a negative mean is refused.
             means = fit.cluster_centers_.mean(axis=1).clip(held.min(), held.max())
-            collected.add(domain, fit, fit.predict, means, held.min(1) < held.max(1))
+            collected.add(domain, fit, nearest, means, held.min(1) < held.max(1))
         return collected.proposal(domains.device, (vectors, owners))
 
     def commit(self, proposal: Proposal) -> None:

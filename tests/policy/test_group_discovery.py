@@ -12,7 +12,7 @@ from sklearn.metrics import silhouette_score
 
 from fairloss import FairGRPOAdvantage
 from fairloss.policy import fair_grpo_advantages
-from fairloss.policy.discovery import Discovery, choose_clusters, differ, quantile_features
+from fairloss.policy.discovery import Discovery, ReleasedDiscovery, choose_clusters, differ, quantile_features
 from tests.policy.rollouts import batch, draw
 from tests.policy.test_fair_grpo_state import with_unknown
 
@@ -160,6 +160,27 @@ def test_released_discovery_takes_every_set_of_right_and_wrong_answers():
         module = FairGRPOAdvantage(1, variant="released", discover_groups="kmeans")
         module(rewards, torch.full((size,), -1))
         assert min(row.mean_reward for row in module.table()) >= 0
+
+
+def test_released_discovery_keeps_the_labels_of_its_own_fit():
+    """At equal distances ``predict`` may name another cluster than the fit did, as it does for one prompt here."""
+    rng = np.random.default_rng(210)
+    rng.integers(1, 4), rng.integers(1, 6), rng.integers(2, 9), rng.integers(1, 5), rng.choice([0, 0.3, 1.0])
+    rate, released, held = rng.random((1, 4)), ReleasedDiscovery(1), np.zeros((0, 6), np.float32)
+    for _ in range(3):
+        q = int(rng.integers(2, 25))
+        rng.integers(0, 1, q)
+        groups = rng.integers(0, 3, q)
+        groups[rng.random(q) < 0.3] = -1
+        rewards = (rng.random((q, 6)) < rate[0, groups][:, None]).astype(np.float32)[groups < 0]
+        held = np.concatenate([held, rewards])
+        proposal = released.propose(
+            torch.from_numpy(rewards), torch.zeros(len(rewards), dtype=torch.int64), include=True
+        )
+        released.commit(proposal)
+        fit = KMeans(proposal.clusters.share[0].gt(0).sum().item(), random_state=0, n_init="auto").fit(held)
+        assert proposal.labels.tolist() == fit.labels_[len(held) - len(rewards) :].tolist()
+    assert (fit.predict(held) != fit.labels_).any()
 
 
 def cluster_arguments(**change):
