@@ -1,7 +1,7 @@
 """Words and long sentences of the prose in docs/ and README.md, tables and code left out.
 
-    python -m tools.prose
-    python -m tools.prose --long    # the sentences over 30 words
+python -m tools.prose
+python -m tools.prose --long    # the sentences over 30 words
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def main() -> None:
         long = [s for s in found if words(s) > LONG]
         size = sum(map(words, found))
         total, count, many = total + size, count + len(found), many + len(long)
-        lines.append((size, f"{size:6} words {len(long):3} of {len(found):4} sentences long  {page.relative_to(ROOT)}", long))
+        lines.append(
+            (size, f"{size:6} words {len(long):3} of {len(found):4} sentences long  {page.relative_to(ROOT)}", long)
+        )
     for _, line, long in sorted(lines, reverse=True):
         print(line)
         for sentence in long if args.long else []:

@@ -26,7 +26,7 @@ __all__ = ["RATES", "Bands", "Budget", "Points", "rate"]
 
 RATES = ("tpr", "fpr", "positive_rate", "accuracy")
 _EPS = 1e-12  # rates are ratios of counts; those equal as fractions differ by rounding alone
-_MOST_MERGES = 64  # bands whose fronts are merged, per width
+_MOST_WORK = 1e8  # points times true positives of the fronts that are merged, per width: a second or so
 _MOST_STARTS = 100  # starts per rate, where two rates are bounded at once
 
 
@@ -279,11 +279,12 @@ class Bands:
             return None, False
         left = np.flatnonzero(margin >= -1e-9)
         left = left[np.argsort(-margin[left])]
-        for band in left[:_MOST_MERGES]:
+        most = int(_MOST_WORK // (sum(len(p.tp) for p in self.points) * (self.positives + 1)))
+        for band in left[:most]:
             found = self._merged(windows[0][:, band], windows[1][:, band], kept)
             if found is not None:
                 return found, True
-        return None, len(left) <= _MOST_MERGES
+        return None, len(left) <= most
 
     def _merged(self, low: Ints, high: Ints, kept: Callable[[Floats], NDArray[np.bool_]]) -> Ints | None:
         """A choice inside one band that keeps the budget, by the fewest false positives for every number of true ones."""
