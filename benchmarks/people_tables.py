@@ -94,10 +94,8 @@ def tables(rows: list[dict[str, Any]]) -> str:
         parts.append(f"\n**{title[0].upper() + title[1:]} gap**\n")
         parts.append("| arm | guarded cut [95 %] | guard holds | halved | accuracy | balanced accuracy | AUC |")
         parts.append("| :-- | --: | --: | --: | --: | --: | --: |")
-        parts += [
-            f"| {line['arm']} | {line['cut']:.2f} [{line['low']:.2f}, {line['high']:.2f}] | {line['guard']} | {line['halved']} | "
-            + " | ".join(f"{line[k]:+.2f}" for k in FIGURES)
-            + " |"
-            for line in lines
-        ]
+        for line in lines:
+            cut = f"{line['cut']:.2f} [{line['low']:.2f}, {line['high']:.2f}]"
+            cells = [line["arm"], cut, line["guard"], line["halved"], *(f"{line[k]:+.2f}" for k in FIGURES)]
+            parts.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(parts)
