@@ -71,7 +71,7 @@ class _AllReduceSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _all_reduce(grad, ctx.process_group), None
+        return _AllReduceSum.apply(grad, ctx.process_group), None
 
 
 def all_reduce_sum(x: Tensor, process_group: ProcessGroup | None) -> Tensor:
@@ -127,7 +127,7 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _all_reduce(grad, ctx.process_group)[ctx.start : ctx.start + ctx.rows], None
+        return _AllReduceSum.apply(grad, ctx.process_group)[ctx.start : ctx.start + ctx.rows], None
 
 
 def gather_rows_with_gradient(x: Tensor, process_group: ProcessGroup | None) -> Tensor:

@@ -219,7 +219,7 @@ class StatefulModule(ConstantsModule):
         if self._frozen or not self.training:
             return None
         compiling = torch.compiler.is_compiling()
-        if not compiling and torch._C._are_functorch_transforms_active():
+        if torch._C._are_functorch_transforms_active():
             cure = "call it in eval mode or within fairloss.frozen(module)"
             raise RuntimeError(expected(type(self).__name__, "no torch.func transform where state moves", "one", cure))
         if not torch.is_grad_enabled():

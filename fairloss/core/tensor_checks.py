@@ -19,13 +19,27 @@ __all__ = [
     "same_device",
     "shaped",
     "tensor",
+    "unwrapped",
     "whole",
 ]
 
 
 def on_host(x: Tensor) -> bool:
-    """Whether looking at the values of ``x`` waits for no device and is no part of a compiled graph."""
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Whether looking at the values of ``x`` waits for no device and is no part of a compiled graph or a ``vmap``."""
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        if torch._C._functorch.is_batchedtensor(x):
+            return False
+        x = torch._C._functorch.get_unwrapped(x)
+    return True
+
+
+def unwrapped(x: Tensor) -> Tensor:
+    """``x`` without the wrappers of ``torch.func``, all of a ``vmap`` at once: its values can be looked at."""
+    while not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x
 
 
 def tensor(name: str, x: Any, what: str) -> Tensor:
@@ -93,6 +107,7 @@ def all_inside(name: str, x: Tensor, inside: Tensor, wanted: str, cure: str = ""
     On the host in eager mode the error shows the first value that is not; elsewhere the check is asynchronous
     (``torch._assert_async``), so that nothing waits for the device and a compiled graph stays whole.
     """
+    x, inside = unwrapped(x), unwrapped(inside)
     if on_host(x):
         if not bool(inside.all()):
             first = x[~inside][0].item()
@@ -106,6 +121,7 @@ def between(name: str, x: Tensor, low: float, high: float, wanted: str, cure: st
 
     On the host one pass finds both ends; the mask is made where one of them is out.
     """
+    x = unwrapped(x)
     if on_host(x) and x.numel():
         lowest, highest = (bound.item() for bound in torch.aminmax(x))
         if lowest >= low and highest <= high:

@@ -219,6 +219,7 @@ def _check_range(ids: Tensor, size: int | None, name: str) -> None:
     """Ids must lie in -1 .. size - 1; without a size, be -1 at least."""
     wanted = f"ids {'0, 1, ...' if size is None else f'0 .. {size - 1}'}, and -1 for unknown"
     # On the host one pass finds both ends; the mask is made where one of them is out.
+    ids = tensor_checks.unwrapped(ids)
     if tensor_checks.on_host(ids):
         low, high = (int(bound) for bound in torch.aminmax(ids)) if ids.numel() else (0, 0)
         if low >= -1 and (size is None or high < size):

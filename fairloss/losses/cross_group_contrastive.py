@@ -185,7 +185,7 @@ class CrossGroupContrastiveLoss(ConstantsModule):
         the price is that the backward pass computes the similarities again. The choice of negatives by the margin is not
         differentiated. Time grows as N (N + memory capacity) D. With
         the Triton kernel (docs/kernels.md; off by default) half-precision embeddings meet the memory's rows in their own
-        precision. Second derivatives are not available. Under
+        precision. Second derivatives, forward mode and ``torch.func`` keep an N x M matrix. Under
         DistributedDataParallel each rank computes its own anchors against all ranks' keys; the gathers wait for the device.
 
     Example:

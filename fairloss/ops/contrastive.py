@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fairloss.core.dtypes import statistics_dtype
+from fairloss.ops.derivatives import gradient_with_graph, needs_plain_form
 from fairloss.ops.dispatch import use_triton
 
 __all__ = ["contrastive_losses"]
@@ -58,6 +59,8 @@ def _blocks(
     n, m = anchors.shape[0], keys.shape[0]
     budget = _BLOCK_CPU if anchors.device.type == "cpu" else _BLOCK_GPU
     size = max(1, min(n, budget // max(m, 1)))
+    # Blocks of equal size: 255 rows and 1 would take as long as 128 and 128, and more memory.
+    size = max(1, -(-n // max(1, -(-n // size))))
     ignored = key_labels == ignore_label  # (M,)
     columns = key_groups.masked_fill(ignored.unsqueeze(1), -1).unbind(1)  # nobody's positives
     known = [column >= 0 for column in columns]
@@ -147,11 +150,33 @@ def contrastive_losses(
     Raises:
         RuntimeError: the backend is "triton" and the kernel cannot run (:mod:`fairloss.ops.dispatch`).
     """
+    if needs_plain_form():
+        return _plain(
+            anchors, keys, held, labels, key_labels, groups, key_groups, temperature, margin, ignore_label, keys is anchors
+        )  # fmt: skip
     pairs = anchors.shape[0] * key_labels.shape[0]
     triton = use_triton("contrastive_losses", anchors.device, _obstacle(anchors), dtype=anchors.dtype, size=pairs)
     losses, lse, counts, *_ = contrastive_losses_op(
         anchors, keys, held, labels, key_labels, groups, key_groups, temperature, margin, ignore_label, keys is anchors, triton
     )  # fmt: skip
+    return losses, lse, counts
+
+
+def _plain(anchors: Tensor, keys: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """The same by operations that have every derivative, with matrices of N x M numbers kept."""
+    held, *options, shared = rest
+    parts: list[list[Tensor]] = [[], [], []]
+    with torch.autocast(anchors.device.type, enabled=False):
+        (z, _), _, k = _unit_rows(anchors, keys, held, shared)
+        for _, s, not_positive, not_negative in _blocks(z, k, *options):
+            alone = not_negative.all(1)  # a logsumexp of nothing has no derivative
+            lse = torch.logsumexp(s.masked_fill(not_negative & ~alone.unsqueeze(1), -torch.inf), dim=1)
+            x = (lse.unsqueeze(1) - s).masked_fill(not_positive | alone.unsqueeze(1), -torch.inf)
+            counts = (~not_positive).sum(1).to(s.dtype)
+            losses = F.softplus(x, threshold=40).sum(1) / counts.clamp(min=1)
+            for part, value in zip(parts, (losses, lse.masked_fill(alone, -torch.inf), counts), strict=True):
+                part.append(value)
+    losses, lse, counts = (torch.cat(part) if part else z.new_zeros(0) for part in parts)
     return losses, lse, counts
 
 
@@ -285,6 +310,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Six) -> None:
 def _backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 12
+    if torch.is_grad_enabled():  # under create_graph=True
+        anchors, keys, *others = ctx.saved_tensors[:7]
+        options = [*others, *ctx.options[:-1]]
+        found = gradient_with_graph(
+            lambda a, k: _plain(a, a if options[-1] else k, *options)[:1], [anchors, keys], [grad]
+        )
+        return (found[0], None if options[-1] else found[1], *[None] * 10)
     of_anchors, of_keys = contrastive_losses_backward(grad, *ctx.saved_tensors, *ctx.options)
     shared = ctx.options[-2]
     return (of_anchors, None if shared else of_keys, *[None] * 10)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fairloss.core.dtypes import statistics_dtype
+from fairloss.ops.derivatives import gradient_with_graph, needs_plain_form
 from fairloss.ops.dispatch import use_triton
 
 __all__ = ["dice_sums"]
@@ -55,10 +56,29 @@ def dice_sums(
     Raises:
         RuntimeError: the backend is "triton" and the kernel cannot run (:mod:`fairloss.ops.dispatch`).
     """
+    if needs_plain_form():
+        return _plain(logits, target, with_nll, sigmoid, squared, ignored)
     obstacle = _obstacle(logits, sigmoid, squared, ignored)
     triton = use_triton("dice_sums", logits.device, obstacle, dtype=logits.dtype, size=logits.numel())
     sums, nll = dice_sums_op(logits, target, with_nll, triton, sigmoid, squared, ignored)
     return sums, nll
+
+
+def _plain(
+    logits: Tensor, target: Tensor, with_nll: bool, sigmoid: bool, squared: bool, ignored: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The same by operations that have every derivative, with tensors of the logits' size kept."""
+    x = logits.to(statistics_dtype(logits.dtype))
+    classes = torch.arange(logits.shape[1], device=logits.device).unsqueeze(1)
+    t = (target.detach() if target.dtype.is_floating_point else classes == target.unsqueeze(1)).to(x.dtype)
+    logp = F.logsigmoid(x) if sigmoid else torch.log_softmax(x, 1)
+    p, entropy = logp.exp(), (-logp * t).masked_fill(t == 0, 0.0)
+    if sigmoid:
+        entropy = F.softplus(x) - x * t
+    if ignored is not None:
+        p, t, entropy = (part.masked_fill(ignored.unsqueeze(1), 0.0) for part in (p, t, entropy))
+    sums = torch.stack([(p * t).sum(2), (p * p if squared else p).sum(2), (t * t if squared else t).sum(2)], 1)
+    return sums, entropy.sum((1, 2)) if with_nll else sums.new_zeros(logits.shape[0])
 
 
 def _obstacle(logits: Tensor, sigmoid: bool, squared: bool, ignored: Tensor | None) -> str | None:
@@ -207,6 +227,11 @@ def _backward(ctx: Any, grad_sums: Tensor | None, grad_nll: Tensor | None) -> tu
     with_nll = ctx.with_nll and grad_nll is not None
     if grad_sums is None and not with_nll:
         return (None,) * 7
+    if torch.is_grad_enabled():  # under create_graph=True
+        found = gradient_with_graph(
+            lambda x: _plain(x, target, with_nll, ctx.sigmoid, ctx.squared, ignored), [logits], [grad_sums, grad_nll]
+        )
+        return (*found, *[None] * 6)
     like_sums, like_nll = _empty(logits)
     grad_sums = torch.zeros_like(like_sums) if grad_sums is None else grad_sums
     grad_nll = like_nll if grad_nll is None else grad_nll  # not read then

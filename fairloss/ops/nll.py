@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.tensor_checks import on_host
+from fairloss.ops.derivatives import gradient_with_graph, needs_plain_form
 from fairloss.ops.dispatch import use_triton
 
 __all__ = ["dense_nll", "nll"]
@@ -43,9 +44,18 @@ def nll(logits: Tensor, target: Tensor, ignore_index: int = -100) -> Tensor:
     Raises:
         RuntimeError: the backend is "triton" and the kernel cannot run (:mod:`fairloss.ops.dispatch`).
     """
+    if needs_plain_form():
+        return _plain(logits, target, ignore_index)
     triton = use_triton("nll", logits.device, _obstacle(logits), dtype=logits.dtype, size=logits.numel())
     losses: Tensor = nll_op(logits, target, ignore_index, triton)[0]
     return losses
+
+
+def _plain(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """The same by operations that have every derivative, with a tensor of the logits' size kept."""
+    ignored = target == ignore_index
+    logp = torch.log_softmax(logits, -1, dtype=statistics_dtype(logits.dtype))
+    return -logp.gather(-1, target.masked_fill(ignored, 0).unsqueeze(-1)).squeeze(-1).masked_fill(ignored, 0.0)
 
 
 def _obstacle(logits: Tensor) -> str | None:
@@ -127,7 +137,13 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int, bool], output: t
 
 
 def _backward(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, None, None, None]:
-    return None if grad is None else _nll_backward(grad, *ctx.saved_tensors, *ctx.options), None, None, None
+    if grad is None:
+        return None, None, None, None
+    logits, target, top, total = ctx.saved_tensors
+    if torch.is_grad_enabled():  # under create_graph=True
+        (found,) = gradient_with_graph(lambda x: [_plain(x, target, ctx.options[0])], [logits], [grad])
+        return found, None, None, None
+    return _nll_backward(grad, logits, target, top, total, *ctx.options), None, None, None
 
 
 nll_op.register_autograd(_backward, setup_context=_setup_context)
@@ -176,6 +192,7 @@ class _DenseNLL(torch.autograd.Function):
 
 def dense_nll(logits: Tensor, target: Tensor, ignore_index: int = -100) -> Tensor:
     """-log softmax(x_i)_{t_i}, 0 where ignored: (M, C) float32 or float64 logits and (M,) targets -> (M,)."""
-    if on_host(logits) and logits.numel() >= _DENSE_FROM and logits.requires_grad and torch.is_grad_enabled():
+    wanted = logits.requires_grad and torch.is_grad_enabled() and not needs_plain_form()
+    if wanted and on_host(logits) and logits.numel() >= _DENSE_FROM:
         return _DenseNLL.apply(logits, target, ignore_index)[0]  # type: ignore[no-any-return]
     return F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairloss.ops.derivatives import needs_plain_form
 from fairloss.ops.dispatch import use_triton
 
 __all__ = ["MAX_GROUPS", "row_totals", "segment_sums", "segment_totals"]
@@ -49,8 +50,12 @@ def _index_add(values: Tensor, slots: Tensor, groups: int) -> Tensor:
 
 def _on_kernel(values: Tensor, groups: int) -> bool:
     # Integers add up the same in any order: index_add serves them everywhere.
-    return values.dtype.is_floating_point and use_triton(
-        "segment_sums", values.device, _obstacle(values, groups), dtype=values.dtype, size=values.numel()
+    return (
+        values.dtype.is_floating_point
+        and not needs_plain_form()
+        and use_triton(
+            "segment_sums", values.device, _obstacle(values, groups), dtype=values.dtype, size=values.numel()
+        )
     )
 
 

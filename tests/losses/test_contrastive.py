@@ -171,6 +171,15 @@ def test_no_compilation_after_the_second_length():
     assert queue.seen == 8 + 8 + 7 + 8 + 8  # of batches longer than the queue the last rows alone
 
 
+def test_anchors_come_in_blocks_of_equal_size(monkeypatch):
+    """256 anchors against keys of which a block takes 255 rows: not 255 and 1."""
+    monkeypatch.setattr(op, "_BLOCK_CPU", 255 * 300)
+    labels, ids = torch.zeros(300, dtype=torch.int64), torch.zeros(300, 1, dtype=torch.int64)
+    rows = torch.zeros(256, 2), torch.zeros(300, 2)
+    blocks = op._blocks(*rows, labels[:256], labels, ids[:256], ids, 1.0, 0.0, -100)
+    assert [block.similarities.shape[0] for block in blocks] == [128, 128]
+
+
 def test_memory_is_linear_in_the_batch(monkeypatch):
     monkeypatch.setattr(op, "_BLOCK_CPU", 1 << 14)
     peaks = {}
