@@ -21,7 +21,10 @@ def test_dice_does_not_change_with_the_batch():
     torch.testing.assert_close(ff.sample_dice_loss(x, y), alone)
 
 
-def test_blocks_of_pixels_add_up_in_the_form_of_a_device_as_well(monkeypatch):
+@pytest.mark.parametrize(
+    "options", [{}, {"activation": "sigmoid"}, {"ignore_index": 1}, {"squared_pred": False}], ids=str
+)
+def test_blocks_of_pixels_add_up_in_the_form_of_a_device_as_well(options, monkeypatch):
     logits, target, groups = batch(6, shape=(9, 7))
     results = []
     for block in (kernel._BLOCK_CPU, 16):
@@ -29,7 +32,7 @@ def test_blocks_of_pixels_add_up_in_the_form_of_a_device_as_well(monkeypatch):
         if block == 16:
             monkeypatch.setattr(kernel, "_one_hot_on_cpu", kernel._one_hot)
         x = logits.clone().requires_grad_()
-        value = febs(x, target, groups, num_groups=3, dice_weight=0.7)
+        value = febs(x, target, groups, num_groups=3, dice_weight=0.7, **options)
         value.backward()
         results += [value.detach(), x.grad]
     torch.testing.assert_close(results[2:], results[:2], rtol=1e-12, atol=1e-15)
