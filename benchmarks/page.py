@@ -68,7 +68,7 @@ and writes this page from `benchmarks/results/*.json`; `python -m benchmarks NAM
 - Memory is the most that is held beyond what was held before, counted from the allocators' events (torch's, and NumPy's where
   a function uses it).
 - Slopes are fitted to log time (memory) against log size over the larger half of the sizes: 1 is linear, 2 quadratic.
-- Kernels on a GPU have a benchmark of their own, `python benchmarks/gpu.py`, which needs one."""
+- Kernels on a GPU have a benchmark of their own, `benchmarks/gpu.sh`, which needs one and has not run yet."""
 
 
 def _machines(results: Results) -> str:
