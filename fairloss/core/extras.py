@@ -1,4 +1,4 @@
-"""Optional packages of the report, imported where they are needed."""
+"""Optional packages, imported where they are needed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 __all__ = ["require"]
 
 
-def require(module: str) -> Any:
-    """The module, or one message that names the extra to install.
+def require(module: str, install: str = "fairloss[report]") -> Any:
+    """The module, or one message that names what to ``install``.
 
     Raises:
         ImportError: it is not installed.
@@ -18,4 +18,4 @@ def require(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         package = module.partition(".")[0]
-        raise ImportError(f"{package} is needed here: pip install 'fairloss[report]'") from error
+        raise ImportError(f"{package} is needed here: pip install '{install}'") from error

@@ -201,6 +201,7 @@ LOSSES = (
         optimizes="loss weighted by how hard a sample and how far its group are",
         costs="one sort: O(N log N)",
         unknown=("yes", "has its individual part, and 1 as its group part (the mean of it); in no transport distance"),
+        attributes="yes",
         memory="`memory=GroupMemory(...)`: transport distances",
         variants=(
             "weights of mean 1, capped, detached; softmax over groups of a signed distance",
@@ -215,10 +216,15 @@ LOSSES = (
         on="values",
         sources=((FAIRCLIP, ""),),
         differs="exact transport; both sides compared as they are",
-        needs="several samples per group",
+        needs="several samples per group, or samples of their own as `reference=`",
         optimizes="transport distance of each group's values to all",
         costs="one sort: O(N log N)",
         unknown=("no", "is dropped, from the distribution of all values as well"),
+        variants=(
+            "both sides as they are",
+            "none",
+            'FairCLIP\'s code: one side divided by its sum; `transport="geomloss"` for its distances',
+        ),
     ),
     Loss(
         name="CrossGroupContrastiveLoss",

@@ -179,7 +179,8 @@ def fair_distillation(
         return value + (1 - distill_weight) * task_loss(input, target, groups)
     losses = _sample_cross_entropy(student, labels)
     if task_loss is None:
-        return value + (1 - distill_weight) * fis(losses, groups, num_groups=size, process_group=process_group)
+        by_group = fis(losses, groups, num_groups=size, process_group=process_group)
+        return value + (1 - distill_weight) * by_group  # type: ignore[operator]
     return value + (1 - distill_weight) * task_loss(losses, groups)
 
 

@@ -23,6 +23,7 @@ here an unknown sample's group part is the mean one.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -35,14 +36,24 @@ from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.options import option_names, options_of
 from fairloss.core.state import ConstantsModule
 from fairloss.core.tensor_checks import per_sample, real, same_device, shaped
-from fairloss.groups.ids import GroupIds, check_groups, single_attribute
+from fairloss.groups.ids import (
+    ATTRIBUTE_REDUCTIONS,
+    AttributeReduction,
+    GroupIds,
+    check_groups,
+    check_num_groups,
+    reduce_attributes,
+)
 from fairloss.groups.memory import GroupMemory, check_memory
+from fairloss.losses.parts import WeightingParts, weighting_parts
 from fairloss.ops.capped_weights import capped_weights
+from fairloss.ops.sinkhorn import sinkhorn_divergences
 from fairloss.ops.transport import LineStatistics, line_statistics
 
 __all__ = ["FISLoss", "FISVariant", "Reference", "fis", "fis_weights"]
 
 FISVariant = Literal["default", "paper", "released"]
+Transport = Literal["exact", "geomloss"]
 Reference = tuple[Tensor, Tensor]
 
 _EPS = 1e-12
@@ -55,6 +66,8 @@ def _check_options(
     max_weight: float | None,
     variant: str,
     right_asymptote: float,
+    transport: str,
+    blur: float,
 ) -> None:
     checks.number("c", c, minimum=0, maximum=1)
     checks.number("temperature", temperature, above=0)
@@ -64,6 +77,9 @@ def _check_options(
         checks.number("max_weight", max_weight, minimum=1)
     checks.choice("variant", variant, ("default", "paper", "released"))
     checks.number("right_asymptote", right_asymptote, above=0)
+    checks.number("blur", blur, above=0)
+    if checks.choice("transport", transport, ("exact", "geomloss")) == "geomloss" and variant != "released":
+        raise ValueError(expected("transport", "'exact' but for variant='released'", "'geomloss'"))
 
 
 def _signed_scores(line: LineStatistics, o: Tensor, temperature: float) -> Tensor:
@@ -95,20 +111,24 @@ def _compared(x: Tensor, ids: GroupIds, memory: GroupMemory | None, reference: A
     """The values and ids that distances are taken on: the batch, a given sample, or memory and batch."""
     check_memory(memory, ids.sizes, device=x.device)
     if reference is not None:
-        if not isinstance(reference, tuple) or len(reference) != 2:
-            cure = "a fairloss.GroupMemory is given as memory="
-            raise TypeError(expected("reference", "a pair (values, groups)", type(reference).__name__, cure))
+        found = checked_reference(reference, x, ids.sizes)
         if memory is not None:
             raise ValueError(expected("reference", "None beside a memory", "a pair"))
-        values = per_sample("reference[0]", reference[0])
-        same_device("reference[0]", values, "values", x)
-        return values.detach(), check_groups(
-            reference[1], ids.sizes, len(values), device=values.device, name="reference[1]"
-        )
+        return found
     if memory is None:
         return x.detach(), ids
     values, ids_ = _with_batch(x, ids, memory.rows())
     return values, GroupIds(ids_, ids.sizes)
+
+
+def checked_reference(reference: Any, x: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, GroupIds]:
+    """Values, detached, and ids of other samples beside those of a batch ``x``."""
+    if not isinstance(reference, tuple) or len(reference) != 2:
+        cure = "a fairloss.GroupMemory is given as memory="
+        raise TypeError(expected("reference", "a pair (values, groups)", type(reference).__name__, cure))
+    values = per_sample("reference[0]", reference[0])
+    same_device("reference[0]", values, "values", x)
+    return values.detach(), check_groups(reference[1], sizes, len(values), device=values.device, name="reference[1]")
 
 
 def _with_batch(x: Tensor, ids: GroupIds, held: Reference) -> Reference:
@@ -120,20 +140,22 @@ def fis_weights(
     values: Tensor,
     groups: Tensor,
     *,
-    num_groups: int,
+    num_groups: int | Sequence[int],
     c: float = 0.5,
     temperature: float = 1.0,
     group_temperature: float | None = None,
     max_weight: float | None = 10.0,
     variant: FISVariant = "default",
     right_asymptote: float = 2.0,
+    transport: Transport = "exact",
+    blur: float = 0.1,
     memory: GroupMemory | None = None,
     reference: Reference | None = None,
     distances: Tensor | None = None,
 ) -> Tensor:
     """The weights w_i of :class:`FISLoss`, (N,): detached, except that ``"released"`` keeps the individual part's gradient.
 
-    ``distances``, (num_groups,), replaces the transport distances by given ones; other arguments are those of
+    Of K attributes (N, K). ``distances``, (G,), replaces the transport distances by given ones; other arguments are those of
     :class:`FISLoss`. A memory is read and left as it is.
 
     Example:
@@ -141,13 +163,13 @@ def fis_weights(
         >>> fis_weights(losses, torch.tensor([0, 0, 1, 1]), num_groups=2)
         tensor([0.4433, 0.4719, 1.4362, 1.6485])
     """
-    size = single_attribute(num_groups, "FISLoss")
-    _check_options(c, temperature, group_temperature, max_weight, variant, right_asymptote)
+    sizes = check_num_groups(num_groups)
+    _check_options(c, temperature, group_temperature, max_weight, variant, right_asymptote, transport, blur)
     x = per_sample("values", values).to(statistics_dtype(values.dtype))
-    ids = check_groups(groups, size, x.shape[0], device=x.device)
+    ids = check_groups(groups, sizes, x.shape[0], device=x.device)
     compared, compared_ids = _compared(x, ids, memory, reference)
     if distances is not None:
-        shaped("distances", real("distances", distances, "a tensor of one distance per group"), (size,))
+        shaped("distances", real("distances", distances, "a tensor of one distance per group"), (sum(sizes),))
         same_device("distances", distances, "values", x)
     cap = math.inf if max_weight is None else max_weight
     if variant == "default":
@@ -156,13 +178,22 @@ def fis_weights(
         individual = torch.softmax((x if variant == "released" else x.detach()) / temperature, 0)
     scale = right_asymptote if variant == "released" else 1.0
     if c == 0:  # no distance is needed
-        return scale * individual
-    line = line_statistics(compared, compared_ids.column, size)
-    o = line.squared / 2 if distances is None else distances.detach().to(torch.float64)
+        return scale * (individual if len(sizes) == 1 else individual.unsqueeze(1).expand(-1, len(sizes)))
     group_temperature = temperature if group_temperature is None else group_temperature
-    scores = _signed_scores(line, o, group_temperature) if variant == "default" else o / group_temperature
-    sizes = line.sizes if compared_ids is ids else ids.sum(scores.new_ones(x.shape[0]))
-    by_group = _group_part(scores, sizes, ids, variant, cap).to(x.dtype)
+    given = [None] * len(sizes) if distances is None else distances.detach().to(torch.float64).split(list(sizes))
+    parts = []
+    for k, o in enumerate(given):
+        own, others = (GroupIds(both.ids[:, k : k + 1], sizes[k : k + 1]) for both in (ids, compared_ids))
+        line = line_statistics(compared, others.column, sizes[k])
+        if o is None and transport == "geomloss":
+            samples = [compared[others.column == g] for g in range(sizes[k])]
+            o = sinkhorn_divergences([(sample, torch.cat(samples)) for sample in samples], blur).to(torch.float64)
+        o = line.squared / 2 if o is None else o
+        scores = _signed_scores(line, o, group_temperature) if variant == "default" else o / group_temperature
+        counts = line.sizes if compared_ids is ids else own.sum(scores.new_ones(x.shape[0]))
+        parts.append(_group_part(scores, counts, own, variant, cap).to(x.dtype))
+    by_group = parts[0] if len(parts) == 1 else torch.stack(parts, 1)
+    individual = individual if len(parts) == 1 else individual.unsqueeze(1)
     return (scale * (1 - c)) * individual + (scale * c) * by_group
 
 
@@ -170,17 +201,21 @@ def fis(
     values: Tensor,
     groups: Tensor,
     *,
-    num_groups: int,
+    num_groups: int | Sequence[int],
     c: float = 0.5,
     temperature: float = 1.0,
     group_temperature: float | None = None,
     max_weight: float | None = 10.0,
     variant: FISVariant = "default",
     right_asymptote: float = 2.0,
+    transport: Transport = "exact",
+    blur: float = 0.1,
     memory: GroupMemory | None = None,
     reference: Reference | None = None,
+    attribute_reduction: AttributeReduction = "mean",
     process_group: ProcessGroup | None = None,
-) -> Tensor:
+    return_parts: bool = False,
+) -> Tensor | WeightingParts:
     """Fair Identity Scaling as a function; see :class:`FISLoss`.
 
     Example:
@@ -189,11 +224,12 @@ def fis(
         tensor(0.8524)
     """
     check_process_group(process_group)
-    size = single_attribute(num_groups, "FISLoss")
-    _check_options(c, temperature, group_temperature, max_weight, variant, right_asymptote)
+    sizes = check_num_groups(num_groups)
+    _check_options(c, temperature, group_temperature, max_weight, variant, right_asymptote, transport, blur)
+    checks.choice("attribute_reduction", attribute_reduction, ATTRIBUTE_REDUCTIONS)
     x = per_sample("values", values).to(statistics_dtype(values.dtype))
-    check_memory(memory, (size,), device=x.device)
-    ids = check_groups(groups, size, x.shape[0], device=x.device)
+    check_memory(memory, sizes, device=x.device)
+    ids = check_groups(groups, sizes, x.shape[0], device=x.device)
     if process_group is not None:
         ids = ids.gathered(process_group)
         x = gather_rows_with_gradient(x, process_group)
@@ -201,13 +237,21 @@ def fis(
             reference = gather_rows(reference[0], process_group), gather_rows(reference[1], process_group)
     step = None if memory is None or reference is not None else memory.begin()
     if memory is not None and step is not None:
-        memory.push(x, ids.column, step=step)
+        memory.push(x, ids.ids, step=step)
         reference, memory = _with_batch(x, ids, memory.rows(step=step)), None
     weights = fis_weights(
-        x, ids.ids, num_groups=size, c=c, temperature=temperature, group_temperature=group_temperature,
-        max_weight=max_weight, variant=variant, right_asymptote=right_asymptote, memory=memory, reference=reference,
+        x, ids.ids, num_groups=sizes, c=c, temperature=temperature, group_temperature=group_temperature,
+        max_weight=max_weight, variant=variant, right_asymptote=right_asymptote, transport=transport, blur=blur,
+        memory=memory, reference=reference,
     )  # fmt: skip
-    return torch.dot(weights, x) / max(x.shape[0], 1)
+    if len(sizes) == 1:
+        loss = torch.dot(weights, x) / max(x.shape[0], 1)
+    else:
+        loss = reduce_attributes(weights.T @ x / max(x.shape[0], 1), attribute_reduction)
+    if not return_parts:
+        return loss
+    sums, counts = ids.totals(x.detach())
+    return weighting_parts(loss, sums, counts, weights, sizes, task=x.mean() if len(x) else x.sum())
 
 
 class FISLoss(ConstantsModule):
@@ -218,7 +262,7 @@ class FISLoss(ConstantsModule):
     exceeds ``max_weight``. With equal losses it is their mean; 0 means that all losses are 0.
 
     Args:
-        num_groups: number of groups of the one attribute.
+        num_groups: number of groups; a tuple for several attributes, which have a value each.
         c: share of the group part in [0, 1]: 0 weighs by individual loss alone, 1 by group alone.
         temperature: T > 0 of the individual part, in units of the losses. Small values approach the maximum.
         group_temperature: T of the group part, dimensionless (default variant); ``None``: as ``temperature``.
@@ -226,16 +270,21 @@ class FISLoss(ConstantsModule):
         variant: ``"default"``; ``"paper"``: eq 1, unsigned, uncapped, each part summing to 1; ``"released"``: the authors'
             code. The last two shrink as 1/N.
         right_asymptote: the released code's factor; used by ``variant="released"`` alone.
+        transport: of ``variant="released"``: ``"exact"`` distances, or ``"geomloss"``: that package's, as in the
+            authors' code (one call per group, not compiled).
+        blur: geomloss's.
         memory: a :class:`fairloss.GroupMemory`: the distances are taken on memory and batch, and the memory takes the batch
             in when it is in training mode and gradients are enabled.
+        attribute_reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.
         process_group: makes the loss that of all its ranks' samples, gathered (lengths are exchanged, which waits for the
             device); see :mod:`fairloss.core.distributed`.
 
     Shape:
         - values: (N,) per-sample losses >= 0 (cross-entropy, Dice loss, a sequence's nll), float16 to float64
-        - groups: (N,) integer or bool ids, -1 = unknown
+        - groups: (N,) or (N, K) integer or bool ids, -1 = unknown
         - reference: ``None``, or (values, groups) of other samples, on which the distances are taken; not beside a memory
-        - output: scalar, float32 (float64 for float64 values)
+        - output: scalar, float32 (float64 for float64 values); with ``return_parts=True`` a
+          :class:`fairloss.functional.WeightingParts`, whose weights are w, (N,) or (N, K)
 
     Raises:
         TypeError, ValueError: naming the argument, before any work or change of state.
@@ -254,11 +303,11 @@ class FISLoss(ConstantsModule):
         Luo et al., *FairVision: Equitable Deep Learning for Eye Disease Screening via Fair Identity Scaling*.
     """
 
-    _OPTIONS = option_names(fis, without=("reference",))
+    _OPTIONS = option_names(fis, without=("reference", "return_parts"))
 
     def __init__(
         self,
-        num_groups: int,
+        num_groups: int | Sequence[int],
         *,
         c: float = 0.5,
         temperature: float = 1.0,
@@ -266,13 +315,17 @@ class FISLoss(ConstantsModule):
         max_weight: float | None = 10.0,
         variant: FISVariant = "default",
         right_asymptote: float = 2.0,
+        transport: Transport = "exact",
+        blur: float = 0.1,
         memory: GroupMemory | None = None,
+        attribute_reduction: AttributeReduction = "mean",
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        self.num_groups = single_attribute(num_groups, "FISLoss")
-        _check_options(c, temperature, group_temperature, max_weight, variant, right_asymptote)
-        check_memory(memory, (self.num_groups,))
+        self.num_groups = check_num_groups(num_groups)
+        _check_options(c, temperature, group_temperature, max_weight, variant, right_asymptote, transport, blur)
+        checks.choice("attribute_reduction", attribute_reduction, ATTRIBUTE_REDUCTIONS)
+        check_memory(memory, self.num_groups)
         check_process_group(process_group)
         self.c, self.temperature, self.group_temperature, self.max_weight = (
             c,
@@ -280,12 +333,15 @@ class FISLoss(ConstantsModule):
             group_temperature,
             max_weight,
         )
-        self.variant, self.right_asymptote = variant, right_asymptote
-        self.memory, self.process_group = memory, process_group
+        self.variant, self.right_asymptote, self.transport, self.blur = variant, right_asymptote, transport, blur
+        self.memory, self.attribute_reduction, self.process_group = memory, attribute_reduction, process_group
 
-    def forward(self, values: Tensor, groups: Tensor, *, reference: Reference | None = None) -> Tensor:
-        """Loss of a batch; see the class."""
-        return fis(values, groups, reference=reference, **options_of(self, self._OPTIONS))
+    def forward(
+        self, values: Tensor, groups: Tensor, *, reference: Reference | None = None, return_parts: bool = False
+    ) -> Tensor | WeightingParts:
+        """Loss of a batch, with ``return_parts=True`` beside its terms; see the class."""
+        options = options_of(self, self._OPTIONS)
+        return fis(values, groups, reference=reference, return_parts=return_parts, **options)
 
     def extra_repr(self) -> str:  # noqa: D102
         return (

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["LineStatistics", "line_statistics", "wasserstein_to_all"]
+__all__ = ["LineStatistics", "line_statistics", "wasserstein_to_all", "wasserstein_to_sample"]
 
 
 class _Quantiles(NamedTuple):
@@ -118,7 +118,54 @@ def wasserstein_to_all(values: Tensor, ids: Tensor, num_groups: int, p: int) -> 
     if p == 2:
         return line_statistics(values, ids, num_groups).squared
     q = _quantiles(values, ids, num_groups)
-    # Among the quantiles of y those below y come first; how many values lie below is y's place in the sort.
+    return _where_apart(_absolute(q), q)  # how many values lie below y is its place in the sort
+
+
+def wasserstein_to_sample(
+    values: Tensor, known: Tensor, sample: Tensor, ids: Tensor, num_groups: int, p: int
+) -> Tensor:
+    """W_p^p between the ``known`` values and each group of another sample, exact and differentiable in both.
+
+    Args:
+        values: (N,) floating, finite.
+        known: (N,) bool.
+        sample: (M,) floating, finite.
+        ids: (M,) int64 validated ids, -1 = unknown.
+        num_groups: G.
+        p: 1 or 2.
+
+    Returns:
+        (G,) float64, 0 where a group, or every value, is absent.
+    """
+    n_all = known.sum()
+    total = n_all.clamp(min=1)
+    x, y = values.to(torch.float64), sample.to(torch.float64)
+    center = x.detach().masked_fill(~known, 0.0).sum() / total
+    ranked, _ = torch.sort((x - center).masked_fill(~known, torch.inf))
+    x = ranked.masked_fill(ranked == torch.inf, 0.0)
+    slots = ids.masked_fill(ids < 0, num_groups)
+    counts = slots.new_zeros(num_groups + 1).index_add(0, slots, torch.ones_like(slots))
+    y, order = torch.sort(y - center, stable=True)
+    slots, regrouped = torch.sort(slots[order], stable=True)
+    y = y[regrouped].masked_fill(slots == num_groups, 0.0)
+    n = counts[slots]
+    low = n_all * (torch.arange(slots.shape[0], device=slots.device) - (counts.cumsum(0) - counts)[slots])
+    high = low + n_all
+    prefix = torch.nn.functional.pad(x.cumsum(0), (1, 0))
+    below_low, below_high = (_mass_below(x, prefix, position, n) for position in (low, high))
+    place = torch.searchsorted(ranked.detach(), y.detach())
+    q = _Quantiles(x, y, slots, place, n, low, high, below_low, below_high, counts[:-1], total)
+    if p == 2:
+        moments = q.sums(torch.stack([y * y, y * (below_high - below_low) / total], 1))
+        own, both = moments[:, 0] / q.sizes.clamp(min=1), moments[:, 1]
+        distances = (own + torch.dot(x, x) / total - 2 * both).clamp(min=0)
+    else:
+        distances = _absolute(q)
+    return distances.masked_fill((q.sizes == 0) | (n_all == 0), 0.0)
+
+
+def _absolute(q: _Quantiles) -> Tensor:
+    """(G,) integrals of |Q_g - Q|: among the quantiles of y those of values below y come first."""
     cut = torch.minimum(torch.maximum(q.place * q.n, q.low), q.high)
     width = (2 * cut - q.low - q.high).to(q.x.dtype) / q.n
-    return _where_apart(q.sums(q.y * width - 2 * q.below(cut) + q.below_low + q.below_high) / q.total, q)
+    return q.sums(q.y * width - 2 * q.below(cut) + q.below_low + q.below_high) / q.total

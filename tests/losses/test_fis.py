@@ -231,7 +231,10 @@ def test_a_memory_is_taken_with_the_batch_and_advances_in_training_alone():
         ({"temperature": 0}, "^temperature: .* 0"),
         ({"max_weight": 0.5}, "^max_weight: .* 0.5"),
         ({"variant": "code"}, "'default', 'paper', 'released'"),
-        ({"num_groups": (2, 2)}, "intersect_groups"),
+        ({"num_groups": (2, 2)}, r"groups: .*\(N, 2\)"),
+        ({"transport": "geomloss"}, "transport: .*'released'"),
+        ({"transport": "sinkhorn"}, "transport: .*'exact', 'geomloss'"),
+        ({"blur": 0}, "blur: .*0"),
         ({"distances": torch.zeros(3)}, r"distances: .*\(2,\)"),
         ({"reference": torch.zeros(3)}, "reference: .*pair"),
         (
@@ -285,3 +288,60 @@ def test_group_weight_does_not_follow_frequency():
     ids = torch.tensor([0] * 14 + [1] * 2)
     weights = ff.fis_weights(losses, ids, num_groups=2, c=1.0)
     assert weights[-1] > 1 > weights[0]
+
+
+def authors_scaler(x, samples, attr, c, temperature, blur, right_asymptote=2.0):
+    """FairVision's loss written out: softmax over samples of losses and of geomloss's distances of the extra batches."""
+    divergence = pytest.importorskip("geomloss", reason="the 'bench' extra").SamplesLoss("sinkhorn", p=2, blur=blur)
+    everything = torch.cat(samples)[:, None]
+    distances = torch.stack([divergence(sample[:, None], everything) for sample in samples])
+    weights = [torch.softmax(s / temperature, 0) * right_asymptote for s in (x, distances[attr])]
+    return (((1 - c) * weights[0] + c * weights[1]) * x).mean()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_released_variant_with_geomloss_is_the_authors_loss(dtype, generator):
+    """On ordinary losses, where geomloss stops far from the exact distances."""
+    for blur in (0.1, 0.01):
+        groups = torch.randint(0, 3, (32,), generator=generator)
+        x = (8 * torch.rand(32, generator=generator, dtype=dtype) ** 2).requires_grad_()
+        samples = [8 * torch.rand(16, generator=generator, dtype=dtype) ** 2 * (1 + g / 3) for g in range(3)]
+        theirs = authors_scaler(x, samples, groups, 0.6, 1.5, blur)
+        reference = torch.cat(samples), torch.arange(3).repeat_interleave(16)
+        options = {"num_groups": 3, "c": 0.6, "temperature": 1.5, "variant": "released", "blur": blur}
+        ours = fis(x, groups, reference=reference, transport="geomloss", **options)
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
+        slopes = [torch.autograd.grad(value, x)[0] for value in (ours, theirs)]
+        torch.testing.assert_close(*slopes, rtol=1e-6, atol=1e-6 * slopes[1].abs().max().item())
+        assert not torch.isclose(fis(x, groups, reference=reference, **options), theirs, rtol=1e-4)
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_several_attributes_have_a_value_each(memory, generator):
+    x = torch.rand(9, generator=generator, dtype=torch.float64)
+    groups = torch.stack([torch.randint(-1, g, (9,), generator=generator) for g in (3, 2)], 1)
+    held = torch.rand(12, generator=generator), torch.stack([torch.arange(12) % 3, torch.arange(12) % 2], 1)
+    both = GroupMemory((3, 2), capacity=8) if memory else None
+    if both is not None:
+        both.push(*held)
+    weights = fis_weights(x, groups, num_groups=(3, 2), memory=both)
+    value = fis(x, groups, num_groups=(3, 2), memory=both, attribute_reduction="sum")
+    expected = 0.0
+    for k, g in enumerate((3, 2)):
+        alone = GroupMemory(g, capacity=8) if memory else None
+        if alone is not None:
+            alone.push(held[0], held[1][:, k])
+        torch.testing.assert_close(weights[:, k], fis_weights(x, groups[:, k], num_groups=g, memory=alone))
+        expected += fis(x, groups[:, k], num_groups=g, memory=alone)
+    torch.testing.assert_close(value, expected)
+
+
+def test_reports_its_parts():
+    x, groups = torch.tensor([1.0, 2.0, 6.0, 3.0], requires_grad=True), torch.tensor([0, 0, 1, -1])
+    parts = FISLoss(2)(x, groups, return_parts=True)
+    assert parts.loss == FISLoss(2)(x, groups)
+    assert parts.task.item() == 3
+    assert parts.means.tolist() == [1.5, 6]
+    assert parts.counts.tolist() == [2, 1]
+    torch.testing.assert_close((parts.weights * x).mean(), parts.loss)
+    assert not any(part.requires_grad for part in parts[1:])
