@@ -228,8 +228,8 @@ def fis(
     _check_options(c, temperature, group_temperature, max_weight, variant, right_asymptote, transport, blur)
     checks.choice("attribute_reduction", attribute_reduction, ATTRIBUTE_REDUCTIONS)
     x = per_sample("values", values).to(statistics_dtype(values.dtype))
-    check_memory(memory, sizes, device=x.device)
     ids = check_groups(groups, sizes, x.shape[0], device=x.device)
+    check_memory(memory, sizes, device=x.device)
     if process_group is not None:
         ids = ids.gathered(process_group)
         x = gather_rows_with_gradient(x, process_group)

@@ -83,16 +83,21 @@ def distillation_case(name, shape, **options):
     )
 
 
-def fis_case(name, oracle, gradient, **options):
+def fis_case(name, oracle, gradient, *, remembering=False, **options):
+    """With a memory, it is empty at first: value and gradient are the batch's own."""
+
+    def memory(num_groups):
+        return fairloss.GroupMemory(num_groups, capacity=8) if remembering else None
+
     def make(num_groups=3, process_group=None):
-        return fairloss.FISLoss(num_groups, process_group=process_group, **options)
+        return fairloss.FISLoss(num_groups, memory=memory(num_groups), process_group=process_group, **options)
 
     return Case(
         f"fis-{name}",
         make,
         losses,
         lambda values, groups: oracle(values, groups, **options),
-        lambda num_groups=3, **batch: ff.fis(**batch, num_groups=num_groups, **options),
+        lambda num_groups=3, **batch: ff.fis(**batch, num_groups=num_groups, memory=memory(num_groups), **options),
         differentiable=("values",),
         oracle_gradient=lambda values, groups: gradient(values, groups, **options),
         zero_without_two_groups=False,
@@ -118,6 +123,7 @@ def alignment_case(p):
 CASES = [
     fis_case("default", oracles.fis_default, oracles.fis_default_gradient),
     fis_case("capped", oracles.fis_default, oracles.fis_default_gradient, c=0.3, max_weight=2.0, temperature=0.5),
+    fis_case("memory", oracles.fis_default, oracles.fis_default_gradient, remembering=True),
     fis_case("paper", oracles.fis_paper, oracles.fis_paper_gradient, variant="paper"),
     fis_case(
         "released", oracles.fis_released, oracles.fis_released_gradient, variant="released", c=0.4, temperature=2.0

@@ -27,12 +27,6 @@ class Affine(nn.Module):
         return x * self.scale + self.shift
 
 
-def remembering_fis(num_groups: int = 3, process_group: object = None) -> nn.Module:
-    """Fair Identity Scaling with its distances taken on a memory and the batch."""
-    memory = fairloss.GroupMemory(num_groups, capacity=8)
-    return fairloss.FISLoss(num_groups, memory=memory, process_group=process_group)
-
-
 def _concepts(generator: torch.Generator, n: int, dtype: torch.dtype) -> Batch:
     return {
         "embeddings": torch.randn(n, 5, generator=generator).to(dtype),
@@ -43,9 +37,7 @@ def _concepts(generator: torch.Generator, n: int, dtype: torch.dtype) -> Batch:
 
 def extra_cases() -> list[Case]:
     """What gathers or reduces over processes, and is no contract case."""
-    values = next(case for case in all_cases() if case.name == "fis-default").batch
     return [
-        Case("fis-memory", remembering_fis, values, None, differentiable=("values",)),
         Case(
             "concept_alignment",
             lambda num_groups=3, process_group=None: fairloss.ConceptAlignmentLoss(

@@ -175,3 +175,51 @@ def test_a_second_run_starts_anew_after_reset():
     assert criterion.memory.seen.sum() == 0
     assert torch.equal(criterion(*batch), first)
     assert criterion.memory.seen.sum() == 16
+
+
+def fully_sharded_from_meta(rank: int) -> list[float]:
+    """Differences between a model made on meta and sharded over two ranks, its criterion inside, and one process."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    class Model(torch.nn.Module):
+        def __init__(self, process_group) -> None:
+            super().__init__()
+            self.head = torch.nn.Linear(3, 1, dtype=torch.float64)
+            self.dro = fairloss.GroupDROLoss(
+                2, step_size=0.5, group_counts=[3, 1], adjustment=0.5, process_group=process_group
+            )
+
+        def forward(self, x, y, groups):
+            return self.dro((self.head(x).squeeze(1) - y).square(), groups)
+
+    whole = Model(None)
+    with torch.no_grad():
+        whole.head.weight.copy_(torch.tensor([[0.5, -0.25, 1.0]]))
+        whole.head.bias.fill_(0.1)
+    with torch.device("meta"):
+        model = Model(dist.group.WORLD)
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    model.to_empty(device="cpu")
+    for own, p in zip(model.head.parameters(), whole.head.parameters(), strict=True):
+        own.data.copy_(torch.distributed.tensor.distribute_tensor(p.detach(), own.device_mesh, own.placements))
+    generator = torch.Generator().manual_seed(0)
+    own, worst = slice(4 * rank, 4 * rank + 4), []
+    for _ in range(3):
+        x, y = torch.randn(8, 3, generator=generator).double(), torch.randn(8, generator=generator).double()
+        groups = torch.randint(-1, 2, (8,), generator=generator)
+        model.zero_grad()
+        whole.zero_grad()
+        value, expected = model(x[own], y[own], groups[own]), whole(x, y, groups)
+        value.backward()
+        expected.backward()
+        worst += [abs(value.item() - expected.item()), (model.dro.q - whole.dro.q).abs().max().item()]
+        for p, q in zip(model.parameters(), whole.parameters(), strict=True):
+            worst.append((p.grad.full_tensor() - q.grad).abs().max().item())
+    return worst
+
+
+@pytest.mark.processes
+def test_a_sharded_model_made_on_meta(tmp_path):
+    for worst in two_processes(fully_sharded_from_meta, tmp_path):
+        assert max(worst) < 1e-12
