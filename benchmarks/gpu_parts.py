@@ -25,6 +25,7 @@ from fairloss.ops.fair_grpo_setting import Setting
 from fairloss.policy import rewards as policy_rewards
 from fairloss.policy.weights import compute_advantages
 
+COMPILES_S = 10.0
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 
 
@@ -199,7 +200,7 @@ def dice(rows: Rows) -> None:
             variants[f"eager, blocks of 2^{k}"] = Variant(
                 with_setting(dice_sums, "_BLOCK_GPU", 1 << k, ours), **checked
             )
-        variants["compiled softmax, one-hot, cross-entropy"] = Variant(compiled(naive))
+        variants["compiled softmax, one-hot, cross-entropy"] = Variant(compiled(naive), seconds=COMPILES_S)
         moved = 3 * logits.numel() * logits.element_size() + 2 * target.numel() * 8
         rows.measure(Work("dice_sums", {"shape": list(shape)}, dtype, moved=moved, size=logits.numel()), variants)
 
@@ -270,8 +271,8 @@ def _contrastive(rows: Rows, n: int, d: int, dtype: torch.dtype, held: int = 0, 
         if not held:
             variants["the formula"] = Variant(printed)
             torch._dynamo.reset()
-            variants["compiled formula"] = Variant(torch.compile(printed))
-            variants["compiled eager"] = Variant(torch.compile(ours))
+            variants["compiled formula"] = Variant(torch.compile(printed), seconds=COMPILES_S)
+            variants["compiled eager"] = Variant(torch.compile(ours), seconds=COMPILES_S)
     pairs = n * (n + held)
     # Four products for similarities and two for gradients, a pass over the columns for each block of the gradient's.
     blocks = contrastive_triton.blocks(dtype, d)
@@ -343,7 +344,7 @@ def advantages(rows: Rows) -> None:
                 "kernel": Variant(ours, "triton", **checked, repeatable=True),
                 "eager": Variant(ours, **checked),
                 "GRPO's own": Variant(grpo, graph=True),
-                "compiled eager": Variant(compiled(ours)),
+                "compiled eager": Variant(compiled(ours), seconds=COMPILES_S),
             },
         )
 
@@ -399,7 +400,10 @@ def losses(rows: Rows) -> None:
         steps[case.name] = step
         rows.measure(Work("losses", {"loss": case.name, "N": 32}, FP32), {"eager": Variant(step, graph=True)})
     for name in ("fair_cross_entropy-hybrid", "fis-default", "febs-default"):
-        rows.measure(Work("losses", {"loss": name, "N": 32}, FP32), {"compiled": Variant(compiled(steps[name]))})
+        rows.measure(
+            Work("losses", {"loss": name, "N": 32}, FP32),
+            {"compiled": Variant(compiled(steps[name]), seconds=COMPILES_S)},
+        )
 
 
 def fis_beside_geomloss(rows: Rows) -> None:

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_measure
 from benchmarks.gpu_measure import read
 from fairloss.ops.measured import KERNEL_FROM
 from tests.gpu import test_losses_gpu
@@ -137,6 +137,19 @@ def test_the_set_up_of_the_gpu_tests_on_meta_tensors(case, monkeypatch):
         value, grads = test_losses_gpu.step(module, batch, [batch[name] for name in case.differentiable])
     assert value.shape == ()
     assert all(g is None or g.device.type == "meta" for g in grads)
+
+
+def test_no_variant_starts_without_time_for_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu_measure, "about_the_device", lambda: {"device": "none"})
+    monkeypatch.setattr(gpu_measure, "START", gpu_measure.START - gpu_measure.BUDGET_S - 1e6)
+    rows = gpu_measure.Rows("p", tmp_path / "rows")
+    work = gpu_measure.Work("op", {"N": 1}, torch.float32)
+    rows.measure(work, {"late": gpu_measure.Variant(lambda: pytest.fail("started")), "absent": "not installed"})
+    assert [(r["variant"], r["left_out"]) for r in read(tmp_path / "rows")] == [
+        ("late", "out of time"),
+        ("absent", "not installed"),
+    ]
+    assert "op N=1 float32 | late" in capsys.readouterr().out
 
 
 def row(variant, size, ms, **more):
