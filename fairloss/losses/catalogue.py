@@ -151,6 +151,7 @@ LOSSES = (
             'has weight 1 (before the batch\'s normalization with `normalize="batch"`); left out with '
             '`variant="paper"`',
         ),
+        attributes="yes",
         memory="needs none: linear in the samples",
         variants=(
             'constant weights of mean 1 over the training set; `normalize="batch"`: divided by the batch\'s sum of weights',

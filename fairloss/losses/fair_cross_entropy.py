@@ -34,11 +34,23 @@ Reduction = Literal["mean", "sum", "none"]
 
 
 class CrossEntropyParts(NamedTuple):
-    """The loss and its terms: ``loss = task + gap_weight * gap``."""
+    """The loss and its terms, ``loss = task + gap_weight * gap``, and what a log wants to know of the groups.
+
+    Attributes:
+        loss: the value.
+        task: the (weighted) cross-entropy.
+        gap: between the groups' accuracies; 0 where ``gap_weight`` is 0.
+        means: (G,) the groups' soft accuracies in the batch, 0 where absent; detached, as the others below.
+        counts: (G,) their samples in it.
+        weights: (G,) the weights v by group; ``None`` without ``group_counts``.
+    """
 
     loss: Tensor
     task: Tensor
     gap: Tensor
+    means: Tensor | None = None
+    counts: Tensor | None = None
+    weights: Tensor | None = None
 
 
 def _terms(
@@ -60,7 +72,8 @@ def _terms(
     task: Task,
     token_reduction: TokenReduction,
     process_group: ProcessGroup | None,
-) -> CrossEntropyParts:
+    return_parts: bool,
+) -> Tensor | CrossEntropyParts:
     """The criterion on checked options: task term, then the gap between groups."""
     shape = target.shape
     input, target, kind = class_last(input, target, resolve_task(input, target, task))
@@ -76,15 +89,24 @@ def _terms(
         weight=weight,
         pos_weight=pos_weight,
         label_smoothing=label_smoothing,
-        with_prob=gap_weight > 0,
+        with_prob=gap_weight > 0 or return_parts,
     )
+
+    def _by_group() -> tuple[Tensor, Tensor, Tensor | None]:
+        """Accuracies, counts and weights by group."""
+        found = likelihood_of(rows, kind, target.shape, token_reduction)
+        sums, counts = ids.known(found.valid).totals(found.prob.detach(), process_group)
+        weights = None if weight_tables is None else weight_tables[sums.dtype][1:]
+        return sums / counts.clamp(min=1), counts, weights
+
     losses = rows.losses.reshape(target.shape) if kind in ("tokens", "multilabel") else rows.losses
     if reduction == "none":
         if weight_tables is not None:
             of_sample = weight_tables[losses.dtype][ids.rows()].reshape(ids.ids.shape).mean(1)
             losses = losses * of_sample.reshape(-1, *[1] * (losses.ndim - 1))
         each = losses.reshape(input.shape if kind == "binary" else shape if kind == "tokens" else losses.shape)
-        return CrossEntropyParts(each, each, losses.new_zeros(()))
+        gap = losses.new_zeros(())
+        return CrossEntropyParts(each, each, gap, *_by_group()) if return_parts else each
     likelihood = likelihood_of(rows, kind, target.shape, token_reduction) if gap_weight > 0 else None
     # The loss of a sample that is not valid is 0, whatever its row.
     row = ids.rows(None if likelihood is None else likelihood.valid)
@@ -102,19 +124,21 @@ def _terms(
         total = torch.dot(of_sample, losses if losses.ndim == 1 else losses.sum(1))
     task_term = all_reduce_sum(total, process_group)
     if likelihood is None:
-        return CrossEntropyParts(task_term, task_term, torch.zeros_like(task_term))
-    gap = gap_of_values(
-        likelihood.prob,
-        ids,
-        valid=likelihood.valid,
-        rows=row,
-        smoothing=smoothing,
-        direction=direction,
-        memory=memory,
-        attribute_reduction="mean",
-        process_group=process_group,
-    )
-    return CrossEntropyParts(torch.add(task_term, gap, alpha=gap_weight), task_term, gap)
+        gap, loss = torch.zeros_like(task_term), task_term
+    else:
+        gap = gap_of_values(
+            likelihood.prob,
+            ids,
+            valid=likelihood.valid,
+            rows=row,
+            smoothing=smoothing,
+            direction=direction,
+            memory=memory,
+            attribute_reduction="mean",
+            process_group=process_group,
+        )
+        loss = torch.add(task_term, gap, alpha=gap_weight)
+    return CrossEntropyParts(loss, task_term, gap, *_by_group()) if return_parts else loss
 
 
 def _check_options(
@@ -205,7 +229,7 @@ class FairCrossEntropyLoss(ConstantsModule):
     pos_weight: Tensor | None
     _wide: Tensor | None
     _narrow: Tensor | None
-    _OPTIONS = option_names(_terms)
+    _OPTIONS = option_names(_terms, without=("return_parts",))
 
     def __init__(
         self,
@@ -259,8 +283,7 @@ class FairCrossEntropyLoss(ConstantsModule):
         self, input: Tensor, target: Tensor, groups: Tensor, *, return_parts: bool = False
     ) -> Tensor | CrossEntropyParts:
         """Loss of a batch, with ``return_parts=True`` beside its terms; see the class."""
-        parts = _terms(input, target, groups, **options_of(self, self._OPTIONS))
-        return parts if return_parts else parts.loss
+        return _terms(input, target, groups, return_parts=return_parts, **options_of(self, self._OPTIONS))
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"num_groups={self.num_groups}, gap_weight={self.gap_weight}, weighted={self.group_weights is not None}"
@@ -291,7 +314,7 @@ def fair_cross_entropy(
     """Cross-entropy with group weights and a soft accuracy gap as a function; see :class:`FairCrossEntropyLoss`.
 
     Returns:
-        The loss; with ``return_parts=True`` the loss, its task term and its gap term (0 where ``gap_weight`` is 0).
+        The loss; with ``return_parts=True`` a :class:`CrossEntropyParts`.
 
     Example:
         >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
@@ -311,10 +334,9 @@ def fair_cross_entropy(
     if group_weights is not None:
         table = torch.nn.functional.pad(group_weights, (1, 0), value=1.0).to(input.device)
         tables = {dtype: table.to(dtype) for dtype in (torch.float64, torch.float32)}
-    parts = _terms(
+    return _terms(
         input, target, groups, num_groups=sizes, gap_weight=gap_weight, weight_tables=tables, weight=weight,
         pos_weight=pos_weight, label_smoothing=label_smoothing, ignore_index=ignore_index, reduction=reduction,
         memory=memory, smoothing=smoothing, direction=direction, task=task, token_reduction=token_reduction,
-        process_group=process_group,
+        process_group=process_group, return_parts=return_parts,
     )  # fmt: skip
-    return parts if return_parts else parts.loss

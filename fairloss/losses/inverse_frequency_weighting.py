@@ -21,7 +21,16 @@ from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_proce
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.state import ConstantsModule
 from fairloss.core.tensor_checks import per_sample
-from fairloss.groups.ids import check_group_counts, check_groups
+from fairloss.groups.ids import (
+    ATTRIBUTE_REDUCTIONS,
+    AttributeReduction,
+    GroupTable,
+    check_group_counts,
+    check_groups,
+    reduce_attributes,
+    sum_by_attribute,
+)
+from fairloss.losses.parts import WeightingParts, weighting_parts
 
 __all__ = ["InverseFrequencyWeighting", "WeightingVariant", "inverse_frequency_weighting", "inverse_frequency_weights"]
 
@@ -58,12 +67,14 @@ def inverse_frequency_weighting(
     values: Tensor,
     groups: Tensor,
     *,
-    group_counts: Sequence[float] | Tensor,
+    group_counts: GroupTable,
     max_weight: float = 10.0,
     normalize: Normalize = "constant",
     variant: WeightingVariant = "default",
+    attribute_reduction: AttributeReduction = "mean",
     process_group: ProcessGroup | None = None,
-) -> Tensor:
+    return_parts: bool = False,
+) -> Tensor | WeightingParts:
     """Weighted mean of per-sample losses as a function; see :class:`InverseFrequencyWeighting`.
 
     Example:
@@ -71,49 +82,66 @@ def inverse_frequency_weighting(
         >>> inverse_frequency_weighting(losses, torch.tensor([0, 1]), group_counts=[80, 20])
         tensor(4.0625)
     """
-    weights = _group_weights(group_counts, max_weight, normalize, variant, process_group)
-    return _weighted(values, groups, weights, normalize, variant, process_group)
+    weights = _group_weights(group_counts, max_weight, normalize, variant, attribute_reduction, process_group)
+    sizes = tuple(len(part) for part in weights)
+    return _weighted(
+        values, groups, torch.cat(weights), sizes, normalize, variant, attribute_reduction, process_group, return_parts
+    )
 
 
 def _group_weights(
-    group_counts: Sequence[float] | Tensor,
+    group_counts: GroupTable,
     max_weight: float,
     normalize: str,
     variant: str,
+    attribute_reduction: str,
     process_group: ProcessGroup | None,
-) -> Tensor:
-    """The weights by group, with all options checked."""
+) -> list[Tensor]:
+    """The weights by group of each attribute, with all options checked."""
     checks.choice("variant", variant, ("default", "paper"))
     checks.choice("normalize", normalize, ("constant", "batch"))
+    checks.choice("attribute_reduction", attribute_reduction, ATTRIBUTE_REDUCTIONS)
     if variant == "paper" and normalize == "batch":
         raise ValueError(
             expected("normalize", "'constant' with variant='paper'", "'batch'", "eq 8 divides by no weights")
         )
     check_process_group(process_group)
     mean_one = variant == "default" and normalize == "constant"
-    return inverse_frequency_weights(group_counts, max_weight=max_weight, mean_one=mean_one)
+    counts = check_group_counts(group_counts)
+    return [inverse_frequency_weights(part, max_weight=max_weight, mean_one=mean_one) for part in counts]
 
 
 def _weighted(
     values: Tensor,
     groups: Tensor,
     weights: Tensor,
+    sizes: tuple[int, ...],
     normalize: Normalize,
     variant: WeightingVariant,
+    attribute_reduction: AttributeReduction,
     process_group: ProcessGroup | None,
-) -> Tensor:
+    return_parts: bool,
+) -> Tensor | WeightingParts:
     """The loss for given weights, (G,)."""
     per_sample("values", values)
-    ids = check_groups(groups, weights.shape[0], values.shape[0], device=values.device)
+    ids = check_groups(groups, sizes, values.shape[0], device=values.device)
     v = values.to(statistics_dtype(values.dtype))
     weights = weights.to(v)
     if variant == "paper":
         sums, counts = ids.totals(v, process_group)
-        return (weights * sums / counts.clamp(min=1)).sum()
-    w = ids.lookup(weights, unknown=1.0)
-    norm = w.sum() if normalize == "batch" else v.new_full((), v.shape[0])
-    total, norm = all_reduce_sums([(w * v).sum(), norm], process_group)
-    return total / torch.where(norm > 0, norm, 1.0)  # an empty batch: 0, connected to the graph
+        loss = sum_by_attribute(weights * sums / counts.clamp(min=1), sizes, attribute_reduction)
+        return weighting_parts(loss, sums, counts, weights, sizes) if return_parts else loss
+    table = torch.nn.functional.pad(weights, (1, 0), value=1.0)  # the first row is that of the unknown
+    w = table[ids.rows()].reshape(-1, len(sizes))
+    norm = w.sum(0) if normalize == "batch" else w.new_full((len(sizes),), v.shape[0])
+    total, norm = all_reduce_sums([(w * v.unsqueeze(1)).sum(0), norm], process_group)
+    # An empty batch: 0, connected to the graph.
+    loss = reduce_attributes(total / torch.where(norm > 0, norm, 1.0), attribute_reduction)
+    if not return_parts:
+        return loss
+    task, n = all_reduce_sums([v.detach().sum(), v.new_full((), v.shape[0])], process_group)
+    sums, counts = ids.totals(v.detach(), process_group)
+    return weighting_parts(loss, sums, counts, weights, sizes, task=task / n.clamp(min=1))
 
 
 class InverseFrequencyWeighting(ConstantsModule):
@@ -123,16 +151,18 @@ class InverseFrequencyWeighting(ConstantsModule):
     that the weights have mean 1 over the training set and unknown samples weigh 1.
 
     Args:
-        group_counts: training-set counts per group, (G,), those of known samples.
+        group_counts: training-set counts per group, (G,), those of known samples; for several attributes one list each.
         max_weight: cap on N / N_g, >= 1.
         normalize: ``"constant"``: by wbar, linear in the samples. ``"batch"``: sum_i w_i l_i / sum_i w_i over the batch.
         variant: ``"default"``, or ``"paper"``: eq 8 to the letter, sum_g w_g mean_{i in g} l_i; unknown samples take no part.
+        attribute_reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.
         process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.core.distributed`.
 
     Shape:
         - values: (N,) floating, any per-sample loss
-        - groups: (N,) integer or bool ids, -1 = unknown
-        - output: scalar, float32 (float64 for float64 values)
+        - groups: (N,) or (N, K) integer or bool ids, -1 = unknown
+        - output: scalar, float32 (float64 for float64 values); with ``return_parts=True`` a
+          :class:`fairloss.functional.WeightingParts`, whose weights are those by group
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -153,21 +183,27 @@ class InverseFrequencyWeighting(ConstantsModule):
 
     def __init__(
         self,
-        group_counts: Sequence[float] | Tensor,
+        group_counts: GroupTable,
         *,
         max_weight: float = 10.0,
         normalize: Normalize = "constant",
         variant: WeightingVariant = "default",
+        attribute_reduction: AttributeReduction = "mean",
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        weights = _group_weights(group_counts, max_weight, normalize, variant, process_group)
+        weights = _group_weights(group_counts, max_weight, normalize, variant, attribute_reduction, process_group)
+        self.num_groups = tuple(len(part) for part in weights)
         self.normalize, self.variant, self.process_group = normalize, variant, process_group
-        self.register_constant("weights", weights)
+        self.attribute_reduction = attribute_reduction
+        self.register_constant("weights", torch.cat(weights))
 
-    def forward(self, values: Tensor, groups: Tensor) -> Tensor:
-        """Loss of a batch; see the class."""
-        return _weighted(values, groups, self.weights, self.normalize, self.variant, self.process_group)
+    def forward(self, values: Tensor, groups: Tensor, *, return_parts: bool = False) -> Tensor | WeightingParts:
+        """Loss of a batch, with ``return_parts=True`` beside its terms; see the class."""
+        return _weighted(
+            values, groups, self.weights, self.num_groups, self.normalize, self.variant, self.attribute_reduction,
+            self.process_group, return_parts,
+        )  # fmt: skip
 
     def extra_repr(self) -> str:  # noqa: D102
-        return f"num_groups={self.weights.numel()}, normalize={self.normalize!r}, variant={self.variant!r}"
+        return f"num_groups={self.num_groups}, normalize={self.normalize!r}, variant={self.variant!r}"

@@ -98,7 +98,8 @@ def test_attributes_memory_and_processes_are_those_of_the_catalogue(loss):
     assert "process_group" in parameters
     assert ("memory" in parameters) == loss.memory.startswith("`memory=")
     if "num_groups" not in parameters:
-        assert not loss.attributes.startswith("yes")
+        # The counts say how many groups there are, where a loss has them first.
+        assert loss.attributes.startswith("yes") == ("group_counts" in parameters)
     elif loss.attributes.startswith("yes"):
         make(**arguments(make) | {"num_groups": (2, 3)})
     else:

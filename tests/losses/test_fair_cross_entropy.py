@@ -170,3 +170,20 @@ def test_a_memory_of_several_attributes(generator):
         memory.push(values, ids)
         each.append(ff.max_acc_gap(x, y, ids, num_groups=g, memory=memory))
     torch.testing.assert_close(gap, sum(each) / 2)
+
+
+@pytest.mark.parametrize("gap_weight", [0.0, 0.5])
+@pytest.mark.parametrize("task", ["binary", "multiclass"])
+def test_parts_say_what_the_groups_had(task, gap_weight):
+    x = torch.tensor([2.0, -1.0, 0.5, 1.0], requires_grad=True)
+    y, groups = torch.tensor([1, 0, 0, 1]), torch.tensor([0, 0, 1, -1])
+    logits = x if task == "binary" else torch.stack([torch.zeros(4), x], 1)
+    loss = fairloss.FairCrossEntropyLoss(3, gap_weight=gap_weight, group_counts=[6, 3, 1])
+    parts = loss(logits, y, groups, return_parts=True)
+    assert parts.loss == loss(logits, y, groups)
+    right = torch.sigmoid(x.detach() * (2 * y - 1))
+    assert parts.means.tolist() == pytest.approx([right[:2].mean().item(), right[2].item(), 0])
+    assert parts.counts.tolist() == [2, 1, 0]
+    assert parts.weights.tolist() == pytest.approx(loss.group_weights.tolist())
+    assert not any(part.requires_grad for part in parts[3:])
+    assert parts.gap.item() == pytest.approx(abs(parts.means[0] - parts.means[1]).item() if gap_weight else 0.0)

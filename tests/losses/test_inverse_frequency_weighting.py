@@ -24,3 +24,32 @@ def test_weights_of_inverse_frequency():
 def test_unknown_samples_keep_weight_one():
     loss = fairloss.InverseFrequencyWeighting([90, 10])
     assert loss(torch.tensor([2.0, 4.0]), torch.tensor([-1, -1])).item() == 3
+
+
+@pytest.mark.parametrize("options", [{}, {"normalize": "batch"}, {"variant": "paper"}])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "max"])
+def test_several_attributes_have_weights_each(options, reduction, generator):
+    values = torch.rand(9, generator=generator, dtype=torch.float64)
+    groups = torch.stack([torch.randint(-1, g, (9,), generator=generator) for g in (3, 2)], 1)
+    counts = ([80, 12, 8], [60, 40])
+    loss = fairloss.InverseFrequencyWeighting(counts, attribute_reduction=reduction, **options)
+    each = [
+        ff.inverse_frequency_weighting(values, ids, group_counts=c, **options)
+        for ids, c in zip(groups.T, counts, strict=True)
+    ]
+    torch.testing.assert_close(
+        loss(values, groups), getattr(torch.stack(each), {"max": "amax"}.get(reduction, reduction))()
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"normalize": "batch"}, {"variant": "paper"}])
+def test_reports_its_parts(options):
+    values, groups = torch.tensor([1.0, 2.0, 6.0, 3.0], requires_grad=True), torch.tensor([0, 0, 1, -1])
+    loss = fairloss.InverseFrequencyWeighting([80, 20], **options)
+    parts = loss(values, groups, return_parts=True)
+    assert parts.loss == loss(values, groups)
+    assert parts.task.item() == 3
+    assert parts.means.tolist() == [1.5, 6]
+    assert parts.counts.tolist() == [2, 1]
+    assert parts.weights.tolist() == pytest.approx(loss.weights.tolist())
+    assert not any(part.requires_grad for part in parts[1:])
