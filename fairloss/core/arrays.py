@@ -49,24 +49,24 @@ def _refuse_lazy(values: Any, name: str) -> None:
         raise TypeError(expected(name, "values that have been computed", type(values).__name__, cure))
 
 
-def frame_columns(frame: Any) -> dict[Any, Any] | None:
+def frame_columns(frame: Any, name: str = "groups") -> dict[Any, Any] | None:
     """The columns of a data frame (pandas, polars, pyarrow) by their names, or of an (N, K) array; None for anything else.
 
     Raises:
         ValueError: two columns of one name; an array that may be one-hot codes of one attribute.
     """
-    _refuse_lazy(frame, "groups")
+    _refuse_lazy(frame, name)
     names = getattr(frame, "column_names", getattr(frame, "columns", None))  # pyarrow's own columns have no names
     if names is not None and hasattr(frame, "__getitem__") and hasattr(frame, "shape"):
         names = list(names)
         if len(set(names)) < len(names):
-            raise ValueError(expected("groups", "columns of different names", names))
-        return {name: frame[name] for name in names}
+            raise ValueError(expected(name, "columns of different names", names))
+        return {column: frame[column] for column in names}
     if getattr(frame, "ndim", 1) != 2 or frame.shape[1] < 2:
         return None
-    array = as_array(frame, "groups")
+    array = as_array(frame, name)
     if array.dtype.kind in "biuf" and np.isin(array, (0, 1)).all() and (array.sum(axis=1) <= 1).all():
         cure = "pass its argmax(axis=1) if it is one-hot, a mapping of names to columns if these are attributes"
         given = f"shape {array.shape} with no row of more than one 1"
-        raise ValueError(expected("groups", "columns that can be read one way", given, cure))
+        raise ValueError(expected(name, "columns that can be read one way", given, cure))
     return dict(enumerate(array.T))

@@ -150,7 +150,10 @@ def read_labels(
     missing, named = _listed("unknown", unknown), _listed("known", known)
     if missing & named:
         raise ValueError(expected("known", "labels that are not in unknown", repr(next(iter(missing & named)))))
+    if not all(map(is_known, named)):
+        raise ValueError(expected("known", "labels that name a group", "None or NaN, which is always unknown"))
     if categories is not None:
+        categories = list(categories) if isinstance(categories, Iterable) else categories  # it is read twice
         named |= _listed("categories", categories)
     given, places, own_order, column = _distinct_labels(labels, name)
     rest = [v for v in given if is_known(v) and v not in missing and v not in named]
@@ -221,7 +224,7 @@ def _distinct_labels(labels: Any, name: str) -> tuple[list[Any], Ints, list[Any]
     """Distinct values, the place of each label among them, the order of categories, and whether it is a frame's column."""
     if isinstance(labels, (str, bytes)):
         raise ValueError(expected(name, "a sequence of labels", "one string"))
-    columns = frame_columns(labels)
+    columns = frame_columns(labels, name)
     if columns is not None and len(columns) == 1:
         labels = next(iter(columns.values()))
     is_array = hasattr(labels, "__array__")
@@ -257,7 +260,8 @@ def _plain(value: Any) -> Any:
     """Scalars of NumPy, torch and pyarrow in lists equal their Python twins but print, sort or hash differently."""
     if hasattr(value, "as_py"):
         return value.as_py()
-    return value.item() if isinstance(value, np.generic) or hasattr(value, "detach") else value
+    scalar = isinstance(value, np.generic) or hasattr(value, "detach") or getattr(value, "shape", None) == ()
+    return value.item() if scalar else value
 
 
 def _distinct(values: list[Any], name: str) -> tuple[list[Any], Ints]:

@@ -156,7 +156,8 @@ def _looks(label: Any) -> set[str]:
         return {str(label).casefold(), str(int(label))}
     number = number_in(label)
     if number is not None:
-        return {str(int(number) if float(number).is_integer() else float(number))}
+        whole = isinstance(number, int) or float(number).is_integer()
+        return {str(int(number) if whole else float(number))}
     # Compatible forms of one character (a no-break space, a composed accent) look alike as well.
     shown = unicodedata.normalize("NFKC", label).casefold() if isinstance(label, str) else repr(label)
     return {"".join(shown.split())}
@@ -187,6 +188,8 @@ def check_quantity(labels: list[Any], name: str, column: bool, option: Option) -
         return
     low, high = float(min(numbers)), float(max(numbers))
     thirds = [float(f"{low + (high - low) * k / 3:.2g}") for k in (1, 2)]
+    if not low < thirds[0] < thirds[1] < high < math.inf:
+        thirds = [40.0, 65.0]  # an example
     edges = [int(e) if e.is_integer() else e for e in thirds]
     cure = f"{option('bins', edges)} cuts them into bands, {option('bins', None)} takes them as codes, not quantities"
     got = f"{len(numbers)} different numbers between {low:g} and {high:g}"

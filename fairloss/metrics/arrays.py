@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -141,6 +141,8 @@ def as_attributes(
     """Ids and labels of each attribute; an option that is a mapping gives each attribute its own."""
     options: dict[str, Any] = {"unknown": unknown, "known": known, "bins": bins}
     for key, value in options.items():
+        if isinstance(value, Iterator):
+            options[key] = list(value)  # read once per attribute
         for name in value if isinstance(value, Mapping) else ():
             if name not in attributes:
                 raise ValueError(expected(key, f"names of attributes among {list(attributes)}", repr(name)))

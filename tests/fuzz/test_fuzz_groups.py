@@ -155,7 +155,9 @@ def test_encode_groups(labels, categories, unknown, known, bins, boxed):
     except (ValueError, TypeError) as error:
         refused(error, "^(labels|categories|unknown|known|bins):")
         listed = isinstance(labels, list) and not any(isinstance(v, (list, dict)) for v in labels)
-        if listed and categories is None and not set(known) & set(unknown) and bins in ("raise", None, [1, 20], [0.5]):
+        if any(k is None or k != k for k in known) or set(known) & set(unknown):
+            return
+        if listed and categories is None and bins in ("raise", None, [1, 20], [0.5]):
             with pytest.raises(oracle.Refused):
                 oracle.groups(labels, unknown, known, bins, column=not isinstance(given, (list, tuple)))
         return

@@ -258,6 +258,23 @@ def test_bands_and_numbers_are_sorted_by_value(order, rng):
     assert read(order[::-1])[0].labels == tuple(order)
 
 
+def test_numbers_of_any_size():
+    codes, text = read([10**400, 1, "1", float("inf")])
+    assert (codes.ids.tolist(), text[:7]) == ([1, 0, 3, 2], "labels:")
+    assert encode_groups([float("inf"), 1.0], bins=[2]).labels == ("<2", "2+")
+    for many in ([float("inf"), *np.linspace(0, 1, 30)], pd.Series([10**30 + i for i in range(20)], dtype=object)):
+        with pytest.raises(ValueError, match=r"bins=\[40, 65\] cuts"):
+            encode_groups(many)
+
+
+def test_options_may_be_read_once():
+    assert encode_groups(["a", "b"], categories=(c for c in "ba")).ids.tolist() == [1, 0]
+    attributes = {"sex": ["NA", "F"], "country": ["ZA", "NA"]}
+    assert fm.cross_groups(attributes, unknown=iter(["NA"])).ids.tolist() == [-1, -1]
+    with pytest.raises(ValueError, match="known: .*always unknown"):
+        encode_groups(["a", None], known=[None])
+
+
 def test_times_are_labels():
     days = pd.Series(pd.to_datetime(["2020-02-01", None, "2020-01-01"]))
     codes = encode_groups(days)
@@ -270,6 +287,7 @@ def test_scalars_of_other_libraries_are_their_values():
     codes = encode_groups([torch.tensor(1), torch.tensor(0), torch.tensor(1)])
     assert (codes.ids.tolist(), codes.labels) == ([1, 0, 1], (0, 1))
     assert encode_groups([np.str_("F"), "F"]).labels == ("F",)
+    assert encode_groups([np.array(1), np.array(0)]).labels == (0, 1)
 
 
 def test_labels_without_an_order_are_refused():
