@@ -65,6 +65,7 @@ class ConstantsModule(nn.Module):
     """
 
     _followers: tuple[str, ...]
+    _frozen = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,7 +97,7 @@ class ConstantsModule(nn.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        state = dict(self.__dict__)
+        state = {**self.__dict__, "_frozen": False}  # a copy made within frozen() outlives it
         if state.get("process_group") is not None:
             state["process_group"] = saved_process_group(state["process_group"])
         return state
@@ -137,7 +138,6 @@ class StatefulModule(ConstantsModule):
         self._initial = {}
         self._growing: tuple[str, ...] = ()
         self._counted: tuple[str, ...] = ()
-        self._frozen = False
 
     @property
     def _state_names(self) -> tuple[str, ...]:

@@ -93,6 +93,30 @@ def test_distributed_checkpoints(case, tmp_path):
     assert torch.equal(module(**case.draw(9, 9)), other(**case.draw(9, 9)))
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_a_distributed_checkpoint_of_a_state_that_grew(tmp_path):
+    """dcp.load refuses it by its size; converted, it loads."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+    from fairloss.policy import FairGRPOAdvantage
+
+    def make():
+        return FairGRPOAdvantage(2, discover_groups="kmeans", variant="released")
+
+    fair, other = make(), make()
+    for _ in range(3):
+        fair((torch.rand(6, 4) < 0.5).float(), torch.tensor([0, 1, -1, -1, 0, -1]))
+    folder = tmp_path / "checkpoint"
+    dcp.save({"fair": fair.state_dict()}, checkpoint_id=str(folder))
+    with pytest.raises(dcp.api.CheckpointException, match="Size mismatch"):
+        dcp.load({"fair": other.state_dict()}, checkpoint_id=str(folder))
+    dcp_to_torch_save(str(folder), str(tmp_path / "state.pt"))
+    other.load_state_dict(torch.load(tmp_path / "state.pt")["fair"])
+    assert torch.equal(other.discovery.vectors, fair.discovery.vectors)
+    assert len(other.discovery.vectors) == 9
+
+
 def test_a_criterion_inside_a_pretrained_model(tmp_path):
     """from_pretrained makes the model on meta."""
     from transformers import PretrainedConfig, PreTrainedModel

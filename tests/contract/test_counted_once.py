@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -50,6 +52,8 @@ def run(case, module, call, *, log=None, sizes=(9, 4, 12, 30, 9)):
         if log is not None:
             with torch.no_grad():
                 log(**batch)
+            with torch.inference_mode():
+                module(**batch)
             module.eval()
             log(**case.draw(90, 6))
             module.train()
@@ -181,6 +185,7 @@ def test_frozen_modules_move_no_state_and_have_gradients(case):
     module(**case.draw(81, 9))
     before = {k: v.clone() for k, v in module.state_dict().items()}
     with fairloss.frozen(module):
+        copied = copy.deepcopy(module)
         first, second = module(**batch), module(**batch)
         grads = gradients(first, batch, case)
         under = checkpointed(case, module, False)(**batch)
@@ -189,7 +194,7 @@ def test_frozen_modules_move_no_state_and_have_gradients(case):
     for name, grad in zip(case.differentiable, grads, strict=True):
         torch.testing.assert_close(batch[name].grad, grad)
     assert all(torch.equal(module.state_dict()[k], v) for k, v in before.items())
-    assert not any(m._frozen for m in stateful(module))
+    assert not any(m._frozen for m in [*stateful(module), *stateful(copied)])
 
 
 @each_state
