@@ -145,6 +145,31 @@ def test_contrastive_few_anchors_against_many_keys_in_parts(dtype, monkeypatch, 
     ]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_contrastive_keys_that_are_not_the_anchors_get_a_gradient_of_their_own(dtype, monkeypatch):
+    """As of several processes: other ranks' rows among the keys, in float32, and a queue behind them."""
+    monkeypatch.setattr(contrastive_triton, "LEAST_TILES", 1)
+    z, y, ids = draw(150, 9)
+    keys = z[:110].to(dtype).float().requires_grad_()
+    held = torch.nn.functional.normalize(z[110:]).to(dtype).float()
+    anchors = z[:70].to(dtype).requires_grad_()
+    others = (y[:70], y, ids[:70, None], ids[:, None], 0.2, 0.1, -100)
+    weights = torch.rand(70)
+    found = contrastive.contrastive_losses(anchors, keys, held, *others)
+    grads = torch.autograd.grad((found[0] * weights).sum(), (anchors, keys))
+    wide = [x.detach().double().requires_grad_() for x in (anchors, keys)]
+    with kernels.backend("eager"):
+        expected = contrastive.contrastive_losses(*wide, held.double(), *others)
+        expected_grads = torch.autograd.grad((expected[0] * weights).sum(), wide)
+    limit = tolerance("contrastive", dtype)
+    assert relative(found[0], expected[0]) <= limit.value
+    assert torch.equal(found[2].double(), expected[2])
+    for grad, wanted, given in zip(grads, expected_grads, (anchors, keys), strict=True):
+        assert grad.dtype == given.dtype
+        assert wanted.norm() > 0
+        assert relative(grad, wanted) <= limit.gradient
+
+
 @pytest.mark.parametrize("tiny", [1e-40, 0.0])
 def test_contrastive_rows_below_the_smallest_normal_number_are_zero_as_in_the_eager_form(tiny):
     z, y, ids = draw(20, 5)
