@@ -110,7 +110,7 @@ class ScoreGapOptions(ScoreOptions, ComparisonOptions, total=False):
 
 
 class GapOptions(RateOptions, ComparisonOptions, total=False):
-    """Keyword arguments that every named gap of rates takes, beside those of every metric and of comparisons.
+    """All keyword arguments of a named gap of rates; :func:`fairloss.metrics.max_accuracy_gap` says what each means.
 
     Attributes:
         bins: edges that cut the groups' numbers into bands, ``[40, 65]``, or None for codes, likewise; see
