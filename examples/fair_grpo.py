@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from common import diagnosis, fundus, intervals, plots, toolkit
 from fairloss import FairGRPOAdvantage
@@ -32,8 +33,21 @@ from fairloss.metrics import aggregate_disparity, cross_groups, group_metric
 from fairloss.policy import GroupDROAdvantage
 
 
-def advantages(method: str, num_groups: int, num_domains: int, step_size: float) -> torch.nn.Module:
+class PromptByPrompt(FairGRPOAdvantage):
+    """FairGRPO of one prompt a batch; the policy stays as it is over a step, so generating together changes nothing."""
+
+    def weigh_scores(
+        self, rewards: Tensor, groups: Tensor, domains: Tensor | None = None, *, scores: Tensor, **options: Any
+    ) -> tuple[Tensor, Tensor]:
+        each = [x.split(1) for x in (rewards, groups, domains, scores) if x is not None]
+        found = [super(PromptByPrompt, self).weigh_scores(r, *ids, scores=s) for r, *ids, s in zip(*each, strict=True)]
+        return torch.cat([a for a, _ in found]), torch.cat([w for _, w in found])
+
+
+def advantages(method: str, num_groups: int, num_domains: int, step_size: float, alone: bool) -> torch.nn.Module:
     """The weights of a method; GRPO is FairGRPO without powers, so that the trainers differ in nothing else."""
+    if method == "FairGRPO" and alone:
+        return PromptByPrompt(num_groups, num_domains=num_domains)
     if method == "GRPO":
         return FairGRPOAdvantage(num_groups, num_domains=num_domains, size_power=0, reward_power=0)
     if method == "GRPO+DRO":
@@ -144,8 +158,7 @@ def train(task: Task, method: str, args: argparse.Namespace, folder: Path, tick:
     config = GRPOConfig(
         output_dir=str(folder), max_steps=args.steps, learning_rate=args.lr, lr_scheduler_type="constant", warmup_steps=0,
         per_device_train_batch_size=args.prompts * args.rollouts // args.accumulation, num_generations=args.rollouts,
-        gradient_accumulation_steps=args.accumulation, steps_per_generation=args.accumulation // args.generations,
-        max_completion_length=args.max_tokens, beta=0.0, seed=task.seed,
+        gradient_accumulation_steps=args.accumulation, max_completion_length=args.max_tokens, beta=0.0, seed=task.seed,
         logging_steps=1, report_to=[], disable_tqdm=True, use_cpu=args.device == "cpu", bf16=args.amp == "bf16",
         fp16=args.amp == "fp16", save_strategy="steps" if args.save_steps else "no", save_steps=args.save_steps or 500,
         save_total_limit=1, log_level="error", dataloader_pin_memory=False,
@@ -172,7 +185,7 @@ def train(task: Task, method: str, args: argparse.Namespace, folder: Path, tick:
         args=config,
         train_dataset=task.rows(labelled=method != "FairGRPO_ND"),
         callbacks=[Examine()],
-        fair=advantages(method, len(task.groups), len(task.domains), args.dro_step),
+        fair=advantages(method, len(task.groups), len(task.domains), args.dro_step, args.alone),
         domain_column="domain",
         group_names=task.groups,
         domain_names=task.domains,
@@ -207,10 +220,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, intervals.Est
     parser.add_argument("--rollouts", type=int, default=8, help="completions a prompt (8)")
     parser.add_argument("--accumulation", type=int, default=1, help="gradient accumulation steps (1)")
     parser.add_argument(
-        "--generations",
-        type=int,
-        default=1,
-        help="how often a step generates; as often as it accumulates: batch by batch (1)",
+        "--alone",
+        action="store_true",
+        help="FairGRPO sees prompt by prompt, as where a device holds one and accumulates",
     )
     parser.add_argument("--max-tokens", type=int, default=3, help="longest completion (3; with --model use more)")
     parser.add_argument("--lr", type=float, default=1e-3, help="learning rate (0.001; with --model use about 1e-6)")

@@ -183,10 +183,10 @@ class FairGRPOState:
         for place, i in enumerate(kept):
             by_prompt.setdefault(uid[i], []).append(place)
         cells = [(domains[places[0]], groups[places[0]]) for places in by_prompt.values()]
-        for name, ids in (("group", groups), ("domain", domains)):
+        for name, ids in (("groups", groups), ("domains", domains)):
             torn = [uid for uid, places in by_prompt.items() if len({ids[place] for place in places}) > 1]
             if torn:
-                raise ValueError(expected(name, "one for all rows of a uid", f"several for uid {torn[0]!r}"))
+                raise ValueError(expected(name, "one for all rollouts of a prompt", f"several for uid {torn[0]!r}"))
         longest = max(map(len, by_prompt.values()), default=0)
         # Prompts as rows, as the kernel takes them; where one has fewer rollouts than another, the place past the rewards.
         table = [[kept[p] for p in places] + [size] * (longest - len(places)) for places in by_prompt.values()]

@@ -183,7 +183,7 @@ def test_wrong_rows_are_named_and_not_remembered():
     state = FairGRPOState(groups=["f", "m"], reward_shift=0)
     with pytest.raises(ValueError, match="rewards: .*reward_shift='auto'"):
         advantages(state, [-1.0, 0.0], ["f", "f"], ["a", "a"])
-    with pytest.raises(ValueError, match="group: .*several for uid 'a'"):
+    with pytest.raises(ValueError, match="groups: .*of a prompt, got several for uid 'a'"):
         advantages(state, [1.0, 0.0], ["f", "m"], ["a", "a"])
     assert ROWS.get() is None
     assert state.fair.history.totals().sum() == 0

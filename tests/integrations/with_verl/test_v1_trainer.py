@@ -40,7 +40,9 @@ def test_steps_equal_the_library_for_ragged_shuffled_padded_and_balanced_batches
         assert metrics["fair/prompts/xray/young"] == alone.history.totals()[0, 0, 0]
         padded += v1.padded
     assert padded > 0
-    assert torch.equal(v1.trainer._fair_grpo.fair.history.totals(), alone.history.totals())
+    found, wanted = v1.trainer._fair_grpo.fair.history.totals(), alone.history.totals()
+    assert torch.equal(found[:5], wanted[:5])
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=0)  # squares are summed in another order
 
 
 def test_metrics_are_each_groups_reward_and_weight():
