@@ -6,7 +6,7 @@ What a label means, :mod:`fairloss.groups.labels` says; every path that takes la
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Literal, NamedTuple
 
@@ -153,7 +153,7 @@ def read_labels(
     if not all(map(is_known, named)):
         raise ValueError(expected("known", "labels that name a group", "None or NaN, which is always unknown"))
     if categories is not None:
-        categories = list(categories) if isinstance(categories, Iterable) else categories  # it is read twice
+        categories = list(categories) if isinstance(categories, Iterator) else categories  # it is read twice
         named |= _listed("categories", categories)
     given, places, own_order, column = _distinct_labels(labels, name)
     rest = [v for v in given if is_known(v) and v not in missing and v not in named]
