@@ -200,9 +200,12 @@ def as_predictions(
         raise ValueError(expected("threshold", "0.5, which plays no part", threshold, why))
     if read.task != "multiclass" and (pair is None or not pair.decisions):
         read = _decide(read, threshold, strict, pred, logits)
-    if known is not None:
-        known = np.broadcast_to(known, read.target.shape)
-    return replace(read, precision="float64" if logits else precision, known=known)
+    precision = "float64" if logits else precision
+    if known is None and precision == read.precision:
+        return read
+    return replace(
+        read, precision=precision, known=None if known is None else np.broadcast_to(known, read.target.shape)
+    )
 
 
 def _binary(true: NDArray[Any], pred: NDArray[Any], pair: Pair, logits: bool) -> Predictions:
