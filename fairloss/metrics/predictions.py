@@ -172,6 +172,12 @@ def as_predictions(
     threshold, logits = number("threshold", threshold), flag("logits", logits)
     pred = unboxed(as_array(y_pred, "y_pred"))
     precision = precision_of(y_pred, pred)
+    labels = None if labels is None else tuple(labels)
+    for name, label in (("positive", positive), ("ignore_index", ignore_index)):
+        if np.ndim(label) or isinstance(label, (set, dict)):
+            raise TypeError(expected(name, "one label", repr(label)))
+    if pred.ndim == 2 and not pred.shape[1]:
+        raise ValueError(expected("y_pred", "a column of scores", f"shape {pred.shape}"))
     if pred.ndim == 0:
         raise ValueError(expected("y_pred", "one prediction per sample", "one value"))
     if y_true is None and not labels_matter:

@@ -141,6 +141,16 @@ def test_what_can_be_read_in_two_ways_is_refused(y, p, options, message):
         fm.group_metric("accuracy", y, p, [0] * len(y), **options)
 
 
+@pytest.mark.parametrize("name", ["positive", "ignore_index"])
+@pytest.mark.parametrize("bad", [[1], (0, 1), np.array([1, 0]), {1}])
+def test_one_label_is_named_not_several(name, bad):
+    """``ignore_index=[1]`` was compared with every label."""
+    with pytest.raises(TypeError, match=f"{name}: .*one label"):
+        fm.max_accuracy_gap([1, 0], [0.1, 0.2], ["a", "b"], **{name: bad})
+    with pytest.raises(ValueError, match="y_pred: .*column"):
+        fm.max_accuracy_gap([1, 0], np.zeros((2, 0)), ["a", "b"])
+
+
 def test_probabilities_within_rounding_are_taken():
     for columns in ([[0.304, 0.703], [0.5, 0.5]], [[-0.0009, 1.0009], [0.2, 0.8]]):
         fm.group_metric("ece", [0, 1], columns, [0, 0])
