@@ -15,7 +15,7 @@ from tests.policy.rollouts import batch
 pytestmark = pytest.mark.gpu
 
 
-@pytest.mark.parametrize("shift", [None, 0.5, "min"])
+@pytest.mark.parametrize("shift", [0.0, 0.5, "min", "auto"])
 @pytest.mark.parametrize("flat", [False, True])
 def test_validation_waits_once(flat, shift):
     rewards, groups, domains = (t.cuda() for t in batch())
