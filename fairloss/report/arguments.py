@@ -110,13 +110,15 @@ class Resampling(NamedTuple):
     min_group_size: int
     seed: int
 
-    def checked(self) -> Resampling:
-        """The same; too few replicates, a level outside (0, 1), and sizes and seeds that are none are refused."""
-        integer("num_replicates", self.num_replicates, minimum=100)
-        number("level", self.level, above=0, below=1)
-        integer("min_group_size", self.min_group_size, minimum=0)
-        integer("seed", self.seed, minimum=0)
-        return self
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Resampling:
+        """Those of the options; too few replicates, a level outside (0, 1), and sizes and seeds that are none are refused."""
+        found = cls(**{name: options[name] for name in cls._fields})
+        integer("num_replicates", found.num_replicates, minimum=100)
+        number("level", found.level, above=0, below=1)
+        integer("min_group_size", found.min_group_size, minimum=0)
+        integer("seed", found.seed, minimum=0)
+        return found
 
 
 def read_values(values: Any, name: str) -> Floats:

@@ -182,6 +182,7 @@ def _report(arguments: argparse.Namespace) -> None:
         )
     except ValueError as error:
         raise InputError(_with_flags(str(error))) from None
+    report.settings["source"] = str(arguments.file)
     # Files first: who reads the table through `head` closes the pipe on what comes after.
     if arguments.json is not None:
         _write_json(arguments.json, report.to_dict())

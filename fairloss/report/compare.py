@@ -8,51 +8,46 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fairloss.core.arrays import frame_columns
 from fairloss.core.checks import expected
-from fairloss.groups.encode import EachBins, EachLabels, GroupEncoding, number_labels
+from fairloss.core.options import given_options, with_options
+from fairloss.groups.encode import GroupEncoding, number_labels
 from fairloss.metrics.arrays import Bools, as_groups, as_values
 from fairloss.metrics.per_group import Metric
-from fairloss.metrics.predictions import Predictions, Task, as_predictions
+from fairloss.metrics.predictions import READING_OPTIONS, Predictions, ReadingOptions, as_predictions
 from fairloss.metrics.undefined import UndefinedGroupWarning, undefined_labels
 from fairloss.report.arguments import Resampling, metric_names
 from fairloss.report.bootstrap import Draws, bootstrap_groups
 from fairloss.report.build import attribute_report
 from fairloss.report.class_gaps import mean_difference, mean_gap
 from fairloss.report.intervals import gap_difference
+from fairloss.report.options import PREDICTION_OPTIONS, PredictionOptions, SampleOptions
 from fairloss.report.results import GapDifference, ModelComparison, count_of, metric_title
 from fairloss.report.sample import read_sample
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["compare_models", "gap_difference_test", "pareto_front"]
 
 
+_OPTIONS = (PredictionOptions, SampleOptions, ReadingOptions)
+
+
+@with_options({name: v for name, v in PREDICTION_OPTIONS.items() if name != "min_group_size"}, *_OPTIONS)
 def gap_difference_test(
     y_true: Any,
     score_a: Any,
     score_b: Any,
     groups: Any,
     *,
-    unknown: EachLabels = (),
-    known: EachLabels = (),
-    bins: EachBins = "raise",
     metric: Metric = "accuracy",
-    patients: Any = None,
-    threshold: float = 0.5,
-    strict: bool = False,
-    task: Task = "auto",
-    labels: Sequence[Any] | None = None,
-    positive: Any = None,
-    logits: bool = False,
-    ignore_index: Any = None,
-    sample_weight: Any = None,
-    num_replicates: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
+    **options: Unpack[PredictionOptions],
 ) -> GapDifference:
     """Bootstrap test of whether two models differ in the gap of a metric on the same samples.
 
@@ -62,22 +57,8 @@ def gap_difference_test(
         score_b: of the second model.
         groups: (N,) group labels, or a mapping or frame of several attributes: their intersection (the report takes each
             apart).
-        unknown: labels that mean unknown as well, as in :func:`fairloss.encode_groups`.
-        known: labels that name a group although they look missing, as there.
-        bins: edges that cut numbers into bands, or None for codes, as there.
         metric: a name as in :func:`fairloss.metrics.group_metric`.
-        patients: (N,) ids; samples of one patient are drawn together.
-        threshold: a score is a positive decision where ``score >= threshold`` ...
-        strict: ... or where ``score > threshold``.
-        task: as in :func:`fairloss.metrics.group_metric`.
-        labels: as in :func:`fairloss.metrics.group_metric`.
-        positive: as in :func:`fairloss.metrics.group_metric`.
-        logits: as in :func:`fairloss.metrics.group_metric`.
-        ignore_index: as in :func:`fairloss.metrics.group_metric`.
-        sample_weight: (N,) non-negative weights.
-        num_replicates: bootstrap replicates, at least 100.
-        level: of the interval of the difference.
-        seed: of the resampling.
+        options: by keyword.
 
     Returns:
         Both gaps over the groups, and classes of them, that both models define; their difference, its interval and p-value;
@@ -101,77 +82,28 @@ def gap_difference_test(
         >>> result.difference > 0.1, result.p_value < 0.01
         (True, True)
     """
-    results = compare_models(
-        y_true,
-        {"a": score_a, "b": score_b},
-        groups,
-        unknown=unknown,
-        known=known,
-        bins=bins,
-        metrics=(metric,),
-        patients=patients,
-        threshold=threshold,
-        strict=strict,
-        task=task,
-        labels=labels,
-        positive=positive,
-        logits=logits,
-        ignore_index=ignore_index,
-        sample_weight=sample_weight,
-        num_replicates=num_replicates,
-        level=level,
-        seed=seed,
-    )
-    return results[1].against_first[metric]
+    models = {"a": score_a, "b": score_b}
+    return compare_models(y_true, models, groups, metrics=(metric,), **options)[1].against_first[metric]
 
 
+@with_options(PREDICTION_OPTIONS, *_OPTIONS)
 def compare_models(
     y_true: Any,
     scores: Mapping[str, Any],
     groups: Any,
     *,
-    unknown: EachLabels = (),
-    known: EachLabels = (),
-    bins: EachBins = "raise",
     metrics: Sequence[Metric] = ("accuracy", "auc", "tpr", "fpr"),
-    patients: Any = None,
-    threshold: float = 0.5,
-    strict: bool = False,
-    task: Task = "auto",
-    labels: Sequence[Any] | None = None,
-    positive: Any = None,
-    logits: bool = False,
-    ignore_index: Any = None,
-    sample_weight: Any = None,
-    num_replicates: int = 2000,
-    level: float = 0.95,
-    min_group_size: int = 30,
-    seed: int = 0,
+    **options: Unpack[PredictionOptions],
 ) -> list[ModelComparison]:
     """Values and gaps of several models on the same samples, and each one's difference to the first.
 
     Args:
         y_true: (N,) labels of two classes, (N,) classes, or (N, L).
         scores: model name to its predictions, as in :func:`fairloss.metrics.group_metric`.
-        groups: as in :func:`gap_difference_test`.
-        unknown: as there.
-        known: as there.
-        bins: as there.
+        groups: (N,) group labels, or a mapping or frame of several attributes: their intersection (the report takes each
+            apart).
         metrics: names as in :func:`fairloss.metrics.group_metric`.
-        patients: (N,) ids; samples of one patient are drawn together.
-        threshold: as in :func:`gap_difference_test`.
-        strict: as there.
-        task: as there.
-        labels: as there.
-        positive: as there.
-        logits: as there.
-        ignore_index: as there.
-        sample_weight: (N,) non-negative weights.
-        num_replicates: bootstrap replicates, at least 100.
-        level: of all intervals.
-        min_group_size: groups with fewer patients, or with fewer than ten positives or negatives, are warned of, in
-            each entry's ``warnings``.
-        seed: of the resampling, the same for every model.
+        options: by keyword.
 
     Returns:
         One entry per model, in the order given.
@@ -191,7 +123,8 @@ def compare_models(
         >>> first.gaps["accuracy"][0], second.gaps["accuracy"][0], second.against_first["accuracy"].difference
         (1.0, 0.0, -1.0)
     """
-    how = Resampling(num_replicates, level, min_group_size, seed).checked()
+    o = given_options(options, PREDICTION_OPTIONS)
+    how = Resampling.of(o)
     names = metric_names(metrics)
     if not isinstance(scores, Mapping):
         raise TypeError(expected("scores", "a mapping of model names to predictions", type(scores).__name__))
@@ -202,18 +135,15 @@ def compare_models(
     found: list[ModelComparison] = []
     missing: dict[str, dict[str, list[str]]] = {m: {} for m in names}  # of each metric, by group, in which models
     first: dict[str, Draws] = {}
-    predictions = _read_models(
-        y_true, scores, threshold=threshold, strict=strict, task=task, labels=labels, positive=positive, logits=logits,
-        ignore_index=ignore_index,
-    )  # fmt: skip
+    predictions = _read_models(y_true, scores, **{name: o[name] for name in ("threshold", "strict", *READING_OPTIONS)})
     for pred in predictions.values():
         for name in names:
             pred.check(name)
     n = len(next(iter(predictions.values())))
-    everyone = as_groups(groups, n, unknown=unknown, known=known, bins=bins)
+    everyone = as_groups(groups, n, unknown=o["unknown"], known=o["known"], bins=o["bins"])
     for model, pred in predictions.items():
         notes: list[str] = []
-        sample, present = read_sample(pred, {}, n, patients, sample_weight, notes)
+        sample, present = read_sample(pred, {}, n, o["patients"], o["sample_weight"], notes)
         encoding = _present(everyone, present)
         if sample.weighted:
             worth = sample.effective(np.zeros(len(sample), dtype=np.int64), 1)[0]
@@ -223,8 +153,8 @@ def compare_models(
             encoding.ids,
             encoding.num_groups,
             metrics=names,
-            num_replicates=num_replicates,
-            rng=np.random.default_rng(seed),  # the same draws for every model
+            num_replicates=how.num_replicates,
+            rng=np.random.default_rng(how.seed),  # the same draws for every model
         )
         report = attribute_report(attribute, encoding, draws, sample, how, notes)
         gaps = {m: report.gap(m) for m in names}
@@ -238,7 +168,7 @@ def compare_models(
                 {m: d.overall for m, d in draws.items()},
                 {m: (g.estimate.value, g.estimate.low, g.estimate.high) for m, g in gaps.items()},
                 {m: g.corrected for m, g in gaps.items()},
-                {m: _difference(m, first[m], draws[m], level) for m in names} if found else {},
+                {m: _difference(m, first[m], draws[m], how.level) for m in names} if found else {},
                 tuple(notes),
             )
         )

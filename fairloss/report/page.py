@@ -32,6 +32,14 @@ tr.small td { color: #8a8f98; } tr.clear td:first-child { border-left: 4px solid
 ul.warnings { background: #fff6ec; border-left: 4px solid #c8640f; padding: .6rem 1rem .6rem 2rem; }
 figure { margin: 1rem 0; } svg { max-width: 100%; height: auto; } figcaption { color: #566070; font-size: .85rem; }
 footer { margin-top: 3rem; color: #566070; font-size: .85rem; }
+th:first-child, td:first-child { position: sticky; left: 0; background: #fff; } th:first-child { background: #f4f6f8; }
+@page { size: A4 landscape; margin: 12mm; }
+@media print {
+  body { font-size: 9pt; margin: 0; max-width: none; padding: 0; } .scroll { overflow: visible; }
+  table { font-size: 7pt; width: 100%; } th, td { padding: .15rem .25rem; white-space: normal; }
+  th:first-child, td:first-child { position: static; } tr, figure { break-inside: avoid; }
+  h2, h3 { break-after: avoid; } th, ul.warnings, tr.clear td { print-color-adjust: exact; }
+}
 """
 
 
@@ -76,12 +84,12 @@ def _footer(report: ReportData) -> str:
 
 
 def _table(table: Table, mark: str = "") -> str:
-    head = "".join(f"<th>{html.escape(h)}</th>" for h in table.header)
+    head = "".join(f'<th scope="col">{html.escape(h)}</th>' for h in table.header)
     lines = []
     for row, marked in zip(table.rows, table.marked, strict=True):
         cells = "".join(f"<td>{_cell(c)}</td>" for c in row)
         lines.append(f'<tr class="{mark}">{cells}</tr>' if marked else f"<tr>{cells}</tr>")
-    return f'<div class="scroll"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
 def _cell(text: str) -> str:

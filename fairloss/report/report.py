@@ -9,16 +9,19 @@ means of each class's gap over the groups that have it, as in the named gaps of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fairloss._version import __version__
 from fairloss.core.checks import expected
-from fairloss.groups.encode import EachBins, EachLabels, GroupEncoding
+from fairloss.core.options import given_options, with_options
+from fairloss.groups.encode import GroupEncoding
 from fairloss.metrics.arrays import Ints
 from fairloss.metrics.per_group import Metric
-from fairloss.metrics.predictions import Task, as_predictions
+from fairloss.metrics.predictions import READING_OPTIONS, ReadingOptions, as_predictions
 from fairloss.metrics.rates import Convention
 from fairloss.report.arguments import (
     KINDS,
@@ -31,9 +34,13 @@ from fairloss.report.arguments import (
 )
 from fairloss.report.bootstrap import Draws, bootstrap_groups
 from fairloss.report.build import attribute_report, overall_estimates
+from fairloss.report.options import PREDICTION_OPTIONS, SAMPLE_OPTIONS, PredictionOptions, SampleOptions
 from fairloss.report.results import ReportData
 from fairloss.report.sample import Sample, read_sample
 from fairloss.report.tables import as_dict, as_frame, as_markdown
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["FairnessReport"]
 
@@ -49,32 +56,18 @@ class FairnessReport(ReportData):
     """
 
     @classmethod
+    @with_options(PREDICTION_OPTIONS, PredictionOptions, SampleOptions, ReadingOptions)
     def from_predictions(
         cls,
         y_true: Any,
         y_score: Any,
         groups: Any,
         *,
-        unknown: EachLabels = (),
-        known: EachLabels = (),
-        bins: EachBins = "raise",
-        patients: Any = None,
         metrics: Sequence[Metric] | None = None,
-        threshold: float = 0.5,
-        strict: bool = False,
-        task: Task = "auto",
-        labels: Sequence[Any] | None = None,
-        positive: Any = None,
-        logits: bool = False,
-        ignore_index: Any = None,
         convention: Convention = "standard",
         intersections: bool = True,
-        sample_weight: Any = None,
-        num_replicates: int = 2000,
-        level: float = 0.95,
-        min_group_size: int = 30,
-        seed: int = 0,
         title: str = "Fairness report",
+        **options: Unpack[PredictionOptions],
     ) -> FairnessReport:
         """Compute the report.
 
@@ -84,28 +77,12 @@ class FairnessReport(ReportData):
                 :func:`fairloss.metrics.group_metric`.
             groups: attribute name to (N,) labels (a mapping or a data frame), or the labels of one attribute. None, NaN
                 and -1 are unknown.
-            unknown: labels that mean unknown as well, or such labels by attribute; see :func:`fairloss.encode_groups`.
-            known: labels that name a group although they look missing, likewise.
-            bins: edges that cut an attribute's numbers into bands, ``{"age": [40, 65]}``; None where they are codes.
-            patients: (N,) ids; samples of one patient are drawn together. By default each sample is a patient.
             metrics: names as in :func:`group_metric`; by default all that the predictions allow of accuracy, AUC, TPR,
                 FPR, FDR, F1, positive rate and ECE.
-            threshold: a score is a positive decision where ``score >= threshold`` ...
-            strict: ... or where ``score > threshold``.
-            task: ``"auto"``, ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
-            labels: the classes, in the order of the columns of scores; more than occur, where a site lacks some.
-            positive: which of two labels is the positive one; not needed for 0 and 1.
-            logits: whether the scores are logits, of which sigmoid or softmax is taken, in float64.
-            ignore_index: a label that is not known. A sample of it is left out; in (N, L) labels that label alone, as is
-                NaN.
             convention: ``"standard"`` or ``"fairgrpo"``.
             intersections: with several attributes, also report every pair of them, and all together.
-            sample_weight: (N,) non-negative weights.
-            num_replicates: bootstrap replicates, at least 100.
-            level: of all intervals.
-            min_group_size: groups with fewer patients, or with fewer than ten positives or negatives, are warned of.
-            seed: of the resampling.
             title: of the report.
+            options: by keyword.
 
         Returns:
             The report.
@@ -125,14 +102,13 @@ class FairnessReport(ReportData):
             >>> gap.worst, round(gap.estimate.value, 2), gap.estimate.low > 0
             ('M', 0.23, True)
         """
-        how = Resampling(num_replicates, level, min_group_size, seed).checked()
-        pred = as_predictions(
-            y_true, y_score, task=task, threshold=threshold, strict=strict, labels=labels, positive=positive,
-            logits=logits, ignore_index=ignore_index,
-        )  # fmt: skip
+        o = given_options(options, PREDICTION_OPTIONS)
+        how, threshold, strict = Resampling.of(o), o["threshold"], o["strict"]
+        reading = {name: o[name] for name in READING_OPTIONS}
+        pred = as_predictions(y_true, y_score, threshold=threshold, strict=strict, **reading)
         notes: list[str] = []
-        sample, present = read_sample(pred, {}, len(pred), patients, sample_weight, notes)
-        encodings = read_attributes(groups, present, intersections, unknown, known, bins)
+        sample, present = read_sample(pred, {}, len(pred), o["patients"], o["sample_weight"], notes)
+        encodings = read_attributes(groups, present, intersections, o["unknown"], o["known"], o["bins"])
         pred = sample.pred or pred
         names = read_metrics(pred, metrics, notes)
         settings = {
@@ -145,23 +121,16 @@ class FairnessReport(ReportData):
         return cls._of(sample, encodings, names, KINDS, how, settings, notes, convention)
 
     @classmethod
-    def from_values(  # noqa: D417
+    @with_options(SAMPLE_OPTIONS, SampleOptions)
+    def from_values(
         cls,
         values: Mapping[str, Any],
         groups: Any,
         *,
         higher_is_better: bool | Mapping[str, bool] = True,
-        unknown: EachLabels = (),
-        known: EachLabels = (),
-        bins: EachBins = "raise",
-        patients: Any = None,
         intersections: bool = True,
-        sample_weight: Any = None,
-        num_replicates: int = 2000,
-        level: float = 0.95,
-        min_group_size: int = 30,
-        seed: int = 0,
         title: str = "Fairness report",
+        **options: Unpack[SampleOptions],
     ) -> FairnessReport:
         """Compute the report of per-sample values: Dice or IoU of each image, a loss, an error in years.
 
@@ -169,8 +138,9 @@ class FairnessReport(ReportData):
             values: name to (N,) numbers; NaN (a Dice of two empty masks) is left out.
             groups: as in :meth:`from_predictions`.
             higher_is_better: the direction of all values, or of each by name.
-            unknown, known, bins, patients, intersections, sample_weight, num_replicates, level, min_group_size, seed,
-                title: as there.
+            intersections: as there.
+            title: as there.
+            options: by keyword.
 
         Returns:
             The report: group means and gaps of means.
@@ -186,7 +156,8 @@ class FairnessReport(ReportData):
             >>> round(gap.estimate.value, 3), gap.worst, gap.clear
             (0.2, 'M', True)
         """
-        how = Resampling(num_replicates, level, min_group_size, seed).checked()
+        o = given_options(options, SAMPLE_OPTIONS)
+        how = Resampling.of(o)
         if not isinstance(values, Mapping):
             raise TypeError(expected("values", "a mapping of names to values", type(values).__name__))
         arrays = {str(name): read_values(v, str(name)) for name, v in values.items()}
@@ -194,8 +165,8 @@ class FairnessReport(ReportData):
         if len(lengths) != 1:
             raise ValueError(expected("values", "values of one length", f"lengths {sorted(lengths)}"))
         notes: list[str] = []
-        sample, present = read_sample(None, arrays, lengths.pop(), patients, sample_weight, notes)
-        encodings = read_attributes(groups, present, intersections, unknown, known, bins)
+        sample, present = read_sample(None, arrays, lengths.pop(), o["patients"], o["sample_weight"], notes)
+        encodings = read_attributes(groups, present, intersections, o["unknown"], o["known"], o["bins"])
         kinds = value_kinds(sample.values, higher_is_better)
         return cls._of(sample, encodings, tuple(arrays), kinds, how, {"title": title, "task": "values"}, notes)
 
@@ -232,12 +203,8 @@ class FairnessReport(ReportData):
         )
         settings |= {"samples": len(sample), "patients": sample.patients, "weighted": sample.weighted}
         settings |= {"effective": float(sample.effective(np.zeros(len(sample), dtype=np.int64), 1)[0])}
-        settings |= {
-            "replicates": how.num_replicates,
-            "level": how.level,
-            "min_group_size": how.min_group_size,
-            "seed": how.seed,
-        }
+        settings |= {name.removeprefix("num_"): value for name, value in how._asdict().items()}
+        settings |= {"version": __version__, "date": date.today().isoformat()}
         return cls(overall, reports, tuple(notes), settings)
 
     def to_dict(self) -> dict[str, Any]:

@@ -218,6 +218,9 @@ def legend(report: ReportData) -> list[str]:
         "comparison is clear."
     )
     lines.append("Each comparison is judged by itself; among many, some are clear by chance.")
+    s = report.settings
+    source = f" from {s['source']}" if "source" in s else ""
+    lines.append(f"Made{source} on {s['date']} by fairloss {s['version']}, seed {s['seed']}.")
     return lines
 
 

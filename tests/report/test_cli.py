@@ -34,7 +34,10 @@ def test_report(file, tmp_path, capsys, monkeypatch):
     y, p = [r["y"] for r in rows], [r["p"] for r in rows]
     groups = {name: [r[name] for r in rows] for name in ("sex", "age")}
     expected = fr.FairnessReport.from_predictions(y, p, groups, num_replicates=200, title="Mine").to_dict()
-    assert json.loads(numbers.read_text()) == expected
+    found = json.loads(numbers.read_text())
+    assert found["settings"].pop("source") == str(file)
+    assert found == expected
+    assert f"Made from {file} on {expected['settings']['date']} by fairloss" in page.read_text()
     assert "<title>Mine</title>" in page.read_text()
     size = "200 samples, each taken as one patient"
     for text in ("Mine", "sex: comparisons", "sex & age: comparisons", "accuracy gap", size):
@@ -220,6 +223,7 @@ def test_the_positive_label_and_logits(pair, file, tmp_path, capsys):
         {"sex": [r["sex"] for r in rows]},
         num_replicates=100,
     )
+    assert labels["settings"].pop("source") == str(path)
     assert labels == decided.to_dict()
     ignored = numbers("--target", "c", "--score", "p", "--positive", pair[1], "--ignore-index", "?")
     kept = [r for i, r in enumerate(rows) if i % 7]

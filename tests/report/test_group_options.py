@@ -71,7 +71,7 @@ def test_a_file_gives_the_groups_of_its_frame(tmp_path, capsys, rng, case):
     out = tmp_path / "a.json"
     groups = [part for name in columns for part in ("--group", name)]
     assert main(["report", path, "--target", "y", "--score", "p", *groups, *flags, *FEW, "--json", str(out)]) == 0
-    assert json.loads(out.read_text()) == wanted
+    assert json.loads(out.read_text()) == {**wanted, "settings": {**wanted["settings"], "source": str(path)}}
     other = write(tmp_path / "b.csv", pd.read_csv(path, keep_default_na=False, dtype=str).to_dict("records"))
     common = ["--target", "y", "--score", "p", *groups, *flags, *FEW, "--json", str(out)]
     assert main(["compare", path, other, *common]) == 0

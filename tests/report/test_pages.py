@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+import fairloss
 import fairloss.metrics as fm
 import fairloss.report as fr
 from tests.report.samples import data
@@ -49,6 +50,23 @@ def test_html_is_one_self_contained_page(report, tmp_path):
     assert "&lt;unstated&gt;" in text
     assert "<unstated>" not in text
     assert report.to_html() == text  # the same page twice
+
+
+def test_a_page_prints_whole_and_says_where_it_is_from(report):
+    text = report.to_html()
+    printed = re.search(r"@media print \{(.*?)\n\}", text, re.DOTALL)[1]
+    assert re.search(r"\.scroll \{ overflow: visible; \}", printed)  # nothing is cut off at the right
+    assert "white-space: normal" in printed
+    assert re.search(r"th:first-child, td:first-child \{ position: sticky; left: 0;", text)
+    head = re.findall(r"<thead><tr>(.*?)</tr></thead>", text)
+    assert len(head) == text.count("<table>")  # a header that is repeated on every sheet
+    assert all(cell.startswith('<th scope="col">') for row in head for cell in re.findall(r"<th.*?>", row))
+    today, s = report.settings["date"], report.settings
+    line = f"Made on {today} by fairloss {fairloss.__version__}, seed {s['seed']}."
+    assert line in html.unescape(text)
+    assert f"- {line}" in report.to_markdown()
+    assert (s["version"], re.fullmatch(r"\d{4}-\d\d-\d\d", today) is not None) == (fairloss.__version__, True)
+    assert report.to_dict()["settings"]["version"] == fairloss.__version__
 
 
 def test_plots(report):
