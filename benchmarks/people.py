@@ -1,7 +1,7 @@
 """Real people: what closes a gap of decisions, under a guard of accuracy and balanced accuracy.
 
     python -m benchmarks.people            # resumes from benchmarks/results/people.jsonl
-    python -m benchmarks.people --table    # the tables of docs/what-helps-when.md from that file
+    python -m benchmarks.people --save     # the tables of docs/what-helps-when.md from that file
 
 Nine sets (`benchmarks.people_data`), ten seeds of a fresh 60/20/20 split, a network of one hidden layer of 64. Every arm is
 compared on the test part with plain training on the training part (`plain`). Choices are made on validation or out-of-fold
@@ -26,7 +26,9 @@ from sklearn.base import BaseEstimator
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
+from benchmarks.fairness_report import PAGE, fill
 from benchmarks.people_data import SETS, People
+from benchmarks.people_tables import tables
 from fairloss import DemographicParityLoss, encode_groups
 from fairloss.functional import group_gap, sample_likelihood
 from fairloss.postprocess import GroupThresholds, cross_fit
@@ -278,15 +280,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--sets", nargs="*", default=list(SETS))
-    parser.add_argument("--table", action="store_true", help="print the tables of what was run")
+    parser.add_argument("--save", action="store_true", help="write the page's tables from the results file")
     args = parser.parse_args()
-    if not args.table:
+    if args.save:
+        PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), {"people": tables(read(args.out))}), encoding="utf-8")
+    else:
         torch.set_num_threads(1)
         run(args.out, args.seeds, args.sets)
-    else:
-        from benchmarks.people_tables import tables
-
-        print(tables(read(args.out)))
 
 
 if __name__ == "__main__":

@@ -40,16 +40,6 @@ def corrected_p(values: np.ndarray, test_to_train: float = 0.2 / 0.6) -> float:
     return float(stats.t.sf(t, n - 1))
 
 
-def holm(p: list[float]) -> list[float]:
-    """Holm's correction."""
-    order = np.argsort(p)
-    adjusted, worst = np.empty(len(p)), 0.0
-    for rank, i in enumerate(order):
-        worst = max(worst, min(1.0, (len(p) - rank) * p[i]))
-        adjusted[i] = worst
-    return [float(v) for v in adjusted]
-
-
 def summary(rows: list[dict[str, Any]], target: str) -> list[dict[str, Any]]:
     """A line per arm, best first."""
     seeds = by_seed(rows)

@@ -26,7 +26,7 @@ __all__ = ["RATES", "Bands", "Budget", "Points", "rate"]
 
 RATES = ("tpr", "fpr", "positive_rate", "accuracy")
 _EPS = 1e-12  # rates are ratios of counts; those equal as fractions differ by rounding alone
-_MOST_WORK = 1e8  # points times true positives of the fronts that are merged, per width: a second or so
+_MOST_WORK = 2e7  # points times true positives of the fronts that are merged, per width: a fraction of a second
 _MOST_STARTS = 100  # starts per rate, where two rates are bounded at once
 
 
