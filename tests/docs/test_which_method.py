@@ -7,6 +7,7 @@ import fairloss
 import fairloss.functional
 import fairloss.metrics
 import fairloss.policy
+import fairloss.training
 
 PAGE = (Path(__file__).parents[2] / "docs" / "which-method.md").read_text()
 
@@ -23,5 +24,5 @@ def test_every_name_on_the_page_exists():
     prefix = r"(?:functional\.|fairloss\.metrics\.|fairloss\.policy\.)?"
     named = set(re.findall(rf"`{prefix}([A-Z]\w+|\w+_advantages|\w+_loss|group_gap)`", PAGE))
     assert len(named) > 15
-    homes = [fairloss, fairloss.functional, fairloss.metrics, fairloss.policy]
+    homes = [fairloss, fairloss.functional, fairloss.metrics, fairloss.policy, fairloss.training]
     assert not [name for name in named if not any(hasattr(home, name) for home in homes)]
