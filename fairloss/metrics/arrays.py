@@ -60,7 +60,7 @@ def as_floats(values: Any, name: str) -> Floats:
     found = array.dtype.name
     if array.dtype.kind == "O":
         found = ", ".join(sorted({type(v).__name__ for v in array.flat}))
-        if "str" not in found:
+        if "str" not in found and not any(np.ndim(v) for v in array.flat):
             array = np.array([v if is_known(v) else np.nan for v in array.flat], dtype=object).reshape(array.shape)
     try:
         if array.dtype.kind in "biuf" or (array.dtype.kind == "O" and "str" not in found):

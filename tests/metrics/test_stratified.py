@@ -78,6 +78,8 @@ def test_a_confusion_matrix_is_kept_per_group_and_has_no_gap():
     for compare in (result.gap, result.ratio, result.worst, lambda: result.std(ddof=1), lambda: fm.gap(result)):
         with pytest.raises(TypeError, match=r"metric: expected one number per group.*, got ndarray; pass a function"):
             compare()
+    with pytest.raises(TypeError, match="values: expected numbers, got ndarray values"):
+        fm.worst(result.values)
 
 
 def test_matrices_of_different_shapes_are_not_read_as_numbers():
