@@ -247,7 +247,7 @@ def fis(
     if len(sizes) == 1:
         loss = torch.dot(weights, x) / max(x.shape[0], 1)
     else:
-        loss = reduce_attributes(weights.T @ x / max(x.shape[0], 1), attribute_reduction)
+        loss = reduce_attributes((weights * x.unsqueeze(1)).sum(0) / max(x.shape[0], 1), attribute_reduction)
     if not return_parts:
         return loss
     sums, counts = ids.totals(x.detach())

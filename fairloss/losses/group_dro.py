@@ -264,7 +264,7 @@ def _adjustments(
     adjustment: float | GroupTable, group_counts: GroupTable | None, sizes: tuple[int, ...], variant: str
 ) -> Tensor:
     """C_g / sqrt(N_g), (G,) float64."""
-    if isinstance(adjustment, Sequence) or hasattr(adjustment, "shape"):  # a list, a tensor or an array
+    if isinstance(adjustment, Sequence) or getattr(adjustment, "ndim", 0) > 0:  # a list, a tensor or an array
         table = torch.cat(group_tables(adjustment, sizes, "adjustment"))  # type: ignore[arg-type]
         if not bool((torch.isfinite(table) & (table >= 0)).all()):
             raise ValueError(expected("adjustment", "finite numbers >= 0", table.tolist()))

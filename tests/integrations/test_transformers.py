@@ -98,7 +98,7 @@ def test_accumulation_gives_the_update_of_the_whole_batch(tmp_path, kind, name, 
 @pytest.mark.parametrize("accumulation", [2, 4])
 def test_the_gap_on_a_filled_memory_accumulates_exactly(tmp_path, accumulation):
     def hybrid():
-        memory = GroupMemory(3, capacity=64)
+        memory = GroupMemory(3, capacity=64, shares=COUNTS, max_weight=1e3)
         # Ranks beyond doubt, so that every micro-batch pulls the same groups.
         values, ids = torch.tensor([0.9, 0.1, 0.5]).repeat_interleave(64), torch.arange(3).repeat_interleave(64)
         memory.push(values, ids)

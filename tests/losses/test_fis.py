@@ -345,3 +345,10 @@ def test_reports_its_parts():
     assert parts.counts.tolist() == [2, 1]
     torch.testing.assert_close((parts.weights * x).mean(), parts.loss)
     assert not any(part.requires_grad for part in parts[1:])
+
+
+def test_autocast_leaves_the_sum_over_samples_alone():
+    x, groups = torch.linspace(0.1, 1.3, 9), torch.arange(18).reshape(9, 2) % 2
+    expected = FISLoss((2, 2))(x, groups)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(FISLoss((2, 2))(x, groups), expected)

@@ -102,6 +102,13 @@ class TestGroupDRO:
         assert torch.equal(module.q, q)
         assert q[2] == 0
 
+    def test_adjustments_are_numbers_lists_and_arrays(self):
+        loss = {"num_groups": 2, "group_counts": np.array([4, 1])}
+        one = fairloss.GroupDROLoss(**loss, adjustment=2.0).adjustments
+        assert one.tolist() == [1, 2]
+        for given in (np.float32(2.0), [2, 2], np.array([2.0, 2.0]), torch.tensor([2.0, 2.0])):
+            assert torch.equal(fairloss.GroupDROLoss(**loss, adjustment=given).adjustments, one)
+
     def test_reports_its_parts(self):
         values, groups = torch.tensor([1.0, 2.0, 6.0, 9.0], requires_grad=True), torch.tensor([0, 0, 1, -1])
         module, twin = fairloss.GroupDROLoss(2), fairloss.GroupDROLoss(2)
