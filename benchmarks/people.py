@@ -28,7 +28,7 @@ from torch import nn
 
 from benchmarks.fairness_report import PAGE, fill
 from benchmarks.people_data import SETS, People
-from benchmarks.people_tables import tables
+from benchmarks.people_tables import picture, tables
 from fairloss import DemographicParityLoss, encode_groups
 from fairloss.functional import group_gap, sample_likelihood
 from fairloss.postprocess import GroupThresholds, cross_fit
@@ -283,7 +283,9 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="write the page's tables from the results file")
     args = parser.parse_args()
     if args.save:
-        PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), {"people": tables(read(args.out))}), encoding="utf-8")
+        rows = read(args.out)
+        PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), {"people": tables(rows)}), encoding="utf-8")
+        picture(rows).savefig(PAGE.parent / "img" / "people.png", dpi=120)
     else:
         torch.set_num_threads(1)
         run(args.out, args.seeds, args.sets)

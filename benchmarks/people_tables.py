@@ -89,3 +89,25 @@ def tables(rows: list[dict[str, Any]]) -> str:
             cells = [line["arm"], cut, line["guard"], line["halved"], *(f"{line[k]:+.2f}" for k in FIGURES)]
             parts.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(parts)
+
+
+def picture(rows: list[dict[str, Any]]) -> Any:
+    """Guarded cuts with their intervals, an axis per target (matplotlib)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    order = [line["arm"] for line in summary(rows, "positive_rate_gap")][::-1]
+    for axis, (target, title) in zip(axes, NAMES.items(), strict=True):
+        lines = {line["arm"]: line for line in summary(rows, target)}
+        for y, arm in enumerate(order):
+            line = lines[arm]
+            ours = "cross-fitted" in arm or "penalty" in arm
+            axis.plot([line["low"], line["high"]], [y, y], color="C0" if ours else "0.6", linewidth=2)
+            axis.plot(line["cut"], y, "o" if ours else "s", color="C0" if ours else "0.4")
+        axis.axvline(0, color="0.8", zorder=0)
+        axis.set_title(f"{title} gap")
+        axis.set_xlabel("share of the gap taken away, guard kept")
+        axis.set_xlim(-0.2, 1)
+    axes[0].set_yticks(range(len(order)), order)
+    return figure

@@ -1,0 +1,75 @@
+"""The study on real people: its page shows its results file; cuts, guard and tests are what they are called."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from benchmarks.fairness_report import PAGE, fill
+from benchmarks.people import RESULTS, arms, measured, read, split
+from benchmarks.people_data import People, bands
+from benchmarks.people_tables import by_seed, compared, corrected_p, summary, tables
+
+
+def row(name, seed, arm, target="", **figures):
+    plain = {"accuracy": 0.8, "balanced_accuracy": 0.7, "auc": 0.8, "positive_rate_gap": 0.2, "tpr_gap": 0.2}
+    floors = {"floor_positive_rate_gap": 0.02, "floor_tpr_gap": 0.19}
+    return {"set": name, "seed": seed, "arm": arm, "target": target, "seconds": 1.0, **plain, **floors, **figures}
+
+
+def test_the_page_shows_the_results_file():
+    page = PAGE.read_text(encoding="utf-8")
+    assert fill(page, {"people": tables(read(RESULTS))}) == page
+
+
+def test_a_cut_counts_where_the_guard_holds():
+    rows = [row("a", s, "plain") for s in range(3)] + [row("b", s, "plain") for s in range(3)]
+    rows += [row("a", s, "x", "positive_rate_gap", positive_rate_gap=0.05) for s in range(3)]
+    rows += [row("b", s, "x", "positive_rate_gap", positive_rate_gap=0.0, balanced_accuracy=0.68) for s in range(3)]
+    (line,) = summary(rows, "positive_rate_gap")
+    assert line["cuts"] == {"a": pytest.approx(0.75), "b": 0.0}
+    assert line["cut"] == pytest.approx(0.375)
+    assert line["guard"] == "1 of 2"
+    assert line["balanced_accuracy"] == pytest.approx(-1.0)
+
+
+def test_sets_without_a_gap_beyond_permuted_groups_are_left_out():
+    rows = [row("a", 0, "plain"), row("b", 0, "plain", floor_positive_rate_gap=0.19)]
+    assert compared(by_seed(rows), "positive_rate_gap") == ["a"]
+    assert compared(by_seed(rows), "tpr_gap") == []
+
+
+def test_corrected_p_is_the_t_test_with_more_variance(rng):
+    values = rng.normal(0.3, 1.0, 10)
+    assert corrected_p(values, test_to_train=0.0) == pytest.approx(
+        stats.ttest_1samp(values, 0, alternative="greater").pvalue
+    )
+    assert corrected_p(values) > corrected_p(values, test_to_train=0.0)
+
+
+def test_measured_counts_by_hand():
+    decided = np.array([1, 1, 0, 0, 1, 0], dtype=bool)
+    y = np.array([1, 0, 1, 0, 1, 1], dtype=bool)
+    found = measured(decided, decided + 0.0, y, np.array(["a", "a", "a", "b", "b", "b"]))
+    assert found["accuracy"] == pytest.approx(3 / 6)
+    assert found["positive_rate_gap"] == pytest.approx(2 / 3 - 1 / 3)
+    assert found["tpr_gap"] == pytest.approx(0.0)
+    assert found["accuracy_gap"] == pytest.approx(2 / 3 - 1 / 3)
+
+
+def test_splits_share_no_row_and_bands_are_named_by_their_ends():
+    people = People(np.zeros((50, 1)), np.zeros(50), np.zeros(50))
+    parts = split(people, 3)
+    assert sorted(np.concatenate(parts)) == list(range(50))
+    assert [len(part) for part in parts] == [30, 10, 10]
+    assert bands(np.array([39, 40, 64, 65]), 40, 65).tolist() == ["< 40", "40-64", "40-64", ">= 65"]
+
+
+@pytest.mark.examples
+def test_every_arm_runs_on_made_up_people(rng, monkeypatch):
+    monkeypatch.setattr("benchmarks.people.oxonfair", lambda *_: lambda score, group: score >= 0)
+    group = rng.integers(0, 2, 600)
+    x = rng.standard_normal((600, 4)).astype(np.float32)
+    y = (x[:, 0] + 0.8 * group + rng.standard_normal(600) > 0.5).astype(np.int64)
+    found = list(arms(People(x, y, np.array(["a", "b"])[group]), 0, "made up"))
+    assert len({arm for arm, *_ in found}) == 10
+    assert all(0 <= figures["accuracy"] <= 1 for _, _, figures, _ in found)
