@@ -1,8 +1,8 @@
 """A CUDA device that is none: "cuda" becomes the CPU, so that what is written for a GPU can be rehearsed without one.
 
-Imported by ``sitecustomize`` in every process of a rehearsal. Kernels run in Triton's interpreter (TRITON_INTERPRET=1), graphs
-replay nothing, times are the host's. ``FAIRLOSS_GPU_PLANT`` plants a defect in a kernel: "wrong:OP" leaves the end of its
-output unwritten, "fail:OP" raises, "die:OP" ends the process, "hang:OP" sleeps.
+Installed by ``sitecustomize`` in every process of a rehearsal; importing it changes nothing. Kernels run in Triton's
+interpreter (TRITON_INTERPRET=1), graphs replay nothing, times are the host's. ``FAIRLOSS_GPU_PLANT`` plants a defect in a
+kernel: "wrong:OP" leaves the end of its output unwritten, "fail:OP" raises, "die:OP" ends the process, "hang:OP" sleeps.
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ def set_sync_debug_mode(mode: Any) -> None:
 
 
 def install() -> None:
+    """Replace what of torch asks for a device, in this process, for good."""
     for name in ("synchronize", "empty_cache", "reset_peak_memory_stats", "_lazy_init"):
         setattr(torch.cuda, name, lambda *_: None)
     for name in ("memory_allocated", "max_memory_allocated"):
@@ -120,6 +121,3 @@ def plant(kind: str, op: str) -> None:
         return (unwritten, *rest)
 
     setattr(device_code, name, forward)
-
-
-install()

@@ -28,7 +28,9 @@ PARTS = ("ceilings", "likelihood", "dice", "crossover", "contrastive", "queue", 
 def stubbed(tmp_path):
     """Environment of a process whose CUDA device is the CPU."""
     (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text("import tests.benchmarks.cuda_stub\n")
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "from tests.benchmarks import cuda_stub\n\ncuda_stub.install()\n"
+    )
     return {
         **os.environ, "PYTHONPATH": f"{tmp_path / 'site'}:{ROOT}", "TRITON_INTERPRET": "1", "FAIRLOSS_GPU_SMALL": "1",
         "FAIRLOSS_GPU_PART_S": "600", "PYTHONWARNINGS": "ignore",
@@ -52,7 +54,7 @@ def test_the_whole_run(tmp_path):
     for name in ("fairloss", "benchmarks", "tests", "conftest.py", "pyproject.toml"):
         (repository / name).symlink_to(ROOT / name)
     with zipfile.ZipFile(repository / ".whl" / "cuda_stub-1-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("sitecustomize.py", "import tests.benchmarks.cuda_stub\n")
+        wheel.writestr("sitecustomize.py", "from tests.benchmarks import cuda_stub\n\ncuda_stub.install()\n")
         wheel.writestr("cuda_stub-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: cuda_stub\nVersion: 1\n")
         wheel.writestr("cuda_stub-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr("cuda_stub-1.dist-info/RECORD", "")
