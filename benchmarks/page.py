@@ -251,7 +251,7 @@ def _operations(extras: dict[str, Any]) -> str:
         f"Logits ({n}, {classes}), {extras['groups']} groups: operations that PyTorch dispatches, forward + backward, without "
         "views, detachments and reads of a number. On a small batch a step costs by their number.",
         "",
-        "| criterion | now | in 0.1.0 |",
+        "| criterion | now | before |",
         "| --- | --- | --- |",
     ]
     for name, (forward, backward) in extras["counts"].items():

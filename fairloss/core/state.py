@@ -325,6 +325,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
         module: a loss, a memory, or a model that holds some; all state within it stays as it is.
 
     Example:
+        >>> import fairloss
         >>> loss = fairloss.GroupDROLoss(2, step_size=0.5)
         >>> with fairloss.frozen(loss):
         ...     value = loss(torch.tensor([1.0, 3.0]), torch.tensor([0, 1]))

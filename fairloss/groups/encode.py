@@ -156,10 +156,10 @@ def read_labels(
         categories = list(categories) if isinstance(categories, Iterator) else categories  # it is read twice
         named |= _listed("categories", categories)
     given, places, own_order, column = _distinct_labels(labels, name)
-    ids = isinstance(labels, np.ndarray) and labels.dtype.kind in "iu" and bool(given) and given[0] >= UNKNOWN
-    if (
-        ids and not (missing or named or cells) and edges is None and categories is None
-    ):  # nothing to check label by label
+    # A masked array is one of numbers, but not of ids alone.
+    ids = type(labels) is np.ndarray and labels.dtype.kind in "iu" and bool(given) and given[0] >= UNKNOWN
+    plain = not (missing or named or cells) and edges is None and categories is None
+    if ids and plain:  # nothing to check label by label
         absent = int(given[0] == UNKNOWN)
         return GroupEncoding(places - absent, tuple(given[absent:]))
     rest = [v for v in given if is_known(v) and v not in missing and v not in named]

@@ -53,6 +53,7 @@ def demographic_parity(
     """Gap between groups of the soft positive rate as a function; see :class:`DemographicParityLoss`.
 
     Example:
+        >>> import torch
         >>> logits, target = torch.tensor([0.0, 0.0, 2.0]), torch.tensor([0, 1, 1])
         >>> demographic_parity(logits, target, torch.tensor([0, 0, 1]), num_groups=2)
         tensor(0.3808)
@@ -82,6 +83,7 @@ def equal_opportunity(
     """Gap between groups of the soft true positive rate as a function; see :class:`EqualOpportunityLoss`.
 
     Example:
+        >>> import torch
         >>> logits, target = torch.tensor([0.0, 2.0, 2.0, 2.0]), torch.tensor([1, 1, 0, 0])
         >>> equal_opportunity(logits, target, torch.tensor([0, 1, 0, 1]), num_groups=2)
         tensor(0.3808)
@@ -112,6 +114,7 @@ def equalized_odds(
     """Gaps between groups of the soft true and false positive rates as a function; see :class:`EqualizedOddsLoss`.
 
     Example:
+        >>> import torch
         >>> logits, target = torch.tensor([0.0, 2.0, 2.0, 2.0]), torch.tensor([1, 1, 0, 0])
         >>> equalized_odds(logits, target, torch.tensor([0, 1, 0, 1]), num_groups=2)
         tensor(0.1904)
@@ -189,6 +192,7 @@ class DemographicParityLoss(_ParityLoss):
         classifier has a loss above 0.
 
     Example:
+        >>> import torch
         >>> loss = DemographicParityLoss(2)
         >>> loss(torch.tensor([0.0, 0.0, 2.0]), torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]))
         tensor(0.3808)
@@ -219,6 +223,7 @@ class EqualOpportunityLoss(_ParityLoss):
         prevalences. Negatives have no gradient.
 
     Example:
+        >>> import torch
         >>> loss = EqualOpportunityLoss(2)
         >>> loss(torch.tensor([0.0, 2.0, 2.0, 2.0]), torch.tensor([1, 1, 0, 0]), torch.tensor([0, 1, 0, 1]))
         tensor(0.3808)
@@ -251,6 +256,7 @@ class EqualizedOddsLoss(_ParityLoss):
         two groups is 0. A perfect classifier has loss 0, whatever the prevalences.
 
     Example:
+        >>> import torch
         >>> loss = EqualizedOddsLoss(2)
         >>> loss(torch.tensor([0.0, 2.0, 2.0, 2.0]), torch.tensor([1, 1, 0, 0]), torch.tensor([0, 1, 0, 1]))
         tensor(0.1904)

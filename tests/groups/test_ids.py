@@ -44,7 +44,7 @@ def test_missing_and_several_attributes():
     expected = oracles.group_gap(values.numpy(), groups.numpy())
     assert ff.group_gap(values, groups, num_groups=(2, 2)).item() == pytest.approx(expected)
     with pytest.raises(ValueError, match="intersect_groups"):
-        fairloss.FISLoss((2, 2))
+        fairloss.DistributionAlignmentLoss((2, 2))
 
 
 def test_intersections():
