@@ -330,7 +330,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
         >>> with fairloss.frozen(loss):
         ...     value = loss(torch.tensor([1.0, 3.0]), torch.tensor([0, 1]))
         >>> loss.seen.tolist()
-        [0, 0]
+        [0.0, 0.0]
     """
     held = [m for m in module.modules() if isinstance(m, StatefulModule)]
     earlier = [m._frozen for m in held]

@@ -181,10 +181,10 @@ def over_outputs(
     A single target is resized to each output (nearest). Without weights w_k = 2^-k: the first output is the full resolution.
     """
     if isinstance(input, Tensor):
-        if output_weights is not None or not isinstance(target, Tensor):
-            raise ValueError(
-                expected("input", "a list of outputs beside output_weights or several targets", "one tensor")
-            )
+        if output_weights is not None:
+            raise ValueError(expected("input", "a list of outputs beside output_weights", "one tensor"))
+        if not isinstance(target, Tensor):
+            raise TypeError(expected("target", "a tensor beside one output", type(target).__name__))
         return loss(input, target)
     weights = check_weights("output_weights", output_weights) or [0.5**k for k in range(len(input))]
     if not len(input) or len(weights) != len(input):
