@@ -53,6 +53,7 @@ def is_known(value: Any) -> bool:
 
 def is_unknown(value: Any) -> bool:
     """Whether ``value`` is an unknown group: an object that means missing, an empty cell, -1 as a number or as text."""
+    value = _text(value)
     if isinstance(value, str):
         return value.strip() in ("", "-1", "-1.0")
     return not is_known(value) or (isinstance(value, (Real, Decimal)) and value == -1)
@@ -60,7 +61,13 @@ def is_unknown(value: Any) -> bool:
 
 def may_be_missing(value: Any) -> bool:
     """Whether ``value`` is a text that stands for a missing value in some file, and for a group in another."""
+    value = _text(value)
     return isinstance(value, str) and value.strip().casefold() in _MISSING_TEXTS
+
+
+def _text(value: Any) -> Any:
+    """Bytes, as NumPy and HDF5 hold texts, as a text."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def number_in(value: Any) -> Any:

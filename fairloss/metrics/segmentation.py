@@ -139,8 +139,15 @@ def _one_hot(true: NDArray[Any], pred: NDArray[Any], ignored: Bools, num_classes
     """Whether axis 1 holds classes: every pixel that counts has exactly one 1 along it.
 
     Raises:
-        ValueError: masks of one spatial dimension with channels, which may be masks of two.
+        ValueError: masks of one spatial dimension with channels, which may be masks of two; classes on the last axis.
     """
+    if true.ndim > 3 and true.shape[-1] > 1 and true.size and any(_has_one(m, ignored, axis=-1) for m in (true, pred)):
+        readings, given = (
+            "classes in axis 1",
+            f"shape {true.shape} with exactly one 1 along the last axis at every pixel",
+        )
+        cure = "pass np.moveaxis(mask, -1, 1) where it holds classes, channels= where it is of space"
+        raise ValueError(expected("channels", readings, given, cure))
     if true.ndim < 3 or true.shape[1] < 2 or not true.size or not any(_has_one(m, ignored) for m in (true, pred)):
         return False
     if true.ndim > 3 and num_classes in (None, true.shape[1]):
@@ -152,8 +159,8 @@ def _one_hot(true: NDArray[Any], pred: NDArray[Any], ignored: Bools, num_classes
     raise ValueError(expected("channels", readings, given, "pass channels=True or channels=False"))
 
 
-def _has_one(mask: NDArray[Any], ignored: Bools) -> bool:
+def _has_one(mask: NDArray[Any], ignored: Bools, axis: int = 1) -> bool:
     if mask.dtype.kind not in "biuf":
         return False
     zero_one = bool((((mask == 0) | (mask == 1)) | ignored).all())
-    return zero_one and bool((((mask == 1).sum(axis=1) == 1) | ignored.any(axis=1)).all())
+    return zero_one and bool((((mask == 1).sum(axis=axis) == 1) | ignored.any(axis=axis)).all())

@@ -13,7 +13,7 @@ from fairloss.core import checks
 from fairloss.core.checks import expected
 from fairloss.postprocess.bands import RATES, Bands, Budget, Floats, Ints, Points
 
-__all__ = ["Objective", "one_point", "per_group_points", "point_of", "points_at"]
+__all__ = ["Objective", "check_bounds", "one_point", "per_group_points", "point_of", "points_at"]
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def point_of(points: Points, score: Floats, threshold: float) -> int:
     return points.index_of(float((score >= threshold).sum()))
 
 
-def _bounds(bounds: Mapping[str, float]) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Gaps, and (low, high) of each rate."""
+def check_bounds(bounds: Mapping[str, float]) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Gaps, and (low, high) of each rate, of ``subject_to``."""
     gaps: dict[str, float] = {}
     ends: dict[str, tuple[float, float]] = {}
     for key, value in bounds.items():
@@ -114,7 +114,7 @@ def per_group_points(
         rates = _of_gap(close)
         _comparable(points, rates)
         return Bands(points, start, rates, [np.ones(len(p.tp), dtype=bool) for p in points]).smallest(budget)
-    gaps, ends = _bounds(bounds)
+    gaps, ends = check_bounds(bounds)
     allowed = [_inside(p, ends) for p in points]
     for label, p, ok in zip(names, points, allowed, strict=True):
         if not ok.any():
@@ -159,7 +159,7 @@ def one_point(
 ) -> Ints:
     """(G,) the same point of all groups, of all thresholds there are."""
     tp, fp = (np.stack([p[i] for p in points]) for i in (1, 2))
-    gaps, ends = _bounds(bounds)
+    gaps, ends = check_bounds(bounds)
     rates = _of_gap(close) if close is not None else list(gaps)
     _comparable(points, rates)
     ok = np.all([_inside(p, ends) for p in points], axis=0)
@@ -172,11 +172,12 @@ def one_point(
     if close is not None:
         up, down = (np.stack([np.abs(x[g] - x[g, k]) for g, k in enumerate(start)]).sum(axis=0) for x in (tp, fp))
         ok &= budget.kept(gain, lost, up, down, objective.positives, objective.negatives)
-        value = np.where(ok, -spread + 1e-9 * (gain - lost), -np.inf)
+        value = np.where(ok, -spread + 1e-9 * (gain - lost) / (objective.positives + objective.negatives), -np.inf)
     else:
         width = min(gaps.values(), default=1.0)
         if not (ok & (spread <= width + 1e-12)).any():
-            got = f"bounds that none meets; the smallest gap of one threshold is {spread.min():.4f}"
+            reached = f"; the smallest gap of one threshold is {spread.min():.4f}" if gaps else ""
+            got = f"bounds that none meets{reached}"
             raise ValueError(expected("subject_to", "bounds that one threshold can meet", got))
         value = np.where(ok & (spread <= width + 1e-12), objective.of(tp.sum(axis=0), fp.sum(axis=0)), -np.inf)
     return np.full(len(points), int(np.argmax(value)))

@@ -77,6 +77,10 @@ class GroupDecision(nn.Module):
         last = len(self.thresholds) - 1
         if groups.shape != score.shape:
             raise ValueError(expected("groups", f"shape {tuple(score.shape)}", f"shape {tuple(groups.shape)}"))
+        if groups.dtype.is_floating_point:
+            raise TypeError(expected("groups", "integer ids", groups.dtype, "groups.long(), after setting NaN to -1"))
+        if bool(score.isnan().any()):
+            raise ValueError(expected("score", "scores without NaN", "NaN"))
         if ((groups < -1) | (groups >= last)).any():
             raise ValueError(expected("groups", f"ids 0 .. {last - 1}, or -1 for unknown", "others"))
         return score >= self.thresholds[torch.where(groups < 0, last, groups)]

@@ -66,6 +66,8 @@ def retrain_last_layer(
     x, labels = as_finite(embeddings, "embeddings"), as_array(y, "y")
     if x.ndim != 2 or labels.shape != (len(x),):
         raise ValueError(expected("embeddings", "(N, D), with (N,) labels", f"shapes {x.shape} and {labels.shape}"))
+    if not isinstance(strengths, Sequence) or not len(strengths):
+        raise ValueError(expected("strengths", "a sequence of numbers > 0", repr(strengths)))
     for strength in strengths:
         checks.number("strengths", strength, above=0)
     checks.integer("subsamples", subsamples, minimum=1)

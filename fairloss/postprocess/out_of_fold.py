@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import pickle
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
@@ -18,7 +20,7 @@ from fairloss.core.checks import expected
 from fairloss.groups.encode import UNKNOWN
 from fairloss.metrics.arrays import as_finite, as_groups, before_the_call
 from fairloss.postprocess.bands import Floats, Ints
-from fairloss.postprocess.thresholds import GroupThresholds
+from fairloss.postprocess.thresholds import GroupThresholds, binary_labels, check_fit_options
 from fairloss.report.sample import patient_codes
 
 __all__ = ["CrossFit", "Output", "Splitter", "cross_fit"]
@@ -138,8 +140,15 @@ def cross_fit(
     checks.choice("average", average, get_args(Average))
     if output is not None:
         checks.choice("output", output, get_args(Output))
-    labels = as_finite(y, "y")
+    labels = binary_labels(y).astype(np.float64)
     n = len(labels)
+    size = data.shape[0] if hasattr(data, "shape") else len(data)
+    if size != n:
+        raise ValueError(expected("data", f"one sample for each of {n} labels", f"{size} samples"))
+    thresholds.setdefault("common", 0.5 if average == "probability" else 0.0)
+    fit_options = inspect.signature(GroupThresholds.fit).bind(None, None, None, **thresholds)
+    fit_options.apply_defaults()
+    check_fit_options(*fit_options.args[3:], **fit_options.kwargs)  # before anything is trained
     groups = as_groups(attribute, n, "attribute", option=before_the_call)
     splits = _splits(folds, labels, groups.ids, patients, seed)
     ids = np.asarray(groups.decode(groups.ids), dtype=object)
@@ -164,7 +173,6 @@ def cross_fit(
             )
         )
     out_of_fold = total / times
-    thresholds.setdefault("common", 0.5 if average == "probability" else 0.0)
     fitted = GroupThresholds.fit(out_of_fold, labels, attribute, **thresholds)
     notes = (
         ()
@@ -196,15 +204,16 @@ def _splits(folds: int | Splitter, y: Floats, ids: Ints, patients: Any, seed: in
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     people = None if patients is None else patient_codes(patients, len(y))
-    if isinstance(folds, int):
-        checks.integer("folds", folds, minimum=2)
+    number: Any = folds
+    if isinstance(number, (Integral, str)):
+        folds = checks.integer("folds", number, minimum=2)
         fewest = int(min((y == 1).sum(), (y != 1).sum()))
         if fewest < folds:
             raise ValueError(
                 expected("folds", "at most as many as the rarer label has samples", f"{folds} of {fewest}")
             )
         kind = StratifiedKFold if people is None else StratifiedGroupKFold
-        splitter: Splitter = kind(folds, shuffle=True, random_state=seed)
+        splitter: Any = kind(folds, shuffle=True, random_state=seed)
         strata = ids * 2 + (y == 1)
         rare = [s for s, count in zip(*np.unique(strata, return_counts=True), strict=True) if count < folds]
         strata = np.where(np.isin(strata, rare), 2 * UNKNOWN + (y == 1), strata)  # too few to be in every fold
@@ -252,11 +261,21 @@ def _probability(logits: Floats) -> Floats:
     return np.asarray(expit(logits))
 
 
+def _check_classes(member: Any) -> None:
+    """Raise if a fold's training samples were of one label: its only column would be read as the positive one."""
+    classes = getattr(member, "classes_", None)
+    if classes is not None and len(classes) < 2:
+        cure = "take folds whose complements hold both"
+        raise ValueError(expected("folds", "both labels in every fold's training samples", f"{list(classes)}", cure))
+
+
 def _member_logits(member: Any, data: Any, output: Output | None) -> Floats:
     """(N,) logits of a model."""
     if hasattr(member, "decision_function"):
+        _check_classes(member)
         values, output = member.decision_function(data), "logit"
     elif hasattr(member, "predict_proba"):
+        _check_classes(member)
         values, output = member.predict_proba(data), "probability"
     elif hasattr(member, "state_dict"):
         import torch

@@ -15,14 +15,14 @@ from fairloss.core.checks import expected
 from fairloss.groups.encode import UNKNOWN, GroupEncoding
 from fairloss.metrics.arrays import as_finite, as_groups, before_the_call
 from fairloss.postprocess.bands import RATES, Bands, Budget, Floats, Points, rate
-from fairloss.postprocess.choice import Objective, one_point, per_group_points, point_of, points_at
+from fairloss.postprocess.choice import Objective, check_bounds, one_point, per_group_points, point_of, points_at
 
 if TYPE_CHECKING:
     from torch import nn
 
     from fairloss.report.results import ModelComparison
 
-__all__ = ["Attained", "Gap", "GroupThresholds", "Maximize"]
+__all__ = ["Attained", "Gap", "GroupThresholds", "Maximize", "binary_labels", "check_fit_options"]
 
 Gap = Literal["tpr_gap", "fpr_gap", "positive_rate_gap", "accuracy_gap", "equalized_odds_gap"]
 Maximize = Literal["accuracy", "balanced_accuracy", "f1"]
@@ -64,11 +64,49 @@ class Attained:
         return cls(float((decided == y).mean()), balanced, gaps, by_group)
 
 
-def _labels(y: Any) -> NDArray[np.bool_]:
+def binary_labels(y: Any) -> NDArray[np.bool_]:
+    """(N,) whether labels 0 and 1 are 1."""
     array = as_finite(y, "y")
     if array.ndim != 1 or not np.isin(array, (0, 1)).all():
         raise ValueError(expected("y", "(N,) labels 0 and 1", f"shape {array.shape}, values {np.unique(array)[:5]}"))
     return np.asarray(array == 1)
+
+
+def check_fit_options(
+    close: str | None,
+    budget: float,
+    standard_errors: float,
+    maximize: str,
+    costs: Any,
+    subject_to: Any,
+    common: float | None,
+    per_group: bool,
+    shrink: float,
+) -> tuple[tuple[float, ...] | None, dict[str, float]]:
+    """Check the options of :meth:`GroupThresholds.fit`, which need no scores: the costs, and the bounds."""
+    if (close is None) == (subject_to is None):
+        given = "neither" if close is None else "both"
+        raise ValueError(expected("close", "one of close= and subject_to=", given, "subject_to={} bounds nothing"))
+    if close is not None:
+        checks.choice("close", close, get_args(Gap))
+    checks.number("budget", budget, minimum=0, maximum=1)
+    checks.number("standard_errors", standard_errors, minimum=0)
+    checks.choice("maximize", maximize, get_args(Maximize))
+    checks.flag("per_group", per_group)
+    checks.number("shrink", shrink, minimum=0)
+    if common is not None:
+        checks.number("common", common)
+    if not isinstance(subject_to, Mapping | None):
+        raise TypeError(expected("subject_to", 'a mapping such as {"tpr_gap": 0.05}', repr(subject_to)))
+    check_bounds(subject_to or {})
+    if costs is None:
+        return None, dict(subject_to or {})
+    if not isinstance(costs, (tuple, list)) or len(costs) != 2:
+        raise ValueError(expected("costs", "those of a false positive and a false negative, (1, 5) say", costs))
+    if close is not None and common is not None:
+        cure = "pass subject_to= for the smallest costs under a bound, or common=None to start from the threshold with these"
+        raise ValueError(expected("costs", "None beside close=, which they take no part in", costs, cure))
+    return tuple(checks.number("costs", cost, minimum=0) for cost in costs), dict(subject_to or {})
 
 
 def _scores(score: Any) -> Floats:
@@ -173,28 +211,16 @@ class GroupThresholds:
             >>> round(fitted.attained_by_common.gaps["tpr_gap"], 2), round(fitted.attained.gaps["tpr_gap"], 2)
             (0.28, 0.0)
         """
-        scores, labels = _scores(score), _labels(y)
+        scores, labels = _scores(score), binary_labels(y)
         n = len(scores)
         if len(labels) != n:
             raise ValueError(expected("y", f"one label for each of {n} scores", f"{len(labels)}"))
-        if (close is None) == (subject_to is None):
-            given = "neither" if close is None else "both"
-            raise ValueError(expected("close", "one of close= and subject_to=", given, "subject_to={} bounds nothing"))
-        if close is not None:
-            checks.choice("close", close, get_args(Gap))
-        checks.number("budget", budget, minimum=0, maximum=1)
-        checks.number("standard_errors", standard_errors, minimum=0)
-        checks.choice("maximize", maximize, get_args(Maximize))
-        checks.flag("per_group", per_group)
-        checks.number("shrink", shrink, minimum=0)
-        weights = None if costs is None else tuple(checks.number("costs", cost, minimum=0) for cost in costs)
-        if weights is not None and len(weights) != 2:
-            raise ValueError(expected("costs", "those of a false positive and a false negative", costs))
-        if common is not None:
-            checks.number("common", common)
-            if common == 0.5 and ((scores < 0) | (scores > 1)).any():
-                cure = "pass common=0.0 for logits, or common=None for the best single threshold"
-                raise ValueError(expected("score", "probabilities in [0, 1] beside common=0.5", "values outside", cure))
+        weights, bounds = check_fit_options(
+            close, budget, standard_errors, maximize, costs, subject_to, common, per_group, shrink
+        )
+        if common == 0.5 and ((scores < 0) | (scores > 1)).any():
+            cure = "pass common=0.0 for logits, or common=None for the best single threshold"
+            raise ValueError(expected("score", "probabilities in [0, 1] beside common=0.5", "values outside", cure))
         groups = _groups(attribute, n)
         known = groups.ids != UNKNOWN
         s, t, ids = scores[known], labels[known], groups.ids[known]
@@ -211,7 +237,6 @@ class GroupThresholds:
             points = [points_at(pooled.threshold, s[ids == g], t[ids == g]) for g in members]
         start = [point_of(p, s[ids == g], common) for p, g in zip(points, members, strict=True)]
         names = [groups.labels[g] for g in members]
-        bounds = dict(subject_to or {})
         if per_group:
             chosen, exact = per_group_points(
                 points, start, names, close, Budget(budget, standard_errors), objective, bounds
@@ -272,7 +297,7 @@ class GroupThresholds:
             "threshold per group": self.predict(scores, attribute).astype(int),
         }
         options.setdefault("metrics", ("accuracy", "balanced_accuracy", "tpr", "fpr", "positive_rate"))
-        return compare_models(_labels(y).astype(int), decisions, attribute, **options)
+        return compare_models(binary_labels(y).astype(int), decisions, attribute, **options)
 
     def to_module(self, labels: Sequence[Any]) -> nn.Module:
         """A module with ``forward(score, groups)``: (N,) scores and ids -> (N,) bool decisions.

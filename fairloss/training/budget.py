@@ -128,7 +128,7 @@ class GapTarget(_Controller):
         super().__init__(penalty, weight)
         self.epsilon = checks.number("epsilon", epsilon, minimum=0, maximum=1)
         self.step_size = checks.number("step_size", step_size, above=0)
-        self.max_weight = checks.number("max_weight", max_weight, above=0)
+        self.max_weight = checks.number("max_weight", max_weight, above=0, minimum=weight)
 
     def update(self, *, gap: float) -> None:
         """Move the weight by one validation's gap, in [0, 1]."""

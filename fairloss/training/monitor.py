@@ -89,11 +89,11 @@ class FairnessMonitor(StatefulModule):
             raise ValueError(expected("input", f"logits of {self.num_classes} classes", f"{classes}"))
         ids = check_groups(groups, self.num_groups, input.shape[0], device=input.device).column
         logits = input.double() if input.ndim == 2 else input.double().unsqueeze(1)
-        labels = target.reshape(-1)
+        labels = target.reshape(-1).long() if target.dtype == torch.bool else target.reshape(-1)
         if not bool(((labels == labels.round()) & (labels < classes) & ((labels >= 0) | (labels == -100))).all()):
             raise ValueError(expected("target", f"labels 0 .. {classes - 1}, or -100", "others"))
-        if bool(logits.isnan().any()):
-            raise ValueError(expected("input", "logits without NaN", "NaN"))
+        if bool((logits if kind == "binary" else logits.softmax(1)).isnan().any()):
+            raise ValueError(expected("input", "logits without NaN, and without inf beside other classes", "others"))
         kept = labels != -100
         logits, labels, ids = logits[kept], labels[kept].long(), ids[kept]
         if not len(labels):

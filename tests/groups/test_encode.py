@@ -107,3 +107,9 @@ def test_group_labels_are_the_users():
 
     codes = fairloss.encode_groups(["M:A3", "", None, "M:A3"], unknown=[""])
     assert codes.ids.tolist() == [0, -1, -1, 0]
+
+
+def test_bytes_that_may_be_missing_are_texts():
+    assert encode_groups(np.array([b"F", b"", b"M"])).ids.tolist() == [0, -1, 1]
+    with pytest.raises(ValueError, match=r"known=\[b'nan'\] if it names a group"):
+        encode_groups(np.array([b"F", b"nan", b"M"]))

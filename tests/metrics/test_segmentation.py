@@ -108,3 +108,11 @@ def test_dice_and_iou():
     assert fm.dice(labels_true, labels_pred, num_classes=3)[0] == pytest.approx([1, 2 / 3, 2 / 3])
     assert fm.iou(labels_true, labels_pred, num_classes=3, include_background=False)[0] == pytest.approx([0.5, 0.5])
     assert fm.group_mean(fm.dice(true, pred), [0, 1, 1]).to_dict() == {0: pytest.approx(2 / 3), 1: 1.0}
+
+
+def test_classes_on_the_last_axis_are_not_read_as_a_mask(rng):
+    mask = np.eye(3, dtype=int)[rng.integers(0, 3, (2, 5, 6))]  # (N, H, W, C)
+    with pytest.raises(ValueError, match=r"channels: .*np\.moveaxis\(mask, -1, 1\)"):
+        fm.dice(mask, mask)
+    assert fm.iou(mask, mask, channels=False).tolist() == [1.0, 1.0]
+    assert fm.iou(np.moveaxis(mask, -1, 1), np.moveaxis(mask, -1, 1)).shape == (2, 3)

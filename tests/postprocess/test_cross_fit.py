@@ -6,8 +6,9 @@ import pytest
 import torch
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold, KFold, RepeatedKFold, cross_val_predict
+from sklearn.model_selection import GroupKFold, KFold, PredefinedSplit, RepeatedKFold, cross_val_predict
 from sklearn.naive_bayes import GaussianNB
+from sklearn.tree import DecisionTreeClassifier
 
 from fairloss.postprocess import GroupThresholds, cross_fit
 
@@ -193,3 +194,39 @@ def test_what_cannot_be_fitted_is_refused_by_name(fit, options, message, people)
     x, y, g = people
     with pytest.raises(ValueError, match=message):
         cross_fit(fit, x, y=y, attribute=g, **(CLOSE | options))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"close": "tprgap"}, "close: expected one of"),
+        ({"close": None}, "close: expected one of close= and subject_to="),
+        ({"close": None, "subject_to": {"tpr": 0.1}}, "subject_to: expected a rate"),
+        ({"close": None, "subject_to": ["tpr_gap"]}, "subject_to: expected a mapping"),
+        ({"budget": 2}, "budget: expected"),
+        ({"tolerance": 0.1}, "unexpected keyword argument|tolerance"),
+        ({"y": np.arange(400) % 2 + 1}, r"y: expected \(N,\) labels 0 and 1"),
+        ({"y": np.zeros((400, 1))}, r"y: expected \(N,\) labels 0 and 1"),
+        ({"data": np.zeros((405, 3))}, "data: expected one sample for each of 400 labels, got 405"),
+        ({"data": np.zeros((395, 3))}, "data: expected one sample for each of 400 labels, got 395"),
+        ({"folds": "3"}, "folds: expected an integer"),
+    ],
+)
+def test_what_no_thresholds_can_be_fitted_with_is_refused_before_training(change, message, people):
+    x, y, g = people
+
+    def fit(data, y, attribute):
+        raise AssertionError("trained")
+
+    options = {"data": x, "y": y, "attribute": g, **CLOSE, **change}
+    with pytest.raises((TypeError, ValueError), match=message):
+        cross_fit(fit, options.pop("data"), **options)
+
+
+def test_a_fold_trained_on_one_label_is_refused(people):
+    x, y, g = people
+    folds = PredefinedSplit(
+        np.where(y == 1, 0, 1)
+    )  # the only column of predict_proba would be read as the positive one
+    with pytest.raises(ValueError, match="folds: expected both labels in every fold's training samples"):
+        cross_fit(DecisionTreeClassifier(), x, y=y, attribute=g, folds=folds, **CLOSE)

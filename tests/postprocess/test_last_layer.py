@@ -58,6 +58,8 @@ def test_samples_of_unknown_group_are_left_out(rng):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"strengths": []}, "strengths: expected a sequence"),
+        ({"strengths": 1.0}, "strengths: expected a sequence"),
         ({"y": np.zeros(160, dtype=int)}, r"y: expected labels 0 \.\. C - 1"),
         ({"embeddings": np.zeros(160)}, r"embeddings: expected \(N, D\)"),
         ({"groups": np.r_[[5], np.zeros(159, dtype=int)]}, "groups: expected at least two samples"),

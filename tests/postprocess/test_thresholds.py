@@ -275,3 +275,31 @@ def test_a_group_without_the_rate_is_not_compared(rng):
     y[g == 1] = 0
     with pytest.raises(ValueError, match="attribute: expected at least two groups in which tpr is defined"):
         GroupThresholds.fit(score, y, g, subject_to={"tpr_gap": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"subject_to": "tpr_gap"}, "subject_to: expected a mapping"),
+        ({"subject_to": {}, "costs": 3.0}, "costs: expected those of"),
+        ({"close": "tpr_gap", "costs": (1, 100)}, "costs: expected None beside close="),
+    ],
+)
+def test_options_that_would_be_ignored_or_cannot_be_read_are_refused(change, message, rng):
+    score, y, g = small_set(rng, 60, 2)
+    with pytest.raises((TypeError, ValueError), match=message):
+        GroupThresholds.fit(score, y, g, **change)
+
+
+@pytest.mark.parametrize(
+    ("score", "groups", "message"),
+    [
+        (torch.tensor([0.5, float("nan")]), torch.tensor([0, 1]), "score: expected scores without NaN"),
+        (torch.tensor([0.5, 0.2]), torch.tensor([0.0, 1.0]), "groups: expected integer ids"),
+        (torch.tensor([0.5, 0.2]), torch.tensor([0, 2]), "groups: expected ids 0 .. 1"),
+    ],
+)
+def test_the_module_decides_nothing_of_what_it_cannot_read(score, groups, message):
+    module = GroupThresholds({"F": 0.4, "M": 0.5}, common=0.5).to_module(["F", "M"])
+    with pytest.raises((TypeError, ValueError), match=message):
+        module(score, groups)

@@ -70,6 +70,7 @@ def test_a_compiled_step_is_compiled_once():
         (lambda p: AccuracyBudget(p, reference=(0.8, 0.7), factor=1.0), "factor: expected"),
         (lambda p: AccuracyBudget(p, reference=(0.8, 0.7), weight=0.0), "weight: expected"),
         (lambda p: GapTarget(p, epsilon=-0.1), "epsilon: expected"),
+        (lambda p: GapTarget(p, epsilon=0.1, weight=5.0), "max_weight: expected"),
         (lambda p: GapTarget(p, epsilon=0.1).update(gap=30.0), "gap: expected"),
     ],
 )

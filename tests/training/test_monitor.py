@@ -107,6 +107,7 @@ def test_state_is_saved_moved_and_reset(rng):
             torch.zeros(3).long(),
             "input: expected logits without",
         ),
+        (torch.tensor([[np.inf, 0.0]]), torch.tensor([0]), torch.tensor([0]), "input: expected logits without"),
         (torch.zeros(3, 3), torch.tensor([0, 1, 1]), torch.zeros(3).long(), "input: expected logits of 2 classes"),
         (torch.zeros(3), torch.tensor([0, 1, 1]), torch.tensor([0, 1, 2]), "groups: expected ids"),
     ],
@@ -116,6 +117,12 @@ def test_what_cannot_be_counted_changes_nothing(input, target, groups, message):
     with pytest.raises(ValueError, match=message):
         monitor.update(input, target, groups)
     assert monitor.counts.sum() == 0
+
+
+def test_bool_labels_are_counted():
+    monitor = FairnessMonitor(1)
+    monitor.update(torch.tensor([2.0, 1.0, -1.0]), torch.tensor([True, False, False]), torch.zeros(3).long())
+    assert monitor.compute().accuracy.tolist() == [2 / 3]
 
 
 def trained(seed, penalty=None, weight=1.0):
