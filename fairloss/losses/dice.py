@@ -186,6 +186,10 @@ def over_outputs(
         if not isinstance(target, Tensor):
             raise TypeError(expected("target", "a tensor beside one output", type(target).__name__))
         return loss(input, target)
+    if not isinstance(input, (list, tuple)) or not input or not all(isinstance(x, Tensor) for x in input):
+        raise TypeError(expected("input", "a tensor of logits, or a list of outputs", type(input).__name__))
+    if not isinstance(target, (Tensor, list, tuple)):
+        raise TypeError(expected("target", "a tensor, or a list of one per output", type(target).__name__))
     weights = check_weights("output_weights", output_weights) or [0.5**k for k in range(len(input))]
     if not len(input) or len(weights) != len(input):
         raise ValueError(expected("output_weights", f"one per output, {len(input)}", len(weights)))

@@ -75,8 +75,9 @@ def _terms(
     return_parts: bool,
 ) -> Tensor | CrossEntropyParts:
     """The criterion on checked options: task term, then the gap between groups."""
+    kind = resolve_task(input, target, task)
     shape = target.shape
-    input, target, kind = class_last(input, target, resolve_task(input, target, task))
+    input, target, kind = class_last(input, target, kind)
     if memory is not None:
         check_memory(memory, num_groups, device=input.device)
     ids = check_groups(groups, num_groups, input.shape[0], device=input.device)
@@ -332,7 +333,7 @@ def fair_cross_entropy(
             floating(name, table)
     tables = None
     if group_weights is not None:
-        table = torch.nn.functional.pad(group_weights, (1, 0), value=1.0).to(input.device)
+        table = torch.nn.functional.pad(group_weights, (1, 0), value=1.0).to(floating("input", input).device)
         tables = {dtype: table.to(dtype) for dtype in (torch.float64, torch.float32)}
     return _terms(
         input, target, groups, num_groups=sizes, gap_weight=gap_weight, weight_tables=tables, weight=weight,

@@ -236,7 +236,7 @@ def test_module(name, example):
 
 @fuzz("fairloss.GroupMemory", example=EXAMPLE, capacity=st.integers(1, 5), batches=st.integers(1, 4))
 def test_a_memory_holds_the_last_values(example, capacity, batches):
-    memory, held = fairloss.GroupMemory(3, capacity=capacity), {0: [], 1: [], 2: []}
+    memory, held, kept = fairloss.GroupMemory(3, capacity=capacity), {0: [], 1: [], 2: []}, [0, 0, 0]
     for k in range(batches):
         generator = torch.Generator().manual_seed(example.seed + k)
         x, ids = torch.randn(example.n, generator=generator), ids_like(example.groups, example.n, (3,), generator)
@@ -244,10 +244,11 @@ def test_a_memory_holds_the_last_values(example, capacity, batches):
         for value, g in zip(x.tolist(), ids.tolist(), strict=True):
             if g >= 0:
                 held[g] = [*held[g], value]
+        kept = [n + min(ids.tolist().count(g), capacity) for g, n in enumerate(kept)]
     sums, counts = memory.totals()
     assert counts.tolist() == [min(len(v), capacity) for v in held.values()]
     np.testing.assert_allclose(sums.tolist(), [sum(v[-capacity:]) for v in held.values()], atol=1e-5)
-    assert memory.seen.tolist() == [len(v) for v in held.values()]
+    assert memory.seen.tolist() == kept
 
 
 @fuzz("fairloss.EmbeddingQueue", example=EXAMPLE, capacity=st.integers(1, 5), batches=st.integers(1, 4))
@@ -260,12 +261,12 @@ def test_a_queue_holds_the_last_rows(example, capacity, batches):
         ids = ids_like(example.groups, example.n, (3,), generator)
         queue.push(z, y, ids)
         held += [(r / r.norm(), int(t), int(g)) for r, t, g in zip(z, y, ids, strict=True)]
-    _, labels, groups = queue.rows(-100)
-    found = sorted((t, g) for t, g in zip(labels.tolist(), groups[:, 0].tolist(), strict=True) if t != -100)
-    assert found == sorted((t, g) for _, t, g in held[-capacity:])
-    for place, (row, _, _) in enumerate(held[-capacity:]):
-        where = (len(held) - min(capacity, len(held)) + place) % capacity
-        torch.testing.assert_close(queue.embeddings[where], row)
+    rows, labels, groups = queue.rows(-100)
+    filled = labels != -100
+    found = sorted(zip(labels[filled].tolist(), groups[filled, 0].tolist(), rows[filled].tolist(), strict=True))
+    expected = sorted((t, g, row.tolist()) for row, t, g in held[-capacity:])
+    assert [(t, g) for t, g, _ in found] == [(t, g) for t, g, _ in expected]
+    np.testing.assert_allclose([row for *_, row in found], [row for *_, row in expected], atol=1e-6)
 
 
 @fuzz("fairloss.functional.concept_alignment", example=EXAMPLE)
