@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["InputError", "check_same_samples", "match_rows", "read_predictions", "unknown_lines"]
 
 _IGNORED = "\0ignored"  # no cell is this
-_ZERO_ONE = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
+_ZERO_ONE = {"false": 0, "true": 1}
 
 
 class InputError(Exception):
@@ -44,13 +44,15 @@ def read_predictions(path: Path, arguments: argparse.Namespace) -> dict[str, Any
             for header in reader:
                 start = reader.line_num + 1
                 if len(header) > 1 or "".join(header).strip():
+                    header = [name.strip() for name in header]  # as the cells are
                     break
             else:
                 raise InputError(f"{path}: the file is empty; a header is needed")
             for name in wanted:
                 if header.count(name) != 1:
                     problem = "no column" if name not in header else "more than one column"
-                    raise InputError(f"{path}: {problem} {name!r}; the columns are {', '.join(header)}")
+                    cure = _of_header(header) if name not in header else ""
+                    raise InputError(f"{path}: {problem} {name!r}; the columns are {', '.join(header)}{cure}")
             at = {name: header.index(name) for name in wanted}
             for row in reader:
                 start = reader.line_num + 1
@@ -64,7 +66,9 @@ def read_predictions(path: Path, arguments: argparse.Namespace) -> dict[str, Any
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a UTF-8 file ({error})") from None
+        packed = path.suffix in (".gz", ".zip", ".xlsx", ".parquet")
+        cure = f"make it a CSV file first, it ends in {path.suffix}" if packed else "save it as UTF-8"
+        raise InputError(f"{path}: not a UTF-8 file ({error}); {cure}") from None
     except csv.Error as error:
         raise InputError(f'{path}, line {start}: a row that is no CSV ({error}); is a quote (") left open?') from None
     if not lines:
@@ -88,6 +92,15 @@ def read_predictions(path: Path, arguments: argparse.Namespace) -> dict[str, Any
         "patient": cells(arguments.patient, _filled),
         "id": cells(getattr(arguments, "id", None), _filled),
     }
+
+
+def _of_header(header: list[str]) -> str:
+    """What to do with a file whose first line is not the header looked for, where the line shows it."""
+    if header[0].startswith(("#", "sep=")):
+        return f"; take out the line {','.join(header)!r} before the header"
+    marks = {";": "semicolons", "\t": "tabs", "|": "bars"}
+    found = next((word for mark, word in marks.items() if len(header) == 1 and mark in header[0]), None)
+    return "" if found is None else f"; it is separated by {found}: save it separated by commas, with decimal points"
 
 
 def _targets(cells: list[str], positive: str | None, ignored: str | None) -> tuple[list[Any], Any]:
@@ -118,6 +131,8 @@ def _same(text: str, other: str) -> bool:
 def _label(text: str, path: Path, line: int, column: str, *, ignored: str | None) -> int | str:
     if ignored is not None and _same(text, ignored):
         return _IGNORED
+    if _is_number(text) and float(text) in (0, 1):  # 1.0000 as well
+        return int(float(text))
     if text.lower() not in _ZERO_ONE:
         cure = "name the positive label with --positive, or one that is not known with --ignore-index"
         raise InputError(f"{path}, line {line}: {column!r} is {text!r}; a label must be 0 or 1; {cure}")
@@ -130,8 +145,16 @@ def _score(text: str, path: Path, line: int, column: str, *, whole: bool) -> flo
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise InputError(f"{path}, line {line}: {column!r} is {text!r}; a score must be a finite number")
+        raise InputError(
+            f"{path}, line {line}: {column!r} is {text!r}; a score must be a finite number{_of_score(text)}"
+        )
     return int(value) if whole and text.lstrip("+-").isdigit() else value  # labels 1 and 2 are whole numbers
+
+
+def _of_score(text: str) -> str:
+    if text.endswith("%") and _is_number(text[:-1]):
+        return "; divide percentages by 100"
+    return "; write a decimal point" if _is_number(text.replace(",", ".")) and "," in text else ""
 
 
 def _labels(cells: list[str], column: str, path: Path, arguments: argparse.Namespace) -> GroupEncoding:
@@ -192,7 +215,9 @@ def match_rows(table: dict[str, Any], first: dict[str, Any], path: Path, argumen
         raise InputError(f"{path}: an id in {arguments.id!r} is repeated, here or in {arguments.file[0]}")
     if set(index) != set(first["id"]):
         other = sorted(set(index) ^ set(first["id"]))[0]
-        raise InputError(f"{path}: id {other!r} is not in both this file and {arguments.file[0]}")
+        alike = any(_same(other, v) for v in {*index, *first["id"]} - {other})
+        hint = "; ids are texts, so that 1 and 1.0 differ: write them alike" if alike else ""
+        raise InputError(f"{path}: id {other!r} is not in both this file and {arguments.file[0]}{hint}")
     order = [index[v] for v in first["id"]]
     for key in ("target", "score", "patient"):
         if table[key] is not None:

@@ -141,6 +141,33 @@ def test_wrong_files(file, tmp_path, capsys):
     assert main(["report", str(bom), *COLUMNS, "--replicates", "100"]) == 0
 
 
+def test_cells_and_headers_that_other_programs_write(tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"y, p, sex\n" + b"1.0000, 0.7, F\n0.0000, 0.2, M\n1e0, 0.4, F\n" * 20)
+    assert main(["report", str(path), *COLUMNS, "--replicates", "100", "--json", str(tmp_path / "a.json")]) == 0
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert found["overall"]["accuracy"]["value"] == pytest.approx(2 / 3)  # by hand: 0.7 and 0.2 are right, 0.4 is not
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"y;p;sex\n1;0,7;F\n", "separated by semicolons: save it separated by commas"),
+        ("a.tsv", b"y\tp\tsex\n1\t0.7\tF\n", "separated by tabs: save it separated by commas"),
+        ("a.csv", b"sep=,\ny,p,sex\n1,0.7,F\n", "take out the line 'sep=,' before the header"),
+        ("a.csv", b"# site 3, 2024\ny,p,sex\n1,0.7,F\n", "take out the line '# site 3,2024' before the header"),
+        ("a.csv", b"y,p,sex\n1,70%,F\n", "'p' is '70%'; a score must be a finite number; divide percentages by 100"),
+        ("a.csv", b'y,p,sex\n1,"0,7",F\n', "write a decimal point"),
+        ("a.csv", "y,p,sex\n1,0.7,é\n".encode("latin-1"), "save it as UTF-8"),
+        ("a.csv.gz", b"\x1f\x8b\x08\x00", "make it a CSV file first, it ends in .gz"),
+    ],
+)
+def test_files_of_other_kinds_are_refused_with_what_to_do(tmp_path, capsys, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert message in fails(capsys, "report", path, *COLUMNS)
+
+
 @pytest.mark.parametrize("arguments", [[], ["report"], ["report", "a.csv", *COLUMNS, "--threshold", "high"], ["plot"]])
 def test_wrong_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
