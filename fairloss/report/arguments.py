@@ -79,7 +79,7 @@ def _allowed(pred: Predictions, notes: list[str]) -> list[str]:
     if pred.task == "multiclass":
         names.remove("positive_rate")  # its mean over classes is one over their number in every group
     score = pred.score
-    if score is None or (pred.task == "binary" and bool(np.isin(score, (0, 1)).all())):
+    if score is None or only_decides(pred):
         notes.append("Decisions were given, not scores: AUC and calibration are left out.")
         return [m for m in names if m not in ("auc", "ece")]
     if pred.task == "multilabel":
@@ -88,6 +88,11 @@ def _allowed(pred: Predictions, notes: list[str]) -> list[str]:
         names.remove("ece")
         notes.append("The scores are no probabilities in [0, 1]: calibration is left out.")
     return names
+
+
+def only_decides(pred: Predictions) -> bool:
+    """Whether there are decisions where scores could be: an area under them is one of two points."""
+    return pred.score is None or (pred.task == "binary" and bool(np.isin(pred.score, (0, 1)).all()))
 
 
 def metric_names(metrics: Any) -> tuple[str, ...]:

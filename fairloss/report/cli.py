@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     _shared(compare)
     compare.add_argument("--id", metavar="COLUMN", help="match rows by this column instead of their order")
     compare.add_argument(
-        "--metric", action="append", metavar="NAME", help="repeatable; accuracy, auc, tpr, fpr by default"
+        "--metric", action="append", metavar="NAME", help="repeatable; accuracy, auc (of scores), tpr, fpr by default"
     )
     compare.add_argument(
         "--plot", type=Path, metavar="FILE", help="draw the first metric against its gap (png, svg, pdf)"
@@ -217,7 +217,6 @@ def _compare(arguments: argparse.Namespace) -> None:
     from fairloss.report.compare import compare_models, pareto_front
     from fairloss.report.terminal import print_comparison
 
-    metrics = tuple(dict.fromkeys(arguments.metric or ("accuracy", "auc", "tpr", "fpr")))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UndefinedGroupWarning)  # printed below
@@ -226,12 +225,13 @@ def _compare(arguments: argparse.Namespace) -> None:
                     first["target"],
                     {name: table["score"] for name, table in zip(names, tables, strict=True)},
                     {attribute: labels},
-                    metrics=metrics,
+                    metrics=arguments.metric,
                     patients=first["patient"],
                     **_settings(arguments, first),
                 )
                 for attribute, labels in first["groups"].items()
             }
+        metrics: tuple[Any, ...] = tuple(next(iter(found.values()))[0].gaps)
         front = {a: pareto_front(*_axes(models, metrics[0])[:2]) for a, models in found.items()}
     except ValueError as error:
         raise InputError(_with_flags(str(error))) from None

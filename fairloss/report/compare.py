@@ -21,7 +21,7 @@ from fairloss.metrics.arrays import Bools, as_groups, as_values
 from fairloss.metrics.per_group import Metric
 from fairloss.metrics.predictions import READING_OPTIONS, Predictions, ReadingOptions, as_predictions
 from fairloss.metrics.undefined import UndefinedGroupWarning, undefined_labels
-from fairloss.report.arguments import Resampling, metric_names
+from fairloss.report.arguments import Resampling, metric_names, only_decides
 from fairloss.report.bootstrap import Draws, bootstrap_groups
 from fairloss.report.build import attribute_report
 from fairloss.report.class_gaps import mean_difference, mean_gap
@@ -92,7 +92,7 @@ def compare_models(
     scores: Mapping[str, Any],
     groups: Any,
     *,
-    metrics: Sequence[Metric] = ("accuracy", "auc", "tpr", "fpr"),
+    metrics: Sequence[Metric] | None = None,
     **options: Unpack[PredictionOptions],
 ) -> list[ModelComparison]:
     """Values and gaps of several models on the same samples, and each one's difference to the first.
@@ -102,7 +102,8 @@ def compare_models(
         scores: model name to its predictions, as in :func:`fairloss.metrics.group_metric`.
         groups: (N,) group labels, or a mapping or frame of several attributes: their intersection (the report takes each
             apart).
-        metrics: names as in :func:`fairloss.metrics.group_metric`.
+        metrics: names as in :func:`fairloss.metrics.group_metric`; by default accuracy, AUC (where every model has scores, not
+            decisions), TPR and FPR.
         options: by keyword.
 
     Returns:
@@ -125,7 +126,7 @@ def compare_models(
     """
     o = given_options(options, PREDICTION_OPTIONS)
     how = Resampling.of(o)
-    names = metric_names(metrics)
+    names = None if metrics is None else metric_names(metrics)
     if not isinstance(scores, Mapping):
         raise TypeError(expected("scores", "a mapping of model names to predictions", type(scores).__name__))
     if not scores:
@@ -133,16 +134,21 @@ def compare_models(
     attributes = groups if isinstance(groups, Mapping) else frame_columns(groups)
     attribute = "group" if attributes is None else " & ".join(map(str, attributes))
     found: list[ModelComparison] = []
-    missing: dict[str, dict[str, list[str]]] = {m: {} for m in names}  # of each metric, by group, in which models
     first: dict[str, Draws] = {}
     predictions = _read_models(y_true, scores, **{name: o[name] for name in ("threshold", "strict", *READING_OPTIONS)})
+    deciding = [str(model) for model, pred in predictions.items() if only_decides(pred)]
+    said: list[str] = []
+    if names is None:
+        names = ("accuracy", "tpr", "fpr") if deciding else ("accuracy", "auc", "tpr", "fpr")
+        said = [f"Decisions were given, not scores, by {', '.join(deciding)}: AUC is left out."] * bool(deciding)
+    missing: dict[str, dict[str, list[str]]] = {m: {} for m in names}  # of each metric, by group, in which models
     for pred in predictions.values():
         for name in names:
             pred.check(name)
     n = len(next(iter(predictions.values())))
     everyone = as_groups(groups, n, unknown=o["unknown"], known=o["known"], bins=o["bins"])
     for model, pred in predictions.items():
-        notes: list[str] = []
+        notes = list(said)
         sample, present = read_sample(pred, {}, n, o["patients"], o["sample_weight"], notes)
         encoding = _present(everyone, present)
         if sample.weighted:

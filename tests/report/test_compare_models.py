@@ -165,3 +165,16 @@ def test_comparison_without_a_known_group():
     found = fr.gap_difference_test([1, 0, 1, 0], scores, scores, [-1] * 4, num_replicates=100)
     assert math.isnan(found.gap_a)
     assert math.isnan(found.p_value)
+
+
+def test_areas_under_decisions_are_left_out(rng):
+    y, g = rng.integers(0, 2, 200), rng.integers(0, 2, 200)
+    score = np.clip(0.5 * y + 0.25 + 0.3 * rng.standard_normal(200), 0, 1)
+    models = {"scores": score, "decisions": (score >= 0.5).astype(int)}
+    for model in fr.compare_models(y, models, g, num_replicates=100):
+        assert list(model.gaps) == ["accuracy", "tpr", "fpr"]
+        assert "Decisions were given, not scores, by decisions: AUC is left out." in model.notes
+    assert "auc" in fr.compare_models(y, {"scores": score}, g, num_replicates=100)[0].gaps
+    classes = rng.choice(["a", "b", "c"], (3, 200))
+    found = fr.compare_models(classes[0], {"m": classes[1], "n": classes[2]}, g, num_replicates=100)
+    assert list(found[0].gaps) == ["accuracy", "tpr", "fpr"]
