@@ -173,7 +173,7 @@ def test_areas_under_decisions_are_left_out(rng):
     models = {"scores": score, "decisions": (score >= 0.5).astype(int)}
     for model in fr.compare_models(y, models, g, num_replicates=100):
         assert list(model.gaps) == ["accuracy", "tpr", "fpr"]
-        assert "Decisions were given, not scores, by decisions: AUC is left out." in model.notes
+        assert "Decisions were given, not scores, by decisions: AUC is left out." in model.warnings
     assert "auc" in fr.compare_models(y, {"scores": score}, g, num_replicates=100)[0].gaps
     classes = rng.choice(["a", "b", "c"], (3, 200))
     found = fr.compare_models(classes[0], {"m": classes[1], "n": classes[2]}, g, num_replicates=100)
