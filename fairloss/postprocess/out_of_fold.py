@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import pickle
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -109,7 +110,8 @@ def cross_fit(
         output: what a function's or module's scores are; None: logits, unless all lie in [0, 1], which raises. Estimators
             say it themselves.
         seed: of the folds.
-        directory: keeps each fold's member and scores there (joblib), and goes on from them when called again.
+        directory: keeps each fold's member and scores there (joblib), and goes on from them when called again. Other labels,
+            folds, ``output``, array ``data`` or parameters of an estimator raise; another function is not noticed.
         thresholds: options of :meth:`GroupThresholds.fit`: ``close="tpr_gap"``, ``budget=``, ``per_group=False``, ...;
             ``common`` is 0 for logits and 0.5 for probabilities by default.
 
@@ -153,13 +155,15 @@ def cross_fit(
     splits = _splits(folds, labels, groups.ids, patients, seed)
     ids = np.asarray(groups.decode(groups.ids), dtype=object)
     store = None if directory is None else Path(directory)
+    asked = b"" if store is None else _asked(fit, data, labels, output)
     total, times, members = np.zeros(n), np.zeros(n), []
     for number, (train, test) in enumerate(splits):
-        kept = _load(store, number, train, labels)
+        key = _key(train, asked)
+        kept = _load(store, number, key)
         if kept is None:
             model = _trained(fit, _rows(data, train), _rows(y, train), ids[train])
             kept = model, _member_logits(model, _rows(data, test), output)
-            _save(store, number, train, labels, kept)
+            _save(store, number, key, kept)
         member, scores = kept
         if scores.shape != test.shape:
             raise ValueError(expected("fit", f"a model with {len(test)} scores for {len(test)} samples", scores.shape))
@@ -305,24 +309,33 @@ def _member_logits(member: Any, data: Any, output: Output | None) -> Floats:
     return np.asarray(logit(np.clip(array, tiny, 1 - tiny)))
 
 
-def _key(train: Ints, y: Floats) -> str:
-    return hashlib.sha256(np.asarray(train, dtype=np.int64).tobytes() + y.tobytes()).hexdigest()
+def _asked(fit: Any, data: Any, y: Floats, output: Output | None) -> bytes:
+    """What the members depend on, as far as it can be told: of a function, only that it is one."""
+    parameters = sorted(fit.get_params().items()) if hasattr(fit, "get_params") else []
+    text = re.sub(r" at 0x[0-9a-f]+", "", f"{type(fit).__name__} {parameters} {output}")
+    return text.encode() + y.tobytes() + (data.tobytes() if isinstance(data, np.ndarray) else b"")
 
 
-def _load(store: Path | None, number: int, train: Ints, y: Floats) -> tuple[Any, Floats] | None:
+def _key(train: Ints, asked: bytes) -> str:
+    return hashlib.sha256(np.asarray(train, dtype=np.int64).tobytes() + asked).hexdigest()
+
+
+def _load(store: Path | None, number: int, key: str) -> tuple[Any, Floats] | None:
     path = None if store is None else store / f"fold-{number}.joblib"
     if path is None or not path.exists():
         return None
     import joblib
 
-    key, member, scores = joblib.load(path)
-    if key != _key(train, y):
+    stored, member, scores = joblib.load(path)
+    if stored != key:
         cure = "give each fit a directory of its own"
-        raise ValueError(expected("directory", "folds of these samples and this seed", f"others in {path.name}", cure))
+        raise ValueError(
+            expected("directory", "folds of these samples, this fit and this seed", f"others in {path.name}", cure)
+        )
     return member, scores
 
 
-def _save(store: Path | None, number: int, train: Ints, y: Floats, kept: tuple[Any, Floats]) -> None:
+def _save(store: Path | None, number: int, key: str, kept: tuple[Any, Floats]) -> None:
     if store is None:
         return
     import joblib
@@ -330,7 +343,7 @@ def _save(store: Path | None, number: int, train: Ints, y: Floats, kept: tuple[A
     store.mkdir(parents=True, exist_ok=True)
     unfinished = store / f"fold-{number}.part"
     try:
-        joblib.dump((_key(train, y), *kept), unfinished)
+        joblib.dump((key, *kept), unfinished)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise TypeError(
             expected("fit", "a model that can be saved, beside directory=", f"one that cannot ({error})")

@@ -230,3 +230,14 @@ def test_a_fold_trained_on_one_label_is_refused(people):
     )  # the only column of predict_proba would be read as the positive one
     with pytest.raises(ValueError, match="folds: expected both labels in every fold's training samples"):
         cross_fit(DecisionTreeClassifier(), x, y=y, attribute=g, folds=folds, **CLOSE)
+
+
+@pytest.mark.parametrize("change", [{"fit": LogisticRegression(C=1e-4)}, {"data": 5.0}, {"output": "logit"}])
+def test_folds_of_another_fit_are_not_gone_on_with(change, people, tmp_path):
+    x, y, g = people
+    cross_fit(LogisticRegression(), x, y=y, attribute=g, directory=tmp_path, **CLOSE)
+    again = cross_fit(LogisticRegression(), x, y=y, attribute=g, directory=tmp_path, **CLOSE)
+    assert len(again.members) == 5
+    fit, data = change.pop("fit", LogisticRegression()), x * change.pop("data", 1.0)
+    with pytest.raises(ValueError, match="directory: expected folds of these samples, this fit and this seed"):
+        cross_fit(fit, data, y=y, attribute=g, directory=tmp_path, **change, **CLOSE)
