@@ -53,7 +53,7 @@ class Roles(griffe.Extension):
         parameters = [
             griffe.Parameter(
                 p.name,
-                annotation=p.annotation,
+                annotation=p.annotation if isinstance(p.annotation, str) else inspect.formatannotation(p.annotation),
                 kind=griffe.ParameterKind(p.kind.description),
                 default=None if p.default is p.empty else repr(p.default),
             )
