@@ -311,7 +311,7 @@ def _member_logits(member: Any, data: Any, output: Output | None) -> Floats:
 
 def _asked(fit: Any, data: Any, y: Floats, output: Output | None) -> bytes:
     """What the members depend on, as far as it can be told: of a function, only that it is one."""
-    parameters = sorted(fit.get_params().items()) if hasattr(fit, "get_params") else []
+    parameters = sorted(fit.get_params().items()) if hasattr(fit, "get_params") else ()
     text = re.sub(r" at 0x[0-9a-f]+", "", f"{type(fit).__name__} {parameters} {output}")
     return text.encode() + y.tobytes() + (data.tobytes() if isinstance(data, np.ndarray) else b"")
 
@@ -329,9 +329,7 @@ def _load(store: Path | None, number: int, key: str) -> tuple[Any, Floats] | Non
     stored, member, scores = joblib.load(path)
     if stored != key:
         cure = "give each fit a directory of its own"
-        raise ValueError(
-            expected("directory", "folds of these samples, this fit and this seed", f"others in {path.name}", cure)
-        )
+        raise ValueError(expected("directory", "folds of these samples, fit and seed", f"others in {path.name}", cure))
     return member, scores
 
 

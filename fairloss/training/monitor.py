@@ -29,7 +29,7 @@ class FairnessMonitor(StatefulModule):
     Args:
         num_groups: number of groups of the one attribute.
         num_classes: C >= 2; 2 for one logit per sample.
-        bins: of the histograms of probabilities behind the AUC.
+        bins: of the histograms of log-odds behind the AUC.
         reference: a snapshot of the same model trained without a penalty, on the same validation data; ``compute`` warns of
             what has become worse. Without one it warns of classes that are never predicted alone.
         process_group: sums over its ranks.
@@ -114,7 +114,8 @@ class FairnessMonitor(StatefulModule):
             labels.unsqueeze(1) == torch.arange(classes - scored.shape[1], classes, device=labels.device)
         ).long()
         column = torch.arange(scored.shape[1], device=labels.device)
-        bin_ = (scored * self.bins).long().clamp(max=self.bins - 1)
+        # By log-odds: of probabilities that are all small, as those of a rare class, or all near 1, few bins would be used.
+        bin_ = ((scored.logit() / 4).sigmoid() * self.bins).long().clamp(max=self.bins - 1)
         slot = ((row.unsqueeze(1) * scored.shape[1] + column) * 2 + of_class) * self.bins + bin_
         self.histogram.view(-1).index_add_(0, slot.reshape(-1), torch.ones_like(scored).reshape(-1))
 

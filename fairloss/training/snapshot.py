@@ -34,7 +34,7 @@ class Snapshot:
         fpr: (G,) false-positive rate.
         positive_rate: (G,) share of positive decisions; NaN for several classes.
         soft_positive_rate: (G,) mean probability of the positive class; NaN for several classes.
-        auc: (G,) area under the ROC curve, from histograms: off by less than 1 / bins.
+        auc: (G,) area under the ROC curve, from histograms of log-odds: pairs in one bin count half.
         confidence: (G,) mean probability of the most likely class.
         predicted: (G + 1, C) decisions for each class by group, and over all samples.
         labels: (G + 1, C) labels of each class.

@@ -239,5 +239,5 @@ def test_folds_of_another_fit_are_not_gone_on_with(change, people, tmp_path):
     again = cross_fit(LogisticRegression(), x, y=y, attribute=g, directory=tmp_path, **CLOSE)
     assert len(again.members) == 5
     fit, data = change.pop("fit", LogisticRegression()), x * change.pop("data", 1.0)
-    with pytest.raises(ValueError, match="directory: expected folds of these samples, this fit and this seed"):
+    with pytest.raises(ValueError, match="directory: expected folds of these samples, fit and seed"):
         cross_fit(fit, data, y=y, attribute=g, directory=tmp_path, **change, **CLOSE)

@@ -119,6 +119,18 @@ def test_what_cannot_be_counted_changes_nothing(input, target, groups, message):
     assert monitor.counts.sum() == 0
 
 
+@pytest.mark.parametrize("shift", [-9.0, 0.0, 9.0])
+def test_areas_of_rare_and_of_confident_scores_are_scikit_learns(shift, rng):
+    y = rng.integers(0, 2, 2000)
+    z = rng.standard_normal(2000) + 1.5 * y + shift  # probabilities below 0.005, or above 0.99
+    for logits in (z, np.stack([-z / 2, z / 2], axis=1)):
+        monitor = FairnessMonitor(1)
+        monitor.update(torch.from_numpy(logits), torch.from_numpy(y), torch.zeros(2000).long())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FairnessWarning)  # a class is never predicted
+            assert monitor.compute().auc[0] == pytest.approx(roc_auc_score(y, z), abs=0.005)
+
+
 def test_bool_labels_are_counted():
     monitor = FairnessMonitor(1)
     monitor.update(torch.tensor([2.0, 1.0, -1.0]), torch.tensor([True, False, False]), torch.zeros(3).long())
