@@ -93,6 +93,8 @@ def check_fit_options(
     checks.number("standard_errors", standard_errors, minimum=0)
     checks.choice("maximize", maximize, get_args(Maximize))
     checks.flag("per_group", per_group)
+    if shrink and not per_group:
+        raise ValueError(expected("shrink", "0 beside per_group=False", shrink))
     checks.number("shrink", shrink, minimum=0)
     if common is not None:
         checks.number("common", common)
@@ -187,7 +189,7 @@ class GroupThresholds:
             subject_to: bounds, such as ``{"tpr_gap": 0.05}``, ``{"tpr_min": 0.8}`` or ``{"fpr_max": 0.1}`` (in every
                 group), of ``tpr``, ``fpr``, ``positive_rate``, ``accuracy`` and ``equalized_odds_gap``.
             common: the threshold in use today, 0 for logits; None: the one with the best ``maximize``.
-            per_group: False fits one threshold for all groups.
+            per_group: False fits one threshold for all groups, the unknown included; ``shrink`` is 0 then.
             shrink: n0 >= 0: moves each t_g to (n_g t_g + n0 t) / (n_g + n0), for small groups; ``attained`` is then what
                 the moved thresholds attain, and a bound or budget may no longer hold.
 
@@ -248,7 +250,8 @@ class GroupThresholds:
             value = common if k == k0 and per_group else float(p.threshold[k])
             size = float((ids == g).sum())
             found[label] = value + (common - value) * shrink / (size + shrink)  # exactly the value without shrinkage
-        fitted = cls(found, common=common)
+        # One threshold for all is that of unknown groups as well.
+        fitted = cls(found, common=common if per_group else next(iter(found.values())))
         fitted.exact = bool(exact and shrink == 0)
         fitted.attained = Attained.of(fitted.predict(scores, attribute), labels, groups)
         fitted.attained_by_common = Attained.of(scores >= common, labels, groups)

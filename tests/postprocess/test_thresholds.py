@@ -139,7 +139,9 @@ def test_one_threshold_for_all_is_the_best_of_all(rng):
     single = [score >= t for t in (2.0, *np.unique(score))]
     fitted = GroupThresholds.fit(score, y, g, subject_to={"tpr_gap": 0.2}, per_group=False)
     best = max((d == y).mean() for d in single if gaps(d, y, g)["tpr_gap"] <= 0.2 + 1e-12)
-    assert len(set(fitted.thresholds.values())) == 1
+    assert set(fitted.thresholds.values()) == {fitted.common}  # unknown groups get it as well
+    with pytest.raises(ValueError, match="shrink: expected 0 beside per_group=False"):
+        GroupThresholds.fit(score, y, g, subject_to={}, per_group=False, shrink=3.0)
     assert (fitted.predict(score, g) == y).mean() == pytest.approx(best)
     closed = GroupThresholds.fit(score, y, g, close="tpr_gap", budget=0.05, standard_errors=0, per_group=False)
     before = score >= 0.5
