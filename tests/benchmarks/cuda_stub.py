@@ -2,7 +2,7 @@
 
 Installed by ``sitecustomize`` in every process of a rehearsal; importing it changes nothing. Kernels run in Triton's
 interpreter (TRITON_INTERPRET=1), graphs replay nothing, times are the host's. ``FAIRLOSS_GPU_PLANT`` plants a defect in a
-kernel: "wrong:OP" leaves the end of its output unwritten, "fail:OP" raises, "die:OP" ends the process, "hang:OP" sleeps.
+kernel: "wrong:OP" leaves half of its output unwritten, "fail:OP" raises, "die:OP" ends the process, "hang:OP" sleeps.
 """
 
 from __future__ import annotations
@@ -115,9 +115,14 @@ def plant(kind: str, op: str) -> None:
             os._exit(3)
         if kind == "hang":
             time.sleep(3600)
-        first, *rest = honest(*args, **options)
+        result = honest(*args, **options)
+        first, *rest = [args[3]] if result is None else result  # contrastive losses are written in place
         unwritten = torch.empty_like(first)
-        unwritten[: max(1, len(first) - 1)] = first[: max(1, len(first) - 1)]
+        half = max(1, len(first) // 2)  # a single row may be one that no loss reads
+        unwritten[:half] = first[:half]
+        if result is None:
+            first.copy_(unwritten)
+            return None
         return (unwritten, *rest)
 
     setattr(device_code, name, forward)

@@ -117,14 +117,15 @@ def test_a_distributed_checkpoint_of_a_state_that_grew(tmp_path):
     assert len(other.discovery.vectors) == 9
 
 
+@pytest.mark.frameworks
 def test_a_criterion_inside_a_pretrained_model(tmp_path):
     """from_pretrained makes the model on meta."""
-    from transformers import PretrainedConfig, PreTrainedModel
+    transformers = pytest.importorskip("transformers")
 
-    class Config(PretrainedConfig):
+    class Config(transformers.PretrainedConfig):
         model_type = "with-criterion"
 
-    class Model(PreTrainedModel):
+    class Model(transformers.PreTrainedModel):
         config_class = Config
 
         def __init__(self, config: Config) -> None:
