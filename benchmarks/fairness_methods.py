@@ -195,7 +195,7 @@ def group_dro(fold: Fold, step_size: float) -> Loss:
 
 
 def fis(fold: Fold, c: float) -> Loss:
-    criterion = fl.FISLoss(fold.num_groups, c)
+    criterion = fl.FISLoss(fold.num_groups, c=c)
     return lambda z, logits, y, g: criterion(F.cross_entropy(logits, y, reduction="none"), g)
 
 
