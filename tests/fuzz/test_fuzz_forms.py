@@ -209,6 +209,8 @@ def command(case, p):
             alike(number(gap), expected.gap(), case, name)
         elif not p["seed"] % 2:
             for model in found["g"]:
+                if name == "auc" and p["given"] == "decisions" and name not in model["overall"]:
+                    continue  # an area under decisions is left out, as the report does
                 alike(number(model["overall"][name]), expected.overall, case, name)
                 alike(number(model["gaps"][name][0]), expected.gap(), case, name)
 
