@@ -279,8 +279,9 @@ def bootstrap_groups(
         found = zip(source.metrics, source.from_sums(sums[:, :-1]), source.from_sums(sums.sum(axis=1)), strict=True)
         for m, (name, of_groups, of_all) in enumerate(found):
             if name == "auc" and isinstance(source, _Metrics):
-                of_groups = np.stack([source.auc(s, w[:, s]) for s in slices[:-1]], axis=1)
                 of_all = source.auc(slice(None), w)
+                areas = [source.auc(s, w[:, s]) for s in slices[:-1]]  # none where no group is known
+                of_groups = np.stack(areas, axis=1) if areas else np.empty((len(w), 0, of_all.shape[1]))
             drawn[m][rows], drawn_overall[m][rows] = of_groups, of_all
         start += len(w)
     result = {}

@@ -208,3 +208,9 @@ def test_intervals_of_weighted_groups_cover(spread, accuracy):
         gaps.append(e.low <= accuracy[0] - accuracy[1] + 1e-12 and accuracy[0] - accuracy[1] <= e.high)
     assert np.mean(values) >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / (2 * trials))
     assert np.mean(gaps) >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / trials)
+
+
+def test_comparison_of_samples_without_a_known_group_has_overall_values_alone():
+    found = fr.compare_models([1, 0, 1, 0], {"a": [0.2, 0.4, 0.9, 0.1]}, [None] * 4, num_replicates=100)
+    assert found[0].overall["auc"] == 0.75
+    assert np.isnan(found[0].gaps["auc"]).all()
