@@ -70,9 +70,8 @@ def overlap(
     check_masks(activation, squared_pred, ignore_index)
     floating("input", input, "(B, C, *spatial)")
     real("target", target, "a tensor of class ids or probabilities")
-    if (
-        type(input) is not Tensor or type(target) is not Tensor
-    ):  # MONAI's MetaTensor overrides methods that the ops call
+    # MONAI's MetaTensor overrides methods that the ops call.
+    if type(input) is not Tensor or type(target) is not Tensor:
         input, target = input.as_subclass(Tensor), target.as_subclass(Tensor)
     sigmoid = activation == "sigmoid"
     least = 1 if sigmoid else 2
@@ -191,14 +190,13 @@ def over_outputs(
     if not isinstance(target, (Tensor, list, tuple)):
         raise TypeError(expected("target", "a tensor, or a list of one per output", type(target).__name__))
     weights = check_weights("output_weights", output_weights) or [0.5**k for k in range(len(input))]
-    if not len(input) or len(weights) != len(input):
+    if len(weights) != len(input):
         raise ValueError(expected("output_weights", f"one per output, {len(input)}", len(weights)))
-    total = sum(weights)
     if isinstance(target, Tensor):
         target = [_resized(target, output) for output in input]
     if len(target) != len(input):
         raise ValueError(expected("target", f"one mask for each of {len(input)} outputs", len(target)))
-    terms = [weight / total * loss(x, t) for weight, x, t in zip(weights, input, target, strict=True) if weight]
+    terms = [weight / sum(weights) * loss(x, t) for weight, x, t in zip(weights, input, target, strict=True) if weight]
     return torch.stack(terms).sum(0)
 
 

@@ -19,8 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from fairloss.metrics.arrays import Floats, Ints
 
 __all__ = ["RATES", "Bands", "Budget", "Points", "rate"]
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from fairloss.core import checks
 from fairloss.core.checks import expected
-from fairloss.postprocess.bands import RATES, Bands, Budget, Floats, Ints, Points
+from fairloss.metrics.arrays import Floats, Ints
+from fairloss.postprocess.bands import RATES, Bands, Budget, Points
 
 __all__ = ["Objective", "check_bounds", "one_point", "per_group_points", "point_of", "points_at"]
 

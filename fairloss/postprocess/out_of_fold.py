@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from fairloss.core import checks
 from fairloss.core.checks import expected
 from fairloss.groups.encode import UNKNOWN
-from fairloss.metrics.arrays import as_finite, as_groups, before_the_call
-from fairloss.postprocess.bands import Floats, Ints
+from fairloss.metrics.arrays import Floats, Ints, as_finite, as_groups, before_the_call
+from fairloss.metrics.scores import sigmoid
 from fairloss.postprocess.thresholds import GroupThresholds, binary_labels, check_fit_options
 from fairloss.report.sample import patient_codes
 
@@ -64,7 +64,7 @@ class CrossFit:
     def member_scores(self, data: Any) -> Floats:
         """(M, N) scores of every member."""
         scores = np.stack([_member_logits(member, data, self.output) for member in self.members])
-        return _probability(scores) if self.average == "probability" else scores
+        return sigmoid(scores) if self.average == "probability" else scores
 
     def score(self, data: Any) -> Floats:
         """(N,) the mean of the members' scores; with ``average="vote"`` of their logits. Rank by it."""
@@ -168,7 +168,7 @@ def cross_fit(
         if scores.shape != test.shape:
             raise ValueError(expected("fit", f"a model with {len(test)} scores for {len(test)} samples", scores.shape))
         members.append(member)
-        total[test] += _probability(scores) if average == "probability" else scores
+        total[test] += sigmoid(scores) if average == "probability" else scores
         times[test] += 1
     if (times == 0).any():
         raise ValueError(
@@ -257,12 +257,6 @@ def _trained(fit: Any, data: Any, y: Any, attribute: Any) -> Any:
             expected("fit", "a scikit-learn estimator, or a function fit(data, y, attribute)", type(fit).__name__)
         )
     return fit(data, y, attribute)
-
-
-def _probability(logits: Floats) -> Floats:
-    from scipy.special import expit
-
-    return np.asarray(expit(logits))
 
 
 def _check_classes(member: Any) -> None:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from fairloss.core import checks
 from fairloss.core.checks import expected
 from fairloss.groups.encode import UNKNOWN, GroupEncoding
-from fairloss.metrics.arrays import as_finite, as_groups, before_the_call
-from fairloss.postprocess.bands import RATES, Bands, Budget, Floats, Points, rate
+from fairloss.metrics.arrays import Floats, as_finite, as_groups, before_the_call
+from fairloss.postprocess.bands import RATES, Bands, Budget, Points, rate
 from fairloss.postprocess.choice import Objective, check_bounds, one_point, per_group_points, point_of, points_at
 
 if TYPE_CHECKING:

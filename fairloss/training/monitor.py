@@ -15,6 +15,7 @@ from fairloss.core.state import StatefulModule
 from fairloss.groups.ids import check_groups, single_attribute
 from fairloss.losses.tasks import resolve_task
 from fairloss.metrics.arrays import Floats
+from fairloss.metrics.rates import mean_over_classes, ratio
 from fairloss.training.snapshot import FairnessWarning, Snapshot
 
 __all__ = ["FairnessMonitor"]
@@ -92,17 +93,17 @@ class FairnessMonitor(StatefulModule):
         labels = target.reshape(-1).long() if target.dtype == torch.bool else target.reshape(-1)
         if not bool(((labels == labels.round()) & (labels < classes) & ((labels >= 0) | (labels == -100))).all()):
             raise ValueError(expected("target", f"labels 0 .. {classes - 1}, or -100", "others"))
-        if bool((logits if kind == "binary" else logits.softmax(1)).isnan().any()):
-            raise ValueError(expected("input", "logits without NaN, and without inf beside other classes", "others"))
-        kept = labels != -100
-        logits, labels, ids = logits[kept], labels[kept].long(), ids[kept]
-        if not len(labels):
-            return
         if kind == "binary":
             positive = logits.squeeze(1).sigmoid()
             probability, decided = torch.stack([1 - positive, positive], 1), (logits.squeeze(1) >= 0).long()
         else:
             probability, decided = logits.softmax(1), logits.argmax(1)
+        if bool(probability.isnan().any()):
+            raise ValueError(expected("input", "logits without NaN, and without inf beside other classes", "others"))
+        kept = labels != -100
+        if not bool(kept.any()):
+            return
+        probability, decided, labels, ids = probability[kept], decided[kept], labels[kept].long(), ids[kept]
         row = torch.where(ids < 0, self.num_groups, ids).to(self.counts.device)
         labels, decided, probability = (t.to(self.counts.device) for t in (labels, decided, probability))
         cell = row * classes + labels
@@ -132,21 +133,11 @@ class FairnessMonitor(StatefulModule):
         return f"num_groups={self.num_groups}, num_classes={self.num_classes}, bins={self.bins}"
 
 
-def _over(above: Floats, below: Floats) -> Floats:
-    return np.asarray(np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0))
-
-
-def _mean(values: Floats) -> Floats:
-    """Mean over the last axis of what is defined."""
-    known = ~np.isnan(values)
-    return _over(np.where(known, values, 0.0).sum(axis=-1), known.sum(axis=-1).astype(float))
-
-
 def _auc(histogram: Floats) -> Floats:
     """(..., 2, B) counts of samples not of and of the class -> (...) areas; pairs in one bin count half."""
     others, own = histogram[..., 0, :], histogram[..., 1, :]
     below = others.cumsum(axis=-1) - others / 2
-    return _over((own * below).sum(axis=-1), own.sum(axis=-1) * others.sum(axis=-1))
+    return ratio((own * below).sum(axis=-1), own.sum(axis=-1) * others.sum(axis=-1))
 
 
 def _snapshot(counts: Floats, soft: Floats, confidence: Floats, histogram: Floats) -> Snapshot:
@@ -154,22 +145,22 @@ def _snapshot(counts: Floats, soft: Floats, confidence: Floats, histogram: Float
         """Of (G, ...) tables, each (G,)."""
         labels, predicted = counts.sum(axis=2), counts.sum(axis=1)
         right, n = np.diagonal(counts, axis1=1, axis2=2), counts.sum(axis=(1, 2))
-        recall, soft_recall = _over(right, labels), _over(soft, labels)
-        fpr = _over(predicted - right, n[:, None] - labels)
+        recall, soft_recall = ratio(right, labels), ratio(soft, labels)
+        fpr = ratio(predicted - right, n[:, None] - labels)
         two = counts.shape[1] == 2
         none = np.full(len(n), np.nan)
         return {
             "samples": n,
-            "accuracy": _over(right.sum(axis=1), n),
-            "soft_accuracy": _over(soft.sum(axis=1), n),
-            "tpr": recall[:, 1] if two else _mean(recall),
-            "soft_tpr": soft_recall[:, 1] if two else _mean(soft_recall),
-            "fpr": fpr[:, 1] if two else _mean(fpr),
-            "positive_rate": _over(predicted[:, 1], n) if two else none,
-            "soft_positive_rate": _over(soft[:, 1] + labels[:, 0] - soft[:, 0], n) if two else none,
-            "auc": _mean(_auc(histogram)),
-            "confidence": _over(confidence, n),
-            "balanced_accuracy": _mean(recall),
+            "accuracy": ratio(right.sum(axis=1), n),
+            "soft_accuracy": ratio(soft.sum(axis=1), n),
+            "tpr": recall[:, 1] if two else mean_over_classes(recall),
+            "soft_tpr": soft_recall[:, 1] if two else mean_over_classes(soft_recall),
+            "fpr": fpr[:, 1] if two else mean_over_classes(fpr),
+            "positive_rate": ratio(predicted[:, 1], n) if two else none,
+            "soft_positive_rate": ratio(soft[:, 1] + labels[:, 0] - soft[:, 0], n) if two else none,
+            "auc": mean_over_classes(_auc(histogram)),
+            "confidence": ratio(confidence, n),
+            "balanced_accuracy": mean_over_classes(recall),
         }
 
     groups = figures(counts[:-1], soft[:-1], confidence[:-1], histogram[:-1])
