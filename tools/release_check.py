@@ -55,7 +55,7 @@ BASE = {
         "assert metrics.max_accuracy_gap([1, 0, 1, 1], [1, 0, 0, 1], list('FFMM')) == 0.5\n"
         "assert 'torch' not in sys.modules"
     ),
-    "the README's Python": "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL)),
+    "the README's swap": re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0],
     "the metrics of a file": (
         "from fairloss.report.cli import main\n"
         "from pathlib import Path\n"
