@@ -142,20 +142,38 @@ def _text_place(text: str) -> tuple[Any, ...]:
 
 
 def lookalikes(labels: Iterable[Any]) -> str:
-    """A sentence on labels that differ in case, blanks or type alone ("F", "f", "F "; 0, "0", 0.0); "" where none do."""
+    """A sentence on labels that may mean the same: "F", "f", "F ", "Female"; 0, "0", 0.0; "" where none do.
+
+    These are labels that differ in case, blanks or type alone, and a letter beside the one word that begins with it.
+    """
     found: dict[str, list[Any]] = {}
+    labels = list(labels)
     for label in labels:
         for key in _looks(label):
             found.setdefault(key, []).append(label)
     # True looks like 1 and like "True": a set of labels may come up twice.
     alike = list(dict.fromkeys(", ".join(sorted(map(repr, same))) for same in found.values() if len(same) > 1))
-    if not alike:
+    short = _initials(labels)
+    if not alike and not short:
         return ""
     more = f" and {len(alike) - 3} more" if len(alike) > 3 else ""
+    same = f"some labels differ in case, blanks or type alone: {'; '.join(alike[:3])}{more}" if alike else ""
+    initial = f"some labels may be short for others: {', '.join(short[:4])}" if short else ""
     return (
-        f"some labels differ in case, blanks or type alone: {'; '.join(alike[:3])}{more}; they are different groups, unless "
-        "they are equal numbers: write them alike where they mean the same"
+        f"{'; '.join(filter(None, (same, initial)))}; they are different groups, unless they are equal numbers: write them "
+        "alike where they mean the same"
     )
+
+
+def _initials(labels: list[Any]) -> list[str]:
+    """Single letters beside the one word of three letters or more that begins with them: 'F' and 'Female'."""
+    texts = [v.strip() for v in labels if isinstance(v, str)]
+    words: dict[str, list[str]] = {}
+    for text in texts:
+        if len(text) > 2 and text.isalpha():
+            words.setdefault(text[0].casefold(), []).append(text)
+    found = [(v, words.get(v.casefold(), [])) for v in texts if len(v) == 1 and v.isalpha()]
+    return [f"{v!r} and {w[0]!r}" for v, w in found if len({each.casefold() for each in w}) == 1]
 
 
 def _looks(label: Any) -> set[str]:

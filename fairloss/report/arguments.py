@@ -92,7 +92,9 @@ def _allowed(pred: Predictions, notes: list[str]) -> list[str]:
 
 def only_decides(pred: Predictions) -> bool:
     """Whether there are decisions where scores could be: an area under them is one of two points."""
-    return pred.score is None or (pred.task == "binary" and bool(np.isin(pred.score, (0, 1)).all()))
+    if pred.score is None or pred.task != "binary":
+        return pred.score is None
+    return pred.log_odds is None and bool(np.isin(pred.score, (0, 1)).all())  # large logits round to 0 and 1
 
 
 def metric_names(metrics: Any) -> tuple[str, ...]:

@@ -13,15 +13,18 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairloss.core.extras import require
-from fairloss.report.prediction_files import InputError, check_same_samples, match_rows, read_predictions, unknown_lines
+from fairloss.report.cli_options import add_input_options, comma_list, file_columns, label_options
+from fairloss.report.file_bytes import InputError
 
 if TYPE_CHECKING:
     from fairloss.metrics.per_group import Metric
+    from fairloss.report.prediction_files import FilePredictions
     from fairloss.report.results import ModelComparison
 
 __all__ = ["main"]
@@ -44,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments.run(arguments)
     except (InputError, ImportError) as error:
-        print(f"fairloss: error: {error}", file=sys.stderr)
+        print(f"fairloss: error: {_with_flags(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of a pipe has seen enough
         sys.stderr.close()
@@ -66,8 +69,26 @@ def _parser() -> argparse.ArgumentParser:
         description="Every metric in every group, and every gap, with bootstrap intervals.",
         epilog="example: fairloss report predictions.csv --target y --score p --group sex --group age --html out.html",
     )
-    report.add_argument("file", type=Path, help="CSV file with a header, one row per sample")
-    _shared(report)
+    report.add_argument(
+        "file", type=Path, help="CSV or Parquet file with a header, a row per sample; - is standard input"
+    )
+    add_input_options(report)
+    report.add_argument(
+        "--value",
+        type=comma_list,
+        action="extend",
+        default=[],
+        metavar="COLUMN",
+        help="per-sample values (Dice, an error) in place of --target and --score; repeatable",
+    )
+    report.add_argument(
+        "--lower-is-better",
+        type=comma_list,
+        action="extend",
+        default=[],
+        metavar="COLUMN",
+        help="of the values: repeatable",
+    )
     report.add_argument("--title", default="Fairness report", help="title of the report")
     report.add_argument("--no-intersections", action="store_true", help="leave out combinations of attributes")
     report.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page with plots")
@@ -78,10 +99,8 @@ def _parser() -> argparse.ArgumentParser:
         description="Gaps of several models on the same samples, and whether they differ from the first model's.",
         epilog="example: fairloss compare base.csv fair.csv --target y --score p --group sex",
     )
-    compare.add_argument(
-        "file", type=Path, nargs="+", help="CSV files, one per model, rows in the same order (or --id)"
-    )
-    _shared(compare)
+    compare.add_argument("file", type=Path, nargs="+", help="files, one per model, rows in the same order (or --id)")
+    add_input_options(compare)
     compare.add_argument("--id", metavar="COLUMN", help="match rows by this column instead of their order")
     compare.add_argument(
         "--metric", action="append", metavar="NAME", help="repeatable; accuracy, auc (of scores), tpr, fpr by default"
@@ -93,103 +112,63 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _shared(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--target", required=True, metavar="COLUMN", help="true labels, two of them")
-    parser.add_argument("--score", required=True, metavar="COLUMN", help="scores, or decisions")
-    parser.add_argument("--positive", metavar="LABEL", help="the positive label, where labels are not 0 and 1")
-    parser.add_argument("--logits", action="store_true", help="scores are logits, of which the sigmoid is taken")
-    parser.add_argument("--ignore-index", metavar="LABEL", help="target that is not known: its rows are left out")
-    parser.add_argument("--group", required=True, action="append", metavar="COLUMN", help="attribute; repeatable")
-    parser.add_argument("--patient", metavar="COLUMN", help="patient ids: samples of one patient are drawn together")
-    parser.add_argument(
-        "--unknown",
-        action="append",
-        default=[],
-        metavar="[COLUMN=]LABEL",
-        help="group label that means unknown, as -1 and an empty cell always do; repeatable",
-    )
-    parser.add_argument(
-        "--known",
-        action="append",
-        default=[],
-        metavar="[COLUMN=]LABEL",
-        help='group label that names a group although it looks missing, such as "NA"; repeatable',
-    )
-    parser.add_argument(
-        "--bins",
-        type=_bins,
-        action="append",
-        default=[],
-        metavar="COLUMN=EDGES",
-        help="cut a group column of numbers into bands: age=40,65; site=none takes numbers as codes; repeatable",
-    )
-    parser.add_argument(
-        "--min-group-size", type=int, default=30, metavar="N", help="warn below N patients (default 30)"
-    )
-    parser.add_argument("--threshold", type=_number, default=0.5, help="a decision is score >= threshold (default 0.5)")
-    parser.add_argument("--replicates", type=int, default=2000, metavar="N", help="bootstrap replicates (default 2000)")
-    parser.add_argument("--level", type=_number, default=0.95, help="of the intervals (default 0.95)")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every number")
-
-
-def _bins(text: str) -> str:
-    edges = text.rpartition("=")[2]
-    if "=" not in text or (edges != "none" and not all(_number(edge) < math.inf for edge in edges.split(","))):
-        raise argparse.ArgumentTypeError(f"expected COLUMN=EDGES, such as age=40,65, got {text!r}")
-    return text
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"expected a finite number, got {text!r}")
-    return value
-
-
 def _with_flags(message: str) -> str:
     """The message with the command line's names of the options that it offers."""
-    message = message.replace("logits=True", "--logits").replace("ignore_index=", "--ignore-index")
-    return re.sub(r"\b(positive|threshold)=", r"--\1", message)
+    message = message.replace("logits=True", "--logits")
+    names = "positive|threshold|labels|separator|decimal|encoding|ignore_index"
+
+    def flag(found: re.Match[str]) -> str:
+        return f"--{found[1].replace('_', '-')}{' ' * bool(found[2])}{found[2]}"
+
+    return re.sub(rf"\b({names})=(?!=)([^\s;,)]?)", flag, message)
 
 
-def _settings(arguments: argparse.Namespace, table: Mapping[str, Any]) -> dict[str, Any]:
+@contextmanager
+def _wrong_input() -> Iterator[None]:
+    """What the library refuses is wrong input of the command."""
+    try:
+        yield
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     names = ("threshold", "level", "min_group_size", "seed", "logits")
-    given = {name: getattr(arguments, name) for name in names}
-    return {"num_replicates": arguments.replicates, **given, **table["reading"]}
+    return {"num_replicates": arguments.replicates, **{name: getattr(arguments, name) for name in names}}
+
+
+def _read(path: Path, arguments: argparse.Namespace) -> FilePredictions:
+    from fairloss.report.prediction_files import FileForm, read_predictions
+
+    labels = {"positive": arguments.positive, "labels": arguments.labels, "ignore_index": arguments.ignore_index}
+    form = FileForm(arguments.separator, arguments.decimal, arguments.encoding)
+    return read_predictions(path, file_columns(arguments), form, **labels, **label_options(arguments))
 
 
 def _report(arguments: argparse.Namespace) -> None:
     _can_write(arguments.html, arguments.json)
-    table = read_predictions(arguments.file, arguments)
+    file = _read(arguments.file, arguments)
     if arguments.html is not None:
         require("matplotlib")  # before any work
+    from fairloss.report.prediction_files import unknown_lines
     from fairloss.report.report import FairnessReport
     from fairloss.report.terminal import print_report
 
-    try:
-        report = FairnessReport.from_predictions(
-            table["target"],
-            table["score"],
-            table["groups"],
-            patients=table["patient"],
+    with _wrong_input():
+        report = FairnessReport._of_file(
+            file,
+            higher_is_better=dict.fromkeys(arguments.lower_is_better, False),
             intersections=not arguments.no_intersections,
             title=arguments.title,
-            **_settings(arguments, table),
+            **_settings(arguments),
         )
-    except ValueError as error:
-        raise InputError(_with_flags(str(error))) from None
-    report.settings["source"] = str(arguments.file)
     # Files first: who reads the table through `head` closes the pipe on what comes after.
     if arguments.json is not None:
         _write_json(arguments.json, report.to_dict())
     if arguments.html is not None:
         report.to_html(arguments.html)
     print_report(report)
-    for line in unknown_lines(table["groups"]):
+    for line in unknown_lines(file.groups):
         print(line)
     if arguments.html is not None:
         print(f"wrote {arguments.html}")
@@ -205,36 +184,36 @@ def _compare(arguments: argparse.Namespace) -> None:
         names = [str(path) for path in arguments.file]
     if len(set(names)) < len(names):
         raise InputError("a file is given twice")
-    tables = [read_predictions(path, arguments) for path in arguments.file]
-    first = tables[0]
-    for path, table in zip(arguments.file[1:], tables[1:], strict=True):
-        if arguments.id is not None:
-            match_rows(table, first, path, arguments)
-        check_same_samples(table, first, path, arguments)
+    from fairloss.report.prediction_files import check_same_samples, match_rows, unknown_lines
+
+    files = [_read(path, arguments) for path in arguments.file]
+    first = files[0]
+    for k, file in enumerate(files[1:], start=1):
+        files[k] = file if arguments.id is None else match_rows(file, first, arguments.id)
+        check_same_samples(files[k], first, file_columns(arguments))
     if plot is not None:
         require("matplotlib")
     from fairloss.metrics.per_group import UndefinedGroupWarning
     from fairloss.report.compare import compare_models, pareto_front
     from fairloss.report.terminal import print_comparison
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UndefinedGroupWarning)  # printed below
-            found = {
-                attribute: compare_models(
-                    first["target"],
-                    {name: table["score"] for name, table in zip(names, tables, strict=True)},
-                    {attribute: labels},
-                    metrics=arguments.metric,
-                    patients=first["patient"],
-                    **_settings(arguments, first),
-                )
-                for attribute, labels in first["groups"].items()
-            }
-        metrics: tuple[Any, ...] = tuple(next(iter(found.values()))[0].gaps)
-        front = {a: pareto_front(*_axes(models, metrics[0])[:2]) for a, models in found.items()}
-    except ValueError as error:
-        raise InputError(_with_flags(str(error))) from None
+    with _wrong_input(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UndefinedGroupWarning)  # printed below
+        found = {
+            attribute: compare_models(
+                first.y_true,
+                {name: file.y_score for name, file in zip(names, files, strict=True)},
+                {attribute: labels},
+                metrics=arguments.metric,
+                patients=None if first.patients is None else first.patients.codes,
+                sample_weight=first.sample_weight,
+                **first.reading,
+                **_settings(arguments),
+            )
+            for attribute, labels in first.groups.items()
+        }
+    metrics: tuple[Any, ...] = tuple(next(iter(found.values()))[0].gaps)
+    front = {a: pareto_front(*_axes(models, metrics[0])[:2]) for a, models in found.items()}
     if plot is not None:
         attribute = next(iter(found))
         drawn = [m for m in found[attribute] if not math.isnan(m.gaps[metrics[0]][0] + m.overall[metrics[0]])]
@@ -260,7 +239,7 @@ def _compare(arguments: argparse.Namespace) -> None:
         except ValueError as error:
             raise InputError(f"{plot}: {error}") from None
     print_comparison(found, metrics, front)
-    for line in [*unknown_lines(first["groups"]), *_warnings(found)]:
+    for line in [*(line for file in files for line in file.said), *unknown_lines(first.groups), *_warnings(found)]:
         print(line)
     if plot is not None:
         print(f"wrote {plot}")

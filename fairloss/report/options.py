@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
 
 from fairloss.groups.encode import EachBins, EachLabels
+from fairloss.metrics.per_group import Metric
 from fairloss.metrics.predictions import READING_OPTIONS, ReadingOptions
+from fairloss.metrics.rates import Convention
 
-__all__ = ["PREDICTION_OPTIONS", "SAMPLE_OPTIONS", "PredictionOptions", "SampleOptions"]
+__all__ = ["FILE_OPTIONS", "PREDICTION_OPTIONS", "SAMPLE_OPTIONS", "FileOptions", "PredictionOptions", "SampleOptions"]
 
 
 class SampleOptions(TypedDict, total=False):
@@ -48,9 +51,50 @@ class PredictionOptions(SampleOptions, ReadingOptions, total=False):
     strict: bool
 
 
+class FileOptions(PredictionOptions, total=False):
+    """Those of a report of a file, where what is data elsewhere is the name of a column.
+
+    Attributes:
+        target: column of the true labels; several columns are findings, in which an empty cell is not known.
+        score: column of scores or decisions; one for each finding; several beside one target are probabilities of classes,
+            whose names say of which (``p_benign``), or ``labels`` in order.
+        values: columns of per-sample values (Dice, an error) in place of target and score; an empty cell is no value.
+        higher_is_better: the direction of all values, or of each by name.
+        patients: column of ids; samples of one patient are drawn together. By default each sample is a patient.
+        sample_weight: column of non-negative weights; samples of weight 0 are absent.
+        separator: one character, ``"tab"`` or ``"space"``; by default the one under which the header has the columns.
+        decimal: ``"."`` or ``","``; by default the one that fits all numbers.
+        encoding: a codec of Python; by default that of the file's mark, UTF-8, or else Windows-1252.
+        metrics: names as in :func:`fairloss.metrics.group_metric`.
+        convention: ``"standard"`` or ``"fairgrpo"``.
+        intersections: with several attributes, also report every pair of them, and all together.
+        title: of the report.
+    """
+
+    target: str | Sequence[str] | None
+    score: str | Sequence[str] | None
+    values: str | Sequence[str] | None
+    higher_is_better: bool | Mapping[str, bool]
+    patients: Any
+    sample_weight: Any
+    separator: str | None
+    decimal: Literal[".", ","] | None
+    encoding: str | None
+    metrics: Sequence[Metric] | None
+    convention: Convention
+    intersections: bool
+    title: str
+
+
 SAMPLE_OPTIONS = {
     "unknown": (), "known": (), "bins": "raise", "patients": None, "sample_weight": None, "num_replicates": 2000,
     "level": 0.95, "min_group_size": 30, "seed": 0,
 }  # fmt: skip
 PREDICTION_OPTIONS = {"threshold": 0.5, "strict": False, **READING_OPTIONS, **SAMPLE_OPTIONS}
-"""Defaults of :class:`SampleOptions` and of :class:`PredictionOptions`."""
+FILE_OPTIONS: dict[str, Any] = {
+    "target": None, "score": None, "values": None, "higher_is_better": True,
+    "separator": None, "decimal": None, "encoding": None,
+    **PREDICTION_OPTIONS, "metrics": None, "convention": "standard", "intersections": True, "title": "Fairness report",
+}  # fmt: skip
+del FILE_OPTIONS["task"]
+"""Defaults of :class:`SampleOptions`, of :class:`PredictionOptions` and of :class:`FileOptions`."""

@@ -1,197 +1,219 @@
-"""CSV files of predictions, read and checked row by row; every error is one line that says where."""
+"""Files of predictions: their columns as the labels, scores, groups and patients that a report is made of.
+
+Every error is one line that says where. What was guessed of a file (separator, encoding, decimal mark, percentages, which
+column of probabilities is of which class) is said in ``FilePredictions.notes``, which the report shows.
+"""
 
 from __future__ import annotations
 
-import argparse
-import csv
-import math
-import shlex
-import warnings
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
-from fairloss.groups.labels import is_unknown, may_be_missing
+import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from fairloss.groups.encode import GroupEncoding
+from fairloss.core.checks import expected
+from fairloss.groups.encode import EachBins, EachLabels, GroupEncoding, as_argument
+from fairloss.groups.labels import is_unknown
+from fairloss.metrics.arrays import Floats
+from fairloss.report.file_bytes import InputError
+from fairloss.report.file_labels import finding, groups_of, ids_of, labels_and_scores, same_cell
+from fairloss.report.file_numbers import decimal_mark, is_number, numbers, pointed
+from fairloss.report.file_table import Column, read_table
 
-__all__ = ["InputError", "check_same_samples", "match_rows", "read_predictions", "unknown_lines"]
-
-_IGNORED = "\0ignored"  # no cell is this
-_ZERO_ONE = {"false": 0, "true": 1}
-
-
-class InputError(Exception):
-    """Wrong input: one line for the user."""
-
-
-def read_predictions(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Columns of one file, checked row by row; lines are counted as a text editor does, from 1."""
-    for text in arguments.bins:
-        if text.rpartition("=")[0] not in arguments.group:
-            raise InputError(f"--bins {text}: no column of --group, which are {', '.join(arguments.group)}")
-    wanted = [arguments.target, arguments.score, *arguments.group]
-    wanted += [c for c in (arguments.patient, getattr(arguments, "id", None)) if c is not None]
-    columns: dict[str, list[str]] = {name: [] for name in wanted}
-    lines: list[int] = []
-    start = 1
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)  # else an open quote takes in the rest of the file
-            header: list[str] = []
-            for header in reader:
-                start = reader.line_num + 1
-                if len(header) > 1 or "".join(header).strip():
-                    header = [name.strip() for name in header]  # as the cells are
-                    break
-            else:
-                raise InputError(f"{path}: the file is empty; a header is needed")
-            for name in wanted:
-                if header.count(name) != 1:
-                    problem = "no column" if name not in header else "more than one column"
-                    cure = _of_header(header) if name not in header else ""
-                    raise InputError(f"{path}: {problem} {name!r}; the columns are {', '.join(header)}{cure}")
-            at = {name: header.index(name) for name in wanted}
-            for row in reader:
-                start = reader.line_num + 1
-                if not row:
-                    continue
-                if len(row) != len(header):
-                    raise InputError(f"{path}, line {reader.line_num}: {len(row)} cells, the header has {len(header)}")
-                for name, position in at.items():
-                    columns[name].append(row[position].strip())
-                lines.append(reader.line_num)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        packed = path.suffix in (".gz", ".zip", ".xlsx", ".parquet")
-        cure = f"make it a CSV file first, it ends in {path.suffix}" if packed else "save it as UTF-8"
-        raise InputError(f"{path}: not a UTF-8 file ({error}); {cure}") from None
-    except csv.Error as error:
-        raise InputError(f'{path}, line {start}: a row that is no CSV ({error}); is a quote (") left open?') from None
-    if not lines:
-        raise InputError(f"{path}: no row after the header")
-
-    def cells(name: str | None, read: Callable[..., Any]) -> list[Any] | None:
-        at = None if name is None else zip(columns[name], lines, strict=True)
-        return None if at is None else [read(text, path, line, name) for text, line in at]
-
-    named, ignored = getattr(arguments, "positive", None), getattr(arguments, "ignore_index", None)
-    target, positive = _targets(columns[arguments.target], named, ignored)
-    names = {v for v in target if isinstance(v, str)} - {_IGNORED}
-    texts = bool(names) and not any(map(_is_number, columns[arguments.score]))
-    return {
-        "target": target if named is not None else cells(arguments.target, partial(_label, ignored=ignored)),
-        "score": columns[arguments.score]
-        if texts
-        else cells(arguments.score, partial(_score, whole=named is not None)),
-        "reading": {"positive": positive, "ignore_index": None if ignored is None else _IGNORED},
-        "groups": {name: _labels(columns[name], name, path, arguments) for name in arguments.group},
-        "patient": cells(arguments.patient, _filled),
-        "id": cells(getattr(arguments, "id", None), _filled),
-    }
+__all__ = [
+    "FileColumns",
+    "FileForm",
+    "FilePredictions",
+    "as_names",
+    "check_same_samples",
+    "match_rows",
+    "read_predictions",
+    "unknown_lines",
+]
 
 
-def _of_header(header: list[str]) -> str:
-    """What to do with a file whose first line is not the header looked for, where the line shows it."""
-    if header[0].startswith(("#", "sep=")):
-        return f"; take out the line {','.join(header)!r} before the header"
-    marks = {";": "semicolons", "\t": "tabs", "|": "bars"}
-    found = next((word for mark, word in marks.items() if len(header) == 1 and mark in header[0]), None)
-    return "" if found is None else f"; it is separated by {found}: save it separated by commas, with decimal points"
+class FileColumns(NamedTuple):
+    """Which columns of a file are what, by their names.
+
+    Attributes:
+        target: the true labels; several are findings, each with a score of its own.
+        score: scores or decisions; several beside one target are the classes' probabilities.
+        values: per-sample values in place of labels and scores.
+        groups: attributes.
+        patients: ids.
+        sample_weight: weights.
+        id: of the samples, by which files are matched.
+    """
+
+    target: Sequence[str] = ()
+    score: Sequence[str] = ()
+    values: Sequence[str] = ()
+    groups: Sequence[str] = ()
+    patients: str | None = None
+    sample_weight: str | None = None
+    id: str | None = None
+
+    def check(self, *, target: str = "target", score: str = "score", values: str = "values") -> None:
+        """Raise unless there are labels with scores, or values, and groups; the arguments name them in the error."""
+        given = [name for name, of in ((target, self.target), (score, self.score), (values, self.values)) if of]
+        if given not in ([target, score], [values]):
+            wanted = f"{target} and {score}" + f", or {values}" * bool(values)
+            raise InputError(expected("columns", wanted, " and ".join(given) or "neither"))
+        if len(self.target) > 1 and len(self.target) != len(self.score):
+            got = f"{len(self.target)} of {target}, {len(self.score)} of {score}"
+            raise InputError(expected(score, "one column for each finding", got))
+        if not self.groups:
+            raise InputError(expected("groups", "at least one column", "none"))
 
 
-def _targets(cells: list[str], positive: str | None, ignored: str | None) -> tuple[list[Any], Any]:
-    """The labels and the positive one as numbers, where all are numbers, else as the texts that they are."""
-    kept = [text for text in cells if ignored is None or not _same(text, ignored)]
-    read = _value if all(map(_is_number, [*kept, *([] if positive is None else [positive])])) else str
-    values = [_IGNORED if ignored is not None and _same(text, ignored) else read(text) for text in cells]
-    return values, None if positive is None else read(positive)
+class FileForm(NamedTuple):
+    """How a file is read; None is guessed.
+
+    Attributes:
+        separator: one character, ``"tab"`` or ``"space"``.
+        decimal: ``"."`` or ``","``.
+        encoding: a codec of Python.
+    """
+
+    separator: str | None = None
+    decimal: str | None = None
+    encoding: str | None = None
 
 
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
+@dataclass(frozen=True)
+class FilePredictions:
+    """What a file holds, ready for a report.
 
+    Attributes:
+        name: of the file.
+        y_true: (N,) labels, or (N, L) of 0, 1 and NaN; None where there are values.
+        y_score: (N,) scores or decisions, (N, C) or (N, L) probabilities.
+        values: name to (N,) numbers.
+        groups: name to ids and labels.
+        patients: (N,) ids as texts, or None.
+        sample_weight: (N,) or None.
+        id: (N,) texts, or None.
+        reading: the options ``positive``, ``labels`` and ``ignore_index`` as the labels are written here.
+        notes: what was guessed of the file, in words.
+        sha256: of the file.
+    """
 
-def _value(text: str) -> float | int:
-    value = float(text)
-    return int(value) if value.is_integer() else value
+    name: str
+    y_true: NDArray[Any] | None
+    y_score: NDArray[Any] | None
+    values: dict[str, Floats]
+    groups: dict[str, GroupEncoding]
+    patients: Column | None
+    sample_weight: Floats | None
+    id: Column | None
+    reading: dict[str, Any]
+    notes: tuple[str, ...]
+    sha256: str
 
+    def __len__(self) -> int:
+        return len(next(iter(self.groups.values())).ids)
 
-def _same(text: str, other: str) -> bool:
-    """Whether two cells say the same: -1 and -1.0 do."""
-    return text == other or (_is_number(text) and _is_number(other) and float(text) == float(other))
+    @property
+    def said(self) -> list[str]:
+        """The notes as one line at most."""
+        return [f"{self.name}: {', '.join(self.notes)}."] if self.notes else []
 
+    def take(self, order: NDArray[Any]) -> FilePredictions:
+        """The rows at ``order``."""
 
-def _label(text: str, path: Path, line: int, column: str, *, ignored: str | None) -> int | str:
-    if ignored is not None and _same(text, ignored):
-        return _IGNORED
-    if _is_number(text) and float(text) in (0, 1):  # 1.0000 as well
-        return int(float(text))
-    if text.lower() not in _ZERO_ONE:
-        cure = "name the positive label with --positive, or one that is not known with --ignore-index"
-        raise InputError(f"{path}, line {line}: {column!r} is {text!r}; a label must be 0 or 1; {cure}")
-    return _ZERO_ONE[text.lower()]
+        def column(of: Column | None) -> Column | None:
+            return None if of is None else of._replace(codes=of.codes[order])
 
-
-def _score(text: str, path: Path, line: int, column: str, *, whole: bool) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise InputError(
-            f"{path}, line {line}: {column!r} is {text!r}; a score must be a finite number{_of_score(text)}"
+        return replace(
+            self,
+            y_true=None if self.y_true is None else self.y_true[order],
+            y_score=None if self.y_score is None else self.y_score[order],
+            values={name: v[order] for name, v in self.values.items()},
+            groups={name: of._replace(ids=of.ids[order]) for name, of in self.groups.items()},
+            patients=column(self.patients),
+            sample_weight=None if self.sample_weight is None else self.sample_weight[order],
+            id=column(self.id),
         )
-    return int(value) if whole and text.lstrip("+-").isdigit() else value  # labels 1 and 2 are whole numbers
 
 
-def _of_score(text: str) -> str:
-    if text.endswith("%") and _is_number(text[:-1]):
-        return "; divide percentages by 100"
-    return "; write a decimal point" if _is_number(text.replace(",", ".")) and "," in text else ""
+def read_predictions(
+    path: str | Path,
+    columns: FileColumns,
+    form: FileForm,
+    *,
+    positive: Any = None,
+    labels: Sequence[Any] | None = None,
+    ignore_index: Any = None,
+    unknown: EachLabels = (),
+    known: EachLabels = (),
+    bins: EachBins = "raise",
+    option: Callable[[str, Any], str] = as_argument,
+) -> FilePredictions:
+    """The columns of one file, checked cell by cell; lines are counted as a text editor does, from 1.
+
+    ``positive``, ``labels`` and ``ignore_index`` are as they are written in the file; ``option`` writes an option of groups
+    in an error.
+    """
+    positive, ignore_index = (None if v is None else str(v) for v in (positive, ignore_index))
+    labels = None if labels is None else [str(label) for label in labels]
+    wanted = [*columns.target, *columns.score, *columns.values, *columns.groups]
+    wanted += [c for c in (columns.patients, columns.sample_weight, columns.id) if c is not None]
+    table = read_table(path, wanted, separator=form.separator, encoding=form.encoding)
+    in_bands = [c for c in columns.groups if _own(bins, c, "raise") not in ("raise", None)]
+    many = [c for c in columns.groups if len(table.columns[c].cells) > 12 and _all_numbers(table.columns[c])]
+    weight = [] if columns.sample_weight is None else [columns.sample_weight]
+    numeric = dict.fromkeys([*columns.target, *columns.score, *columns.values, *weight, *in_bands, *many])
+    mark = decimal_mark(table, list(numeric), form.decimal)
+    if mark == ",":
+        for name in {*columns.target, *columns.groups}:
+            of = table.columns[name]
+            if _all_numbers(of):
+                table.columns[name] = of._replace(cells=[pointed(cell, mark) for cell in of.cells])
+    y_true = y_score = None
+    reading: dict[str, Any] = {}
+    if len(columns.target) > 1:
+        y_true = np.stack([finding(table, c, positive, ignore_index) for c in columns.target], axis=1)
+        y_score = np.stack([numbers(table, c, mark, noun="score") for c in columns.score], axis=1)
+        reading = {"labels": list(columns.target), "task": "multilabel"}
+    elif columns.target:
+        given = {"positive": positive, "labels": labels, "ignore_index": ignore_index}
+        y_true, y_score, reading = labels_and_scores(table, columns.target[0], columns.score, mark, **given)
+    groups = {}
+    for name in columns.groups:
+        own = {"unknown": _own(unknown, name, ()), "known": _own(known, name, ()), "bins": _own(bins, name, "raise")}
+        groups[name] = groups_of(table, name, own, option)
+    return FilePredictions(
+        table.name,
+        y_true,
+        y_score,
+        {c: numbers(table, c, mark, noun="value", blank=True) for c in columns.values},
+        groups,
+        ids_of(table, columns.patients),
+        None if columns.sample_weight is None else numbers(table, columns.sample_weight, mark, noun="weight"),
+        ids_of(table, columns.id),
+        reading,
+        tuple(dict.fromkeys(table.notes)),
+        table.sha256,
+    )
 
 
-def _labels(cells: list[str], column: str, path: Path, arguments: argparse.Namespace) -> GroupEncoding:
-    from fairloss.groups.encode import GroupLabelWarning, read_labels
-
-    def flag(option: str, value: Any) -> str:
-        if option == "bins":
-            return f"--bins {shlex.quote(column)}={'none' if value is None else ','.join(map(str, value))}"
-        return " ".join(f"--{option} {shlex.quote(f'{column}={label}')}" for label in value)
-
-    options = {name: _of_column(getattr(arguments, name), column, arguments.group) for name in ("unknown", "known")}
-    bins = _of_column(arguments.bins, column, arguments.group)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", GroupLabelWarning)  # the report and the comparison say so themselves
-            edges: Any = (
-                "raise" if not bins else None if bins[-1] == "none" else [_edge(e) for e in bins[-1].split(",")]
-            )
-            found = read_labels(cells, f"column {column!r}", **options, bins=edges, cells=True, option=flag)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
-    if (found.ids < 0).all():
-        raise InputError(f"{path}: every row of {column!r} is unknown; a group is needed")
-    return found
+def as_names(columns: str | Sequence[str] | None) -> list[str]:
+    """One name, several or none as a list."""
+    return [] if columns is None else [columns] if isinstance(columns, str) else list(columns)
 
 
-def _of_column(given: list[str], column: str, columns: list[str]) -> list[str]:
-    """What an option says of a column: "COLUMN=TEXT" is of that one, "TEXT" of all."""
-    own = [text.removeprefix(f"{column}=") for text in given if text.startswith(f"{column}=")]
-    return own + [text for text in given if not any(text.startswith(f"{c}=") for c in columns)]
+def _own(option: Any, column: str, default: Any) -> Any:
+    return option.get(column, default) if isinstance(option, Mapping) else option
 
 
-def _edge(text: str) -> float:
-    return float(text) if "." in text else int(text)
+def _all_numbers(column: Column) -> bool:
+    return all(is_number(cell) or is_number(cell, ",") for cell in column.cells if not is_unknown(cell))
 
 
-def unknown_lines(groups: dict[str, GroupEncoding]) -> list[str]:
+def unknown_lines(groups: Mapping[str, GroupEncoding]) -> list[str]:
     """One line for each attribute that is unknown in some rows: in how many."""
     lines = []
     for name, encoding in groups.items():
@@ -202,40 +224,37 @@ def unknown_lines(groups: dict[str, GroupEncoding]) -> list[str]:
     return lines
 
 
-def _filled(text: str, path: Path, line: int, column: str) -> str:
-    if is_unknown(text) or may_be_missing(text):
-        raise InputError(f"{path}, line {line}: {column!r} is {text!r}; an id is needed")
-    return text
+def match_rows(file: FilePredictions, first: FilePredictions, column: str) -> FilePredictions:
+    """The file with its rows in the order of the first file's ids, which are in ``column``."""
+    assert file.id is not None
+    assert first.id is not None
+    if len(file.id.cells) < len(file) or len(first.id.cells) < len(first):
+        raise InputError(f"{file.name}: an id in {column!r} is repeated, here or in {first.name}")
+    index = {cell: row for row, cell in enumerate(file.id.texts())}
+    given = first.id.texts()
+    if set(index) != set(given):
+        other = sorted(set(index) ^ set(given))[0]
+        alike = next((v for v in {*index, *given} - {other} if same_cell(other, v)), None)
+        hint = "" if alike is None else f"; ids are texts, so that {other} and {alike} differ: write them alike"
+        raise InputError(f"{file.name}: id {other!r} is not in both this file and {first.name}{hint}")
+    return file.take(np.array([index[cell] for cell in given]))
 
 
-def match_rows(table: dict[str, Any], first: dict[str, Any], path: Path, arguments: argparse.Namespace) -> None:
-    """Bring the rows of ``table`` into the order of the first file's ids."""
-    index = {v: i for i, v in enumerate(table["id"])}
-    if len(index) < len(table["id"]) or len(set(first["id"])) < len(first["id"]):
-        raise InputError(f"{path}: an id in {arguments.id!r} is repeated, here or in {arguments.file[0]}")
-    if set(index) != set(first["id"]):
-        other = sorted(set(index) ^ set(first["id"]))[0]
-        alike = any(_same(other, v) for v in {*index, *first["id"]} - {other})
-        hint = "; ids are texts, so that 1 and 1.0 differ: write them alike" if alike else ""
-        raise InputError(f"{path}: id {other!r} is not in both this file and {arguments.file[0]}{hint}")
-    order = [index[v] for v in first["id"]]
-    for key in ("target", "score", "patient"):
-        if table[key] is not None:
-            table[key] = [table[key][i] for i in order]
-    table["groups"] = {name: of._replace(ids=of.ids[order]) for name, of in table["groups"].items()}
-
-
-def check_same_samples(table: dict[str, Any], first: dict[str, Any], path: Path, arguments: argparse.Namespace) -> None:
+def check_same_samples(file: FilePredictions, first: FilePredictions, columns: FileColumns) -> None:
     """Refuse a file whose labels, groups or patients differ from the first file's."""
-    name = arguments.file[0]
-    if len(table["target"]) != len(first["target"]):
-        raise InputError(f"{path}: {len(table['target'])} rows, {name} has {len(first['target'])}; the same are needed")
-    columns = [(arguments.target, table["target"], first["target"])]
-    columns += [(g, *(t["groups"][g].decode(t["groups"][g].ids) for t in (table, first))) for g in arguments.group]
-    if arguments.patient is not None:
-        columns.append((arguments.patient, table["patient"], first["patient"]))
-    for column, here, there in columns:
+    if len(file) != len(first):
+        raise InputError(f"{file.name}: {len(file)} rows, {first.name} has {len(first)}; the same are needed")
+    pairs: list[tuple[str, Any, Any]] = []
+    for k, name in enumerate(columns.target):
+        here, there = (np.reshape(np.asarray(t.y_true), (len(t), -1))[:, k].tolist() for t in (file, first))
+        pairs.append((name, here, there))
+    for g in columns.groups:
+        here, there = (t.groups[g].decode(t.groups[g].ids) for t in (file, first))
+        pairs.append((g, here, there))
+    if file.patients is not None and first.patients is not None:
+        pairs.append((str(columns.patients), file.patients.texts(), first.patients.texts()))
+    for column, here, there in pairs:
         for row, (a, b) in enumerate(zip(here, there, strict=True), start=1):
-            if a != b:
-                hint = "" if arguments.id is not None else "; match rows with --id, if they are in another order"
-                raise InputError(f"{path}, row {row}: {column!r} is {a!r}, in {name} {b!r}{hint}")
+            if a != b and not (a != a and b != b):
+                hint = "" if columns.id is not None else "; match rows with --id, if they are in another order"
+                raise InputError(f"{file.name}, row {row}: {column!r} is {a!r}, in {first.name} {b!r}{hint}")

@@ -34,7 +34,15 @@ from fairloss.report.arguments import (
 )
 from fairloss.report.bootstrap import Draws, bootstrap_groups
 from fairloss.report.build import attribute_report, overall_estimates
-from fairloss.report.options import PREDICTION_OPTIONS, SAMPLE_OPTIONS, PredictionOptions, SampleOptions
+from fairloss.report.options import (
+    FILE_OPTIONS,
+    PREDICTION_OPTIONS,
+    SAMPLE_OPTIONS,
+    FileOptions,
+    PredictionOptions,
+    SampleOptions,
+)
+from fairloss.report.prediction_files import FileColumns, FileForm, FilePredictions, as_names, read_predictions
 from fairloss.report.results import ReportData
 from fairloss.report.sample import Sample, read_sample
 from fairloss.report.tables import as_dict, as_frame, as_markdown
@@ -169,6 +177,60 @@ class FairnessReport(ReportData):
         encodings = read_attributes(groups, present, intersections, o["unknown"], o["known"], o["bins"])
         kinds = value_kinds(sample.values, higher_is_better)
         return cls._of(sample, encodings, tuple(arrays), kinds, how, {"title": title, "task": "values"}, notes)
+
+    @classmethod
+    @with_options(FILE_OPTIONS, FileOptions, PredictionOptions, SampleOptions, ReadingOptions)
+    def from_file(cls, path: str | Path, groups: str | Sequence[str], **options: Unpack[FileOptions]) -> FairnessReport:
+        """Compute the report of a file of predictions; arguments that name data elsewhere name columns here.
+
+        Args:
+            path: a CSV or Parquet file with a header, packed or not; "-" is standard input.
+            groups: names of the columns of attributes.
+            options: by keyword.
+
+        Returns:
+            The report. ``settings`` has the file's name, its SHA-256 and what was guessed of it.
+
+        Raises:
+            ValueError: a file, column or cell that cannot be read, or in two ways; as in the other two.
+            ImportError: pyarrow, which reads Parquet, is not installed.
+
+        Example:
+            >>> import tempfile
+            >>> with tempfile.NamedTemporaryFile("w", suffix=".csv", delete=False) as file:
+            ...     print("y;p;sex", *["1;0,9;F", "0;0,2;M", "1;0,3;M", "0;0,1;F"] * 10, sep=chr(10), file=file)
+            >>> report = FairnessReport.from_file(file.name, "sex", target="y", score="p")
+            >>> report.overall["accuracy"].value, report.settings["read_as"]
+            (0.75, ('separated by semicolons', 'decimal commas'))
+        """
+        o = given_options(options, FILE_OPTIONS)
+        given: dict[str, Any] = {name: as_names(o.pop(name)) for name in ("target", "score", "values")}
+        ids, weight = o.pop("patients"), o.pop("sample_weight")
+        columns = FileColumns(**given, groups=as_names(groups), patients=ids, sample_weight=weight)
+        columns.check()
+        form = FileForm(*(o.pop(name) for name in FileForm._fields))
+        labels = {name: o.pop(name) for name in ("positive", "labels", "ignore_index", "unknown", "known", "bins")}
+        return cls._of_file(read_predictions(path, columns, form, **labels), **o)
+
+    @classmethod
+    def _of_file(cls, file: FilePredictions, *, higher_is_better: Any = True, **options: Any) -> FairnessReport:
+        """The report of a file that has been read; options as in :meth:`from_file`."""
+        options["patients"] = None if file.patients is None else file.patients.codes
+        options["sample_weight"] = file.sample_weight
+        if file.y_true is None:
+            kept = {
+                name: options.pop(name) for name in list(options) if name in {*SAMPLE_OPTIONS, "intersections", "title"}
+            }
+            idle = next((name for name, value in options.items() if value != FILE_OPTIONS[name]), None)
+            if idle is not None:
+                raise ValueError(expected(idle, "labels and scores, of which it is", "values"))
+            report = cls.from_values(file.values, file.groups, higher_is_better=higher_is_better, **kept)
+        elif higher_is_better is not True and higher_is_better != {}:
+            raise ValueError(expected("higher_is_better", "values, of which it is", "labels and scores"))
+        else:
+            report = cls.from_predictions(file.y_true, file.y_score, file.groups, **file.reading, **options)
+        report.settings.update(source=file.name, sha256=file.sha256, read_as=file.notes)
+        return report
 
     @classmethod
     def _of(

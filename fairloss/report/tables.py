@@ -221,6 +221,8 @@ def legend(report: ReportData) -> list[str]:
     s = report.settings
     source = f" from {s['source']}" if "source" in s else ""
     lines.append(f"Made{source} on {s['date']} by fairloss {s['version']}, seed {s['seed']}.")
+    if s.get("read_as"):
+        lines.append(f"The file was read as: {', '.join(s['read_as'])}.")
     return lines
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import csv
 import io
-import math
 import re
 import tempfile
 import warnings
@@ -16,7 +14,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from fairloss.report.cli import main
-from fairloss.report.prediction_files import InputError, read_predictions
+from fairloss.report.file_bytes import InputError
+from fairloss.report.prediction_files import FileColumns, FileForm, read_predictions
 from tests.fuzz.drawing import fuzz, refused
 
 FOLDER = Path(tempfile.mkdtemp(prefix="fairloss-fuzz-"))
@@ -108,27 +107,20 @@ def cell(rng, name, dirt):
     return choices[int(rng.integers(len(choices)))]
 
 
-def arguments(unknown):
-    return argparse.Namespace(
-        target="y", score="p", group=["g"], patient=None, unknown=unknown, known=[], bins=[], file=[]
-    )
-
-
 @fuzz(data=files(), unknown=st.sampled_from(([], [""], ["F", ""])))
 def test_reading(data, unknown):
     path = FOLDER / "read.csv"
     path.write_bytes(data)
+    columns = FileColumns(["y"], ["p"], groups=["g"])
     try:
-        table = read_predictions(path, arguments(unknown))
+        table = read_predictions(path, columns, FileForm(), unknown=unknown)
     except InputError as error:
         refused(error, re.escape(str(path)))
         return
-    n = len(table["target"])
-    assert n > 0
-    assert len(table["score"]) == len(table["groups"]["g"].ids) == n
-    assert set(table["target"]) <= {0, 1}
-    assert all(math.isfinite(v) for v in table["score"])
-    assert not set(map(str, table["groups"]["g"].labels)) & set(unknown)
+    assert len(table.y_true) == len(table.y_score) == len(table) > 0
+    assert set(table.y_true.tolist()) <= {0, 1}
+    assert np.isfinite(table.y_score).all()
+    assert not set(map(str, table.groups["g"].labels)) & set(unknown)
 
 
 def run(argv):

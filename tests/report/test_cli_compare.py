@@ -44,10 +44,10 @@ def test_compare_refuses_other_samples(file, tmp_path, capsys):
     assert "150 rows" in fails(capsys, "compare", file, short, *COLUMNS)
     assert "at least two files" in fails(capsys, "compare", file, *COLUMNS)
     assert "a file is given twice" in fails(capsys, "compare", file, file, *COLUMNS)
-    numbers = [
-        write(tmp_path / f"{i}.csv", [r | {"id": f"{k}{i}"} for k, r in enumerate(predictions())]) for i in ("", ".0")
+    codes = [
+        write(tmp_path / f"{i}.csv", [r | {"id": f"{i}{k}"} for k, r in enumerate(predictions())]) for i in ("", "00")
     ]
-    assert "ids are texts, so that 1 and 1.0 differ" in fails(capsys, "compare", *numbers, *COLUMNS, "--id", "id")
+    assert "ids are texts, so that 0 and 000 differ" in fails(capsys, "compare", *codes, *COLUMNS, "--id", "id")
     assert "id 's150' is not in both" in fails(capsys, "compare", file, short, *COLUMNS, "--id", "id")
     assert "got 'acc'" in fails(capsys, "compare", file, write(tmp_path / "b.csv", predictions(1)), *COLUMNS,
                                      "--metric", "acc")  # fmt: skip
