@@ -22,6 +22,7 @@ from fairloss.ops.dispatch import LAUNCH_OPTIONS
 from fairloss.ops.fair_grpo_setting import (
     SCALE_BLOCKS,
     Setting,
+    noise,
     programs,
     score_blocks,
     setting_of,
@@ -55,7 +56,8 @@ def score_prompts(
     with torch.cuda.device_of(rewards):
         advantages_triton.score_prompts_kernel[(len(sums),)](
             rewards.contiguous(), domains.contiguous(), slots.contiguous(), scores, sums, lows, q, steps, r,
-            DOMAINS=s.num_domains, GROUPS=s.num_groups, WIDTH=s.width, EPS=s.options.eps, **blocks, **LAUNCH_OPTIONS,
+            DOMAINS=s.num_domains, GROUPS=s.num_groups, WIDTH=s.width, EPS=s.options.eps,
+            NOISE=noise(s.options.variant, rewards.dtype), **blocks, **LAUNCH_OPTIONS,
         )  # fmt: skip
     return scores, sums, lows
 

@@ -31,7 +31,7 @@ def _scalar(x: tl.constexpr):
 @triton.jit(do_not_specialize=["prompts", "steps"])
 def score_prompts_kernel(rewards, domains, slots, scores, partials, lows, prompts, steps, rollouts,
                          DOMAINS: tl.constexpr, GROUPS: tl.constexpr, WIDTH: tl.constexpr, EPS: tl.constexpr,
-                         BLOCK_Q: tl.constexpr, BLOCK_R: tl.constexpr, CELLS: tl.constexpr):  # fmt: skip
+                         NOISE: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_R: tl.constexpr, CELLS: tl.constexpr):  # fmt: skip
     """Scores (Q, R), (programs, 6, (D + 1) W) sums, and (programs,) lowest rewards.
 
     Sums of prompts, rollouts and rewards; of informative prompts, their rollouts and squared scores.
@@ -59,7 +59,9 @@ def score_prompts_kernel(rewards, domains, slots, scores, partials, lows, prompt
         std = tl.sqrt(tl.sum(deviation * deviation, 1) / tl.maximum(count - 1.0, 1.0))
         highest = tl.max(tl.where(scorable, reward, float("-inf")), 1)
         lowest = tl.min(tl.where(scorable, reward, float("inf")), 1)
-        informative = highest > lowest
+        # As :meth:`fairloss.policy.rewards.Rows.scores`; infinite rewards are no rounding.
+        size = tl.maximum(tl.abs(highest), tl.abs(lowest))
+        informative = (highest > lowest) & ((highest - lowest > size * NOISE) | (size == float("inf")))
         low = tl.minimum(low, lowest.to(tl.float64))
         score = tl.where(informative[:, None], deviation / (std[:, None] + EPS), 0.0)
         tl.store(scores + at, score, mask=inside)

@@ -26,6 +26,7 @@ __all__ = [
     "RewardShift",
     "Setting",
     "Variant",
+    "noise",
     "obstacle",
     "programs",
     "score_blocks",
@@ -57,6 +58,13 @@ RECENT = 100.0
 """Prompts of a cell after which what is known of how many of them are informative counts half."""
 FORGOTTEN = 1e-100
 """Fewer informative prompts than this, after decay, are none: what is left of the other sums would soon be rounding."""
+
+
+def noise(variant: Variant, dtype: torch.dtype) -> float:
+    """Rewards of a prompt whose spread is at most this part of the largest in size are equal: four to eight units in their
+    last place, which sums of a few rewards round by. 0 for the formulas of others, where any difference counts.
+    """
+    return 4 * torch.finfo(dtype).eps if variant == "default" else 0.0
 
 
 class Options(NamedTuple):

@@ -14,7 +14,8 @@ Where we differ from the paper and from the authors' code, each of which is one 
   that is alone in its batch would weigh 1, and FairGRPO would be GRPO.
 - ``"paper"``: eq 2 to the letter, 1 / max(T_g T_group, eps), no cap.
 - ``"released"``: the authors' code clamps T_g alone, leaves a score as it is where T_group is 0, and divides by std + eps.
-- Exactly equal rewards score 0 everywhere; the authors' code divides rounding noise by eps.
+- Exactly equal rewards score 0 everywhere; the authors' code divides rounding noise by eps. By default rewards that differ by
+  no more than 4 eps of their dtype times the largest in size (5e-7 of it in float32) are equal.
 """
 
 from __future__ import annotations

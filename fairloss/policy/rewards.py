@@ -10,6 +10,7 @@ from torch import Tensor
 from fairloss.core.checks import expected
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.tensor_checks import all_inside, on_host, real, same_device, whole
+from fairloss.ops.fair_grpo_setting import Variant, noise
 
 __all__ = ["FINITE", "Flat", "Rows", "Scores", "check_rewards", "torn_rollout"]
 
@@ -63,17 +64,20 @@ class Rows:
         means = self.sum(values) / counts.clamp(min=1)
         return torch.where(scorable, values - self.to_rollouts(means), 0.0), counts
 
-    def scores(self, eps: float) -> Scores:
+    def scores(self, eps: float, variant: Variant = "default") -> Scores:
         """GRPO's score (r - mean) / (std + eps) within each prompt, ddof 1.
 
-        A prompt with one scorable rollout, or with exactly equal rewards, scores 0: rounding noise over ``eps`` is no signal.
-        NaN rewards score 0 and enter nothing.
+        A prompt with one scorable rollout, or with rewards that are equal up to :func:`~fairloss.ops.fair_grpo_setting.noise`,
+        scores 0: rounding over ``eps`` is no signal. NaN rewards score 0 and enter nothing.
         """
         deviations, counts = self.centered()
         std = (self.sum(deviations.square()) / (counts - 1).clamp(min=1)).sqrt()
         x = self.values
         highest, minus_lowest = (self.max(torch.where(torch.isnan(v), -torch.inf, v)) for v in (x, -x))
-        informative = highest > -minus_lowest
+        part = noise(variant, x.dtype)
+        # Infinite rewards, where nobody looked, are no rounding; without a rollout the difference is -inf.
+        size = torch.maximum(highest.abs(), minus_lowest.abs()).clamp(max=torch.finfo(x.dtype).max)
+        informative = highest + minus_lowest > part * size
         scores = torch.where(self.to_rollouts(informative), deviations / (self.to_rollouts(std) + eps), 0.0)
         return Scores(scores, informative, counts)
 

@@ -305,7 +305,7 @@ def compute_advantages(
         made = None if mask is None else tokens
         return Result(advantages, weights, table, counts, means, totals, batch, lowest, shift, made)
     cells = cell_index(domains, slots, num_domains, num_groups, width)
-    scored = rewards.scores(options.eps) if scores is None else rewards.given(scores)
+    scored = rewards.scores(options.eps, options.variant) if scores is None else rewards.given(scores)
     sums = _sum_by_cell(rewards, scored, scores is not None, cells, (num_domains + 1, width))
     sums, lowest = _over_ranks(sums, rewards.lowest(), process_group)
     batch = _join_unknown(sums, num_groups)

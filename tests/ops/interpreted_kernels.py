@@ -39,6 +39,7 @@ from tests.ops.kernel_tolerances import relative, tolerance
 from tests.oracles import policy as oracles_policy
 from tests.oracles.embeddings import contrastive as contrastive_oracle
 from tests.oracles.embeddings import with_gradient
+from tests.policy.rollouts import nearly_equal
 
 # The interpreter of Triton 3.6 makes scalars of arrays of one element, which NumPy deprecates, and refuses from 2.4 on.
 # Its NumPy warns of what a kernel computes where it stores nothing.
@@ -431,6 +432,18 @@ def test_advantages_nan_in_nan_out(variant, bad):
         expected = compute_advantages(*arguments, past=before)
     for name, a, b in zip(found._fields[:-1], found, expected, strict=False):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, equal_nan=True, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("variant", ["default", "paper", "released"])
+def test_advantages_of_rewards_that_differ_by_rounding(variant, dtype):
+    rewards = nearly_equal(dtype).abs()
+    arguments = {"num_groups": 2, "variant": variant, "eps": 1e-12}
+    found = fair_grpo_advantages(rewards, torch.arange(22) % 2, **arguments)
+    with kernels.backend("eager"):
+        expected = fair_grpo_advantages(rewards, torch.arange(22) % 2, **arguments)
+    assert torch.equal(found.any(1), expected.any(1))
+    assert 8 < expected.any(1).sum() < (16 if variant == "default" else 22)
 
 
 def test_advantages_nothing_to_tell_apart():

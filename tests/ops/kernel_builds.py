@@ -25,7 +25,7 @@ from fairloss.ops import (
     segments_triton,
 )
 from fairloss.ops.dice_sums import MAX_CLASSES
-from fairloss.ops.fair_grpo_setting import MAX_ROLLOUTS, SCALE_BLOCKS, programs, score_blocks, weight_blocks
+from fairloss.ops.fair_grpo_setting import MAX_ROLLOUTS, SCALE_BLOCKS, noise, programs, score_blocks, weight_blocks
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -136,9 +136,10 @@ def _advantages() -> Iterator[Build]:
         rewards = dict.fromkeys(("rewards", "scores", "advantages", "weights", "tokens"), f"*{NAMES[dtype]}")
         for rollouts in (8, 64, MAX_ROLLOUTS):
             for width in (8, 32, 128):
+                blocks = {"NOISE": noise("default", dtype), **score_blocks(rollouts, 3, width)}
                 yield Build(
                     f"score-{NAMES[dtype]}-r{rollouts}-w{width}", advantages_triton.score_prompts_kernel, {**types, **rewards},
-                    {**sizes, "WIDTH": width, "EPS": 1e-6, **score_blocks(rollouts, 3, width)},
+                    {**sizes, "WIDTH": width, "EPS": 1e-6, **blocks},
                 )  # fmt: skip
         for masked, mask in ((False, NAMES[dtype]), (True, "u8"), (True, "i64")):
             yield Build(

@@ -19,3 +19,10 @@ def rows(rewards):
 
 def draw(seed, q=24, r=6, rate=0.6):
     return (torch.rand(q, r, generator=torch.Generator().manual_seed(seed)) < rate).float()
+
+
+def nearly_equal(dtype):
+    """(22, 3) rewards, a prompt for each size and each number of units in the last place between its rewards."""
+    sizes = torch.tensor([0.1, -1000.0], dtype=dtype).view(2, 1, 1)
+    units = torch.arange(11).view(11, 1) * torch.tensor([0, 1, 0])
+    return (sizes * (1 + units.to(dtype) * torch.finfo(dtype).eps)).flatten(0, 1)

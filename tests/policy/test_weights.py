@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 
 import pytest
 import torch
 
 from fairloss import FairGRPOAdvantage, fair_grpo_advantages, policy
-from tests.policy.rollouts import draw
+from tests.policy.rollouts import draw, nearly_equal
 
 REWARDS = torch.tensor([[1.0, 0, 1, 1], [1, 1, 0, 1], [0, 0, 1, 0], [1, 0, 0, 1]])
 GROUPS = torch.tensor([0, 0, 1, 1])
@@ -58,6 +59,37 @@ def test_rounding_noise_is_no_signal():
     """There eight rewards of 0.1 give -0.054."""
     rewards = torch.full((2, 8), 0.1)
     assert (fair_grpo_advantages(rewards, torch.tensor([0, 0]), num_groups=1) == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_rewards_that_differ_by_rounding_are_equal(dtype):
+    """Divided by the deviation of nothing but such prompts, 1e-8 between rewards of 0.1 would be a full-size advantage."""
+    rewards, groups = nearly_equal(dtype), torch.arange(22) % 2
+    limit = 4 * torch.finfo(dtype).eps
+    wanted = [max(row) - min(row) > limit * max(map(abs, row)) for row in rewards.tolist()]
+    assert 8 < sum(wanted) < 16
+    module = FairGRPOAdvantage(2, reward_power=0, reward_shift=0)
+    for found in (
+        module(rewards, groups),
+        policy.grpo_advantages(rewards),
+        policy.GroupDROAdvantage(2)(rewards, groups),
+    ):
+        assert found.any(1).tolist() == wanted
+    assert module.history.totals()[3].sum() == sum(wanted)
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_any_difference_counts_in_the_formulas_of_others(variant):
+    rewards, groups = nearly_equal(torch.float32).abs(), torch.zeros(22, dtype=torch.int64)
+    found = fair_grpo_advantages(rewards, groups, num_groups=1, variant=variant)
+    assert found.any(1).tolist() == [max(row) > min(row) for row in rewards.tolist()]
+
+
+def test_sums_in_another_order_are_equal():
+    parts = torch.tensor([0.1, 0.7, 0.2, 0.3, 1 / 3, 5.3])
+    rewards = torch.stack([sum(parts[i] for i in order) for order in itertools.permutations(range(6))]).view(4, 180)
+    assert (rewards != rewards[:, :1]).any()
+    assert (fair_grpo_advantages(rewards, torch.zeros(4, dtype=torch.int64), num_groups=1) == 0).all()
 
 
 def test_all_rollouts_of_a_prompt_share_a_weight():
