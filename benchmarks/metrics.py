@@ -120,7 +120,7 @@ def calibration(N: int, G: int) -> Case:
 
     return pair(
         {
-            "fairloss": lambda: metrics.group_metric("ece", truth, score, groups, bins=15),
+            "fairloss": lambda: metrics.group_metric("ece", truth, score, groups, score_bins=15),
             "torchmetrics": torchmetrics,
         },
         1e-4,

@@ -18,6 +18,8 @@ __all__ = ["as_array", "frame_columns"]
 
 def as_array(values: Any, name: str) -> NDArray[Any]:
     """``values`` as an array; a tensor is detached first, bfloat16 widened; what is masked is NaN, or None."""
+    if type(values) is np.ndarray and values.dtype.kind != "c":
+        return values
     wanted = "a list, an array, a tensor, or a column or frame of pandas, polars or pyarrow"
     if values is None or isinstance(values, (str, bytes)):
         raise TypeError(expected(name, wanted, "None" if values is None else "one string"))

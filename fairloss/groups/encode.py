@@ -289,4 +289,6 @@ def _distinct_integers(array: NDArray[Any]) -> tuple[NDArray[Any], Ints]:
         return labels, ids.astype(np.int64).ravel()
     offset = array.astype(np.int64) - low
     present = np.bincount(offset) > 0
+    if present.all():
+        return np.arange(low, high + 1).astype(array.dtype), offset
     return (np.flatnonzero(present) + low).astype(array.dtype), (np.cumsum(present) - 1)[offset]

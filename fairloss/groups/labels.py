@@ -83,7 +83,8 @@ def number_in(value: Any) -> Any:
 def check_edges(bins: Any) -> list[float]:
     """The edges of bands: increasing numbers."""
     if isinstance(bins, (str, bytes, Mapping)) or not isinstance(bins, Iterable):
-        raise TypeError(expected("bins", "edges of bands, such as [40, 65], or None for codes", repr(bins)))
+        cure = "a calibration error's bins are score_bins=" if isinstance(bins, int) else ""
+        raise TypeError(expected("bins", "edges of bands, such as [40, 65], or None for codes", repr(bins), cure))
     given = [e.item() if hasattr(e, "item") else e for e in bins]
     edges: list[Any] = [None if isinstance(e, str) else number_in(e) for e in given]
     if not edges or not all(e is not None and math.isfinite(e) for e in edges) or edges != sorted(set(edges)):
@@ -141,7 +142,7 @@ def _text_place(text: str) -> tuple[Any, ...]:
     return rest, tuple(numbers)
 
 
-def lookalikes(labels: Iterable[Any]) -> str:
+def lookalikes(labels: Iterable[Any], what: str = "groups") -> str:
     """A sentence on labels that may mean the same: "F", "f", "F ", "Female"; 0, "0", 0.0; "" where none do.
 
     These are labels that differ in case, blanks or type alone, and a letter beside the one word that begins with it.
@@ -160,7 +161,7 @@ def lookalikes(labels: Iterable[Any]) -> str:
     same = f"some labels differ in case, blanks or type alone: {'; '.join(alike[:3])}{more}" if alike else ""
     initial = f"some labels may be short for others: {', '.join(short[:4])}" if short else ""
     return (
-        f"{'; '.join(filter(None, (same, initial)))}; they are different groups, unless they are equal numbers: write them "
+        f"{'; '.join(filter(None, (same, initial)))}; they are different {what}, unless they are equal numbers: write them "
         "alike where they mean the same"
     )
 
@@ -183,9 +184,9 @@ def _looks(label: Any) -> set[str]:
     if number is not None:
         whole = isinstance(number, int) or float(number).is_integer()
         return {str(int(number) if whole else float(number))}
-    # Compatible forms of one character (a no-break space, a composed accent) look alike as well.
+    # Compatible forms of one character (a no-break space, a composed accent) look alike as well; a byte order mark is unseen.
     shown = unicodedata.normalize("NFKC", label).casefold() if isinstance(label, str) else repr(label)
-    return {"".join(shown.split())}
+    return {"".join(c for c in shown if not c.isspace() and unicodedata.category(c) != "Cf")}
 
 
 def check_texts(labels: list[Any], name: str, option: Option) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fairloss.core.checks import expected
-from fairloss.metrics.scores import ROW_SUM
+from fairloss.metrics.scores import outside, sums_to_one
 
 if TYPE_CHECKING:
     import torch
@@ -42,8 +41,8 @@ def group_metrics(
         group_names: of the groups, for the keys; default ``group_0``, ...
         shift_labels: as in :class:`FairTrainerMixin`.
         ignore_index: labels that count for nothing; of several labels also NaN.
-        logits: whether floating predictions are logits (cut at 0) or probabilities (at 0.5). None takes logits, and warns where
-            those of one column all lie in [0, 1].
+        logits: whether floating predictions are logits (cut at 0) or probabilities (at 0.5). None takes logits; True and None
+            warn where they all lie in [0, 1].
 
     Returns:
         ``accuracy``, ``accuracy_NAME`` for every group with samples, ``worst_accuracy``, ``max_accuracy_gap`` (NaN with fewer
@@ -93,12 +92,7 @@ def group_metrics(
 
 
 def _are_logits(scores: np.ndarray, dimensions: int) -> bool:
-    """Whether (N,) or (N, C) predictions are logits; where they look like probabilities and that matters, with a warning."""
-    if not scores.size or bool((scores < 0).any()) or bool((scores > 1).any()):
-        return True
-    if scores.ndim > dimensions and scores.shape[1] > 1:  # the largest is the same
-        return bool((abs(scores.astype(np.float64).sum(1) - 1) > ROW_SUM).any())
-    given = "predictions that all lie in [0, 1]"
-    cure = "taken as logits, cut at 0; pass logits=True, or logits=False for probabilities"
-    warnings.warn(expected("logits", "True or False", f"None beside {given}", cure), stacklevel=3)
-    return True
+    """Whether (N,) or (N, C) predictions are logits: all but rows that sum to 1, whose largest is the same."""
+    scores = scores.astype(np.float64)
+    rows = scores.ndim > dimensions and scores.shape[1] > 1 and outside(scores) is None
+    return not (rows and sums_to_one(scores))

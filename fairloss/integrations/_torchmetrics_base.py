@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch import Tensor
 from fairloss.core.checks import expected, flag, integer
 from fairloss.core.tensor_checks import tensor, whole
 from fairloss.groups.encode import GroupEncoding
-from fairloss.metrics.scores import EDGE, ROW_SUM
+from fairloss.metrics.scores import EDGE, LIKE_PROBABILITIES, ROW_SUM, refuse_probabilities
 from fairloss.metrics.undefined import report_undefined
 
 try:
@@ -59,6 +61,7 @@ class Grouped(Metric):
         self.logits, self.validate_args = flag("logits", logits), validate_args
         self._other: int | None = None  # the label that is not positive, once one was seen
         self._labels: tuple[Any, ...] | None = None  # of encoded groups, once some were seen
+        self._inside = 0.0  # how many samples were seen, -inf once one's score lay outside [0, 1]
 
     def _ids(self, groups: Any, like: Tensor) -> Tensor:
         """``groups`` as a tensor; those of an encoding if its labels are those of every other batch."""
@@ -92,6 +95,18 @@ class Grouped(Metric):
             raise ValueError(expected("groups", wanted, low if low < -1 else high))
         if preds.is_floating_point() and not bool(preds.isfinite().all()):
             raise ValueError(expected("preds", "finite scores", "NaN or infinity"))
+        if self.logits or not 0 <= getattr(self, "threshold", 0.5) <= 1:
+            inside = bool(((preds >= -EDGE) & (preds <= 1 + EDGE)).all())
+            self._inside += len(preds) if inside else -math.inf
+
+    def _check_scale(self) -> None:
+        """Of all batches: warn of logits that look like probabilities; refuse a threshold that no probability reaches."""
+        if self._inside > 1 and self.logits:
+            warnings.warn(LIKE_PROBABILITIES, stacklevel=4)
+        threshold = getattr(self, "threshold", 0.5)
+        if (self.logits or self._inside > 0) and not 0 <= threshold <= 1:
+            cure = "divide a threshold in percent by 100, or pass decisions where scores have another scale"
+            raise ValueError(expected("threshold", "a number in [0, 1] for scores in [0, 1]", threshold, cure))
 
     def _known(self, preds: Tensor, target: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The samples whose (N,) label is not ignored."""
@@ -131,6 +146,8 @@ class Grouped(Metric):
             return (preds == self.positive).float(), truth, groups
         if preds.ndim == 2:
             if self.logits:
+                if self.validate_args:
+                    refuse_probabilities(preds.detach().double().cpu().numpy(), "preds")
                 return (preds[:, 1].double() - preds[:, 0].double()), truth, groups
             self._check_columns(preds)
             preds = preds[:, 1].clamp(0, 1)

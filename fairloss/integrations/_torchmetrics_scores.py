@@ -63,6 +63,7 @@ class _Ranked(Grouped):
 
     def _areas(self) -> tuple[float, NDArray[np.float64]]:
         """AUC over all samples, and (G,) of the groups."""
+        self._check_scale()
         if self.bins is None:
             from torchmetrics.utilities import dim_zero_cat
 
@@ -165,6 +166,7 @@ class CalibrationGap(Grouped):
 
     def compute(self) -> Tensor:
         """The gap over all samples seen; NaN where fewer than two groups have samples."""
+        self._check_scale()
         sums = getattr(self, self._state).double().cpu().numpy()
         errors = ratio(np.abs(sums[:, :, 0]).sum(axis=1), sums[:, :, 1].sum(axis=1))
         return torch.tensor(gap(errors), device=self.device)

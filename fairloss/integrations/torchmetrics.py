@@ -157,6 +157,7 @@ class _RateGap(_Counted):
 
     def compute(self) -> Tensor:
         """The gap over all samples seen, a scalar; NaN where fewer than two groups have a value."""
+        self._check_scale()
         values = [self._values(rate) for rate in self._rates]
         found = gap_over_groups(
             values, self._statistic, agg=self.agg, over_classes=self.over_classes, convention=self.convention
@@ -256,4 +257,5 @@ class GroupValues(_Counted):
 
     def compute(self) -> Tensor:
         """(G,) values over all samples seen."""
+        self._check_scale()
         return self._tensor(mean_over_classes(self._values(self.metric)))

@@ -39,9 +39,11 @@ _NO_OPTION: dict[str, Any] = {"unknown": (), "known": (), "bins": "raise"}
 
 def precision_of(values: Any, array: NDArray[Any]) -> str:
     """The floating type in which ``values``, read as ``array``, were given: ``"float32"``, ``"bfloat16"``, ..."""
-    if "bfloat16" in str(getattr(values, "dtype", "")):
+    if array.dtype.kind != "f":
+        return "float64"
+    if values is not array and "bfloat16" in str(getattr(values, "dtype", "")):
         return "bfloat16"
-    return str(array.dtype) if array.dtype.kind == "f" else "float64"
+    return f"float{8 * array.dtype.itemsize}"
 
 
 def round_as(values: Any, precision: str) -> Floats:
@@ -57,14 +59,16 @@ def round_as(values: Any, precision: str) -> Floats:
 def as_floats(values: Any, name: str) -> Floats:
     """Float64 numbers of any shape, NaN among them."""
     array = as_array(values, name)
+    if array.dtype.kind in "biuf":
+        return array.astype(np.float64, copy=False)
     found = array.dtype.name
     if array.dtype.kind == "O":
         found = ", ".join(sorted({type(v).__name__ for v in array.flat}))
         if "str" not in found and not any(np.ndim(v) for v in array.flat):
             array = np.array([v if is_known(v) else np.nan for v in array.flat], dtype=object).reshape(array.shape)
     try:
-        if array.dtype.kind in "biuf" or (array.dtype.kind == "O" and "str" not in found):
-            return array.astype(np.float64, copy=False)
+        if array.dtype.kind == "O" and "str" not in found:
+            return array.astype(np.float64)
     except (TypeError, ValueError):
         pass
     raise TypeError(expected(name, "numbers", f"{found} values"))
@@ -99,6 +103,9 @@ def as_weights(sample_weight: Any, n: int) -> Floats:
         raise ValueError(expected("sample_weight", f"shape ({n},)", f"shape {weight.shape}"))
     if (weight < 0).any():
         raise ValueError(expected("sample_weight", "weights >= 0", weight.min()))
+    with np.errstate(over="ignore"):
+        if np.isinf(weight.sum()):
+            raise ValueError(expected("sample_weight", "weights of a finite sum", f"weights up to {weight.max():g}"))
     return weight
 
 
@@ -113,10 +120,9 @@ def as_groups(
     option: Callable[[str, Any], str] = as_argument,
 ) -> GroupEncoding:
     """Ids and labels of one attribute, or of the intersection of several; a :class:`GroupEncoding` is taken as it is."""
-    frame = frame_columns(groups)
     if isinstance(groups, GroupEncoding):
         encoding = groups
-    elif isinstance(groups, Mapping) or frame is not None:
+    elif (frame := frame_columns(groups)) is not None or isinstance(groups, Mapping):
         encoding = _cross(groups if frame is None else frame, " & ", unknown, known, bins, option, name)
     else:
         encoding = read_labels(groups, name, unknown=unknown, known=known, bins=bins, option=option)

@@ -277,15 +277,11 @@ def bin_index(p: Floats, edges: Floats) -> Ints:
     return np.searchsorted(edges, p, side="left").astype(np.int64)
 
 
-def binned_errors(
-    p: Floats, o: Floats, ids: Ints, num_groups: int, weight: Floats, edges: Floats, *, uniform: bool
-) -> Floats:
-    """(G,) :func:`binned_error` of each group in common bins."""
-    size = len(edges) + 1
-    index = uniform_index(p, edges) if uniform else bin_index(p, edges)
-    sums = np.bincount((ids + 1) * size + index, weights=weight * (p - o), minlength=(num_groups + 1) * size)
+def binned_errors(index: Ints, error: Floats, weight: Floats, size: int, ids: Ints, num_groups: int) -> Floats:
+    """(G, 1) :func:`binned_error` of each group in ``size`` common bins, from each sample's bin and weighted error."""
+    sums = np.bincount((ids + 1) * size + index, weights=error, minlength=(num_groups + 1) * size)
     total = np.bincount(ids + 1, weights=weight, minlength=num_groups + 1)
-    return ratio(np.abs(sums.reshape(-1, size)).sum(axis=1), total)[1:]
+    return ratio(np.abs(sums.reshape(-1, size)).sum(axis=1), total)[1:, None]
 
 
 def binned_error(p: Floats, o: Floats, weight: Floats, edges: Floats) -> float:

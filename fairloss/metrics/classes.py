@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -167,16 +168,24 @@ def _decided(pred: NDArray[Any]) -> bool:
 
 def _refuse_strangers(pred: NDArray[Any], declared: set[Any], predicted: set[Any]) -> None:
     """Texts beside numbers are another coding of the classes; read as classes, every answer would be wrong."""
-    texts = [isinstance(v, str) for v in declared]
-    if not texts or (any(texts) and not all(texts)) or pred.ndim != 1:
-        return
-    if all(texts) and pred.dtype.kind in "biuf" and len(declared) > 2:
+    kinds, others = {_kind(v) for v in declared}, {_kind(v) for v in predicted}
+    if kinds == {"texts"} and pred.ndim == 1 and pred.dtype.kind in "biuf" and len(declared) > 2:
         wanted, given = "the predicted classes, or (N, C) scores, beside labels that are texts", "numbers (N,)"
-    elif not any(texts) and predicted and all(isinstance(v, str) for v in predicted):
-        wanted, given = "numbers as in y_true", f"texts such as {min(predicted)!r}"
+    elif kinds and others and not kinds & others:
+        wanted, given = f"{min(kinds)} as in y_true", f"{min(others)} such as {min(predicted)!r}"
     else:
         return
     raise ValueError(expected("y_pred", wanted, given, "code labels and predictions alike"))
+
+
+def _kind(label: Any) -> str:
+    return (
+        "texts"
+        if isinstance(label, str)
+        else "numbers"
+        if isinstance(label, Real)
+        else f"{type(label).__name__} values"
+    )
 
 
 def _refuse_several(

@@ -41,10 +41,12 @@ class LabelOptions(ReadingOptions, total=False):
         unknown: labels of groups that mean unknown, beside None, NaN, empty texts and -1; see :func:`fairloss.encode_groups`.
             With a mapping of attributes, labels of all or a mapping of their names to each one's.
         known: labels that name a group although they look missing, such as "NA", likewise.
+        bins: edges that cut the groups' numbers into bands, ``[40, 65]``, or None for codes, likewise.
     """
 
     unknown: EachLabels
     known: EachLabels
+    bins: EachBins
 
 
 class ScoreOptions(LabelOptions, total=False):
@@ -78,12 +80,12 @@ class MetricOptions(RateOptions, total=False):
     """Those of one metric per group.
 
     Attributes:
-        bins: for ``ece``: number of bins, or their edges.
+        score_bins: for ``ece``: number of bins, or their edges.
         strategy: for ``ece``: bins of ``"uniform"`` width on [0, 1] or of equal mass (``"quantile"``), the same for all
             groups; or on each group's own score ``"range"`` (FairMedFM's code).
     """
 
-    bins: int | Sequence[float]
+    score_bins: int | Sequence[float]
     strategy: Strategy
 
 
@@ -113,15 +115,12 @@ class GapOptions(RateOptions, ComparisonOptions, total=False):
     """All keyword arguments of a named gap of rates; :func:`fairloss.metrics.max_accuracy_gap` says what each means.
 
     Attributes:
-        bins: edges that cut the groups' numbers into bands, ``[40, 65]``, or None for codes, likewise; see
-            :func:`fairloss.encode_groups`.
         over_classes: with several classes, the ``"mean_gap"`` (the mean over classes of each class's value, which of
             equalized odds is that of its two gaps), the ``"max_gap"`` (the class of the largest gap or smallest
             ratio), or the ``"gap_of_mean"`` (rates are averaged over classes first); by default the first, and the
             last with ``convention="fairgrpo"``.
     """
 
-    bins: EachBins
     over_classes: OverClasses | None
 
 
@@ -145,14 +144,14 @@ class OddsOptions(GapOptions, total=False):
     agg: Agg
 
 
-LABEL_OPTIONS = {**READING_OPTIONS, "unknown": (), "known": ()}
+LABEL_OPTIONS = {**READING_OPTIONS, "unknown": (), "known": (), "bins": "raise"}
 SCORE_OPTIONS = {"sample_weight": None, **LABEL_OPTIONS, "undefined": "omit"}
 _RATE = {"sample_weight": None, "threshold": 0.5, "strict": False, "convention": "standard", **SCORE_OPTIONS}
-METRIC_OPTIONS = {**_RATE, "bins": 10, "strategy": "uniform"}
+METRIC_OPTIONS = {**_RATE, "score_bins": 10, "strategy": "uniform"}
 _COMPARISON = {"method": "between_groups", "reference": None, "control": None}
 SCORE_GAP_OPTIONS = {**SCORE_OPTIONS, **_COMPARISON}
-GAP_OPTIONS = {**_RATE, "bins": "raise", **_COMPARISON, "over_classes": None}
+GAP_OPTIONS = {**_RATE, **_COMPARISON, "over_classes": None}
 ODDS_OPTIONS = {"agg": "worst_case", **GAP_OPTIONS}
 """Defaults of the options of that name; of a gap of two rates, last."""
 SHARED = (ComparisonOptions, RateOptions, ScoreOptions, LabelOptions, ReadingOptions)
-"""Where the meanings of options stand, but for those that mean one thing to a metric and another to a gap."""
+"""Where the meanings of options stand that several kinds of metrics have."""

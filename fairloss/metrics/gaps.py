@@ -7,7 +7,7 @@ rates are left out and named in a warning, never read as 0.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from fairloss.core.checks import choice
 from fairloss.core.options import given_options, with_options
 from fairloss.metrics import disparity
-from fairloss.metrics.arrays import Floats, before_the_call
+from fairloss.metrics.arrays import Floats
 from fairloss.metrics.disparity import Statistic
 from fairloss.metrics.gap_options import (
     GAP_OPTIONS,
@@ -103,11 +103,11 @@ def gap_over_groups(
         shared = [np.where(own | common_classes(v), 0.0, np.nan) for v in values]
         bases = [b if b is None else mean_over_classes(b + s)[..., None] for b, s in zip(bases, shared, strict=True)]
         values = [mean_over_classes(v + s[..., None, :])[..., None] for v, s in zip(values, shared, strict=True)]
-    each = np.stack([disparity.spread(v, statistic, b) for v, b in zip(values, bases, strict=True)])
+    each = [disparity.spread(v, statistic, b) for v, b in zip(values, bases, strict=True)]
     if agg == "worst_case":
-        joined = each.max(axis=0) if statistic == "gap" else each.min(axis=0)
+        joined = reduce(np.maximum if statistic == "gap" else np.minimum, each)
     else:
-        joined = each.mean(axis=0) if agg == "mean" else 1 - each.mean(axis=0)
+        joined = np.mean(each, axis=0) if agg == "mean" else 1 - np.mean(each, axis=0)
     return _worst(joined, statistic, agg) if how == "max_gap" else mean_over_classes(joined)
 
 
@@ -133,22 +133,20 @@ def gap_of(
     reading = {name: o[name] for name in ("threshold", "strict", *READING_OPTIONS)}
     pred = as_predictions(y_true, y_pred, labels_matter=metrics != ("positive_rate",), **reading)
     labels = {name: o[name] for name in ("unknown", "known", "bins")}
-    if "bins" not in options:  # those of a calibration error are no bands of groups
-        labels["option"] = before_the_call
     strata, weight = as_strata(groups, o["control"], len(pred), **labels), pred.weights(o["sample_weight"])
     reference = disparity.reference_of(o["method"], o["reference"], strata.groups.labels)
     found: list[Floats] = []  # of each metric (S, G, K)
     baselines: list[Floats] = []  # of each metric (S, K)
     for metric in metrics:
-        of = partial(class_values, metric, pred, weight=weight, convention=o["convention"], **how)
-        values = of(ids=strata.cells.ids, num_groups=strata.cells.num_groups)
+        of = class_values(metric, pred, weight, convention=o["convention"], **how)
+        values = of(strata.cells.ids, strata.cells.num_groups)
         classes = classes_named(pred, o["convention"])
         report_undefined(metric, strata.cells, values, o["undefined"], classes=classes, depth=4)
         found.append(strata.by_group(values))
         if reference is not None:
             baselines.append(found[-1][:, reference])
         elif o["method"] == "to_overall":
-            baselines.append(of(ids=strata.control.ids, num_groups=strata.control.num_groups))
+            baselines.append(of(strata.control.ids, strata.control.num_groups))
     join: Any = {"agg": o["agg"], "over_classes": o["over_classes"], "convention": o["convention"]}
     gaps = gap_over_groups(found, statistic, **join, baselines=baselines)
     if o["control"] is not None:

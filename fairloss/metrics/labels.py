@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from numbers import Real
 from typing import Any
 
@@ -11,23 +12,58 @@ from numpy.typing import NDArray
 
 from fairloss.core.checks import expected
 from fairloss.groups.encode import number_labels
+from fairloss.groups.labels import number_in
 from fairloss.metrics.arrays import Bools, as_floats
 from fairloss.metrics.classes import is_zero_one, not_zero_one
 
-__all__ = ["any_labels", "known_labels", "same_length", "unboxed"]
+__all__ = ["any_labels", "column_labels", "known_labels", "same_length", "unboxed"]
 
 
 def same_length(true: NDArray[Any], pred: NDArray[Any]) -> None:
-    """Raise unless both have one row per sample."""
+    """Raise unless both have one row per sample, and there is one."""
     if true.ndim == 0 or pred.ndim == 0 or len(true) != len(pred):
         raise ValueError(expected("y_true and y_pred", "one row per sample", f"shapes {true.shape} and {pred.shape}"))
+    if len(true) == 0:
+        raise ValueError(expected("y_true", "at least one sample", "no sample"))
 
 
 def unboxed(array: NDArray[Any]) -> NDArray[Any]:
     """Python numbers in an object array, as a data frame's column of mixed origin holds them, as a numeric array."""
-    if array.dtype.kind != "O" or not array.size or not all(isinstance(v, (Real, np.bool_)) for v in array.ravel()):
+    kinds = set(map(type, array.flat)) if array.dtype.kind == "O" else set()
+    if not kinds or not all(issubclass(kind, (Real, np.bool_, Decimal)) for kind in kinds):
         return array
-    return np.asarray(array.tolist())
+    return array.astype(np.float64) if Decimal in kinds else np.asarray(array.tolist())
+
+
+def column_names(values: Any) -> list[Any] | None:
+    """Those of a frame of several columns; None of anything else."""
+    if isinstance(values, np.ndarray) or not hasattr(values, "shape"):
+        return None
+    names = getattr(values, "column_names", getattr(values, "columns", None))
+    return None if names is None or len(names) < 2 else list(names)
+
+
+def column_labels(y_true: Any, true: NDArray[Any], y_pred: Any, labels: Sequence[Any] | None) -> Sequence[Any] | None:
+    """The classes of a frame's columns: ``labels``, or the columns' names where the labels of (N,) ``true`` are among them.
+
+    Raises:
+        ValueError: the same names in another order in ``labels``, or in the columns of ``y_true``.
+    """
+    names = column_names(y_pred)
+    if names is None:
+        return labels
+    written = list(map(str, names))
+    for name, other in (("labels", labels), ("y_true", column_names(y_true))):
+        if other is not None and sorted(map(str, other)) == sorted(written) and list(map(str, other)) != written:
+            raise ValueError(expected(name, f"the order of the columns of y_pred, {names}", list(other)))
+    if labels is not None or true.ndim != 1:
+        return labels
+    seen = {str(v): v for v in number_labels(true).labels}
+    if not set(seen) <= set(written):
+        return None
+    numbers = true.dtype.kind in "biuf"
+    found = [seen[w] if w in seen else number_in(n) if numbers else n for w, n in zip(written, names, strict=True)]
+    return None if None in found else found
 
 
 def known_labels(

@@ -18,14 +18,16 @@ from numpy.typing import NDArray
 from fairloss.core.checks import choice, expected
 from fairloss.core.options import given_options, with_options
 from fairloss.groups.encode import EachBins, EachLabels
-from fairloss.metrics.arrays import Bools, Floats, Ints, as_array, as_groups, as_values, as_weights, before_the_call
+from fairloss.metrics.arrays import Bools, Floats, Ints, as_array, as_groups, as_values, as_weights
 from fairloss.metrics.calibration import (
     Strategy,
     bin_edges,
+    bin_index,
     binned_error,
     binned_errors,
     sample_errors,
     top_label,
+    uniform_index,
     weighted_mean,
 )
 from fairloss.metrics.gap_options import METRIC_OPTIONS, SHARED, MetricOptions
@@ -37,6 +39,7 @@ from fairloss.metrics.rates import (
     RATES,
     Convention,
     Rate,
+    confusion_cells,
     confusion_counts,
     mean_over_classes,
     rates,
@@ -85,9 +88,9 @@ def group_metric(
         y_pred: (N,) scores, decisions 0 and 1 or labels, or (N, 2) probabilities that sum to 1, of which [:, 1] is the
             positive class's (binary); (N, C) scores, whose largest decides, or (N,) classes, where an answer outside the
             classes is wrong and a prediction of none of them (multi-class); (N, L) scores or decisions (multi-label).
-        groups: (N,) labels of any kind, a :class:`fairloss.groups.encode.GroupEncoding` (:func:`fairloss.encode_groups` cuts
-            numbers into bands); or several attributes, as a mapping, a frame or (N, K) columns, read as their
-            intersection. None, NaN and -1 are unknown: in ``overall``, in no group.
+        groups: (N,) labels of any kind, a :class:`fairloss.groups.encode.GroupEncoding`; or several attributes, as a
+            mapping, a frame or (N, K) columns, read as their intersection. None, NaN and -1 are unknown: in
+            ``overall``, in no group.
         options: by keyword.
 
     Returns:
@@ -187,51 +190,62 @@ def group_mean(
     weight = as_weights(sample_weight, len(array))
     weight = np.where(np.isnan(array), 0.0, weight)
     array = np.where(weight > 0, array, 0.0)
-    means = weighted_means(array, encoding.ids, encoding.num_groups, weight)[:, None]
+    means = weighted_means(array, weight, encoding.ids, encoding.num_groups)
     report_undefined(name, encoding, means, undefined)
     return group_result(name, encoding, means, np.array([weighted_mean(array, weight)]), higher_is_better, weight)
 
 
-def weighted_means(values: Floats, ids: Ints, num_groups: int, weight: Floats) -> Floats:
-    """(G,) means of each group's values; samples with id -1 are left out."""
+def weighted_means(values: Floats, weight: Floats, ids: Ints, num_groups: int) -> Floats:
+    """(G, 1) means of each group's values; samples with id -1 are left out."""
     sums, total = (np.bincount(ids + 1, weights=w, minlength=num_groups + 1)[1:] for w in (weight * values, weight))
-    return ratio(sums, total)
+    return ratio(sums, total)[:, None]
 
 
 def class_values(
     metric: str,
     pred: Predictions,
-    ids: Ints,
-    num_groups: int,
     weight: Floats,
     *,
     convention: Convention = "standard",
-    bins: int | Sequence[float] = 10,
+    score_bins: int | Sequence[float] = 10,
     strategy: Strategy = "uniform",
-) -> Floats:
-    """(G, K) values of each group and one-vs-rest class; (G, 1) for metrics that are not a mean over classes."""
+) -> Callable[[Ints, int], Floats]:
+    """A function of (N,) ids and a number of groups: (G, K) values of each group and one-vs-rest class.
+
+    There is one column for metrics that are not a mean over classes.
+    """
     pred.check(choice("metric", metric, tuple(METRICS)))
     if metric == "accuracy" and pred.task == "multiclass" and convention == "standard":
-        return weighted_means(pred.correct(), ids, num_groups, weight)[:, None]
+        return partial(weighted_means, pred.correct(), weight)
     if metric in RATES:
-        return rates(metric, confusion_counts(pred, ids, num_groups, weight), convention=convention)
+        cells = confusion_cells(pred)
+        return lambda ids, size: rates(
+            metric, confusion_counts(cells, pred.known, ids, size, weight), convention=convention
+        )
     if metric == "auc":
-        return auc_by_group(pred, ids, num_groups, weight)
+        return lambda ids, size: auc_by_group(pred, ids, size, weight)
     p, o = top_label(pred)
     if metric != "ece":
-        return weighted_means(sample_errors(metric, p, o), ids, num_groups, weight)[:, None]
+        return partial(weighted_means, sample_errors(metric, p, o), weight)
     if strategy != "range":
-        edges = bin_edges(p, weight, bins, strategy, pred.precision)  # samples of unknown group move quantiles, too
-        uniform = strategy == "uniform" and isinstance(bins, (int, np.integer)) and len(edges) < 1 << 16
+        edges = bin_edges(
+            p, weight, score_bins, strategy, pred.precision
+        )  # samples of unknown group move quantiles, too
+        uniform = strategy == "uniform" and isinstance(score_bins, (int, np.integer)) and len(edges) < 1 << 16
         uniform &= pred.precision in ("float32", "float64")  # half precision may round an edge by more than a bin
-        return binned_errors(p, o, ids, num_groups, weight, edges, uniform=uniform)[:, None]
-    values = np.full((num_groups, 1), np.nan)
-    for g in range(num_groups):
-        at = (ids == g) & (weight > 0)
-        if at.any():
-            edges = bin_edges(p[at], weight[at], bins, "range", pred.precision)
-            values[g, 0] = binned_error(p[at], o[at], weight[at], edges)
-    return values
+        index = uniform_index(p, edges) if uniform else bin_index(p, edges)
+        return partial(binned_errors, index, weight * (p - o), weight, len(edges) + 1)
+
+    def in_own_range(ids: Ints, size: int) -> Floats:
+        values = np.full((size, 1), np.nan)
+        for g in range(size):
+            at = (ids == g) & (weight > 0)
+            if at.any():
+                edges = bin_edges(p[at], weight[at], score_bins, "range", pred.precision)
+                values[g, 0] = binned_error(p[at], o[at], weight[at], edges)
+        return values
+
+    return in_own_range
 
 
 def _measured(metric: Any, y_true: Any, y_pred: Any, groups: Any, control: Any, options: Any) -> dict[Any, GroupMetric]:
@@ -239,7 +253,7 @@ def _measured(metric: Any, y_true: Any, y_pred: Any, groups: Any, control: Any, 
     o = given_options(options, METRIC_OPTIONS)
     choice("undefined", o["undefined"], get_args(Undefined))
     reading = {name: o[name] for name in ("threshold", "strict", *READING_OPTIONS)}
-    labels = {"unknown": o["unknown"], "known": o["known"], "option": before_the_call}
+    labels = {name: o[name] for name in ("unknown", "known", "bins")}
     if callable(metric):
         unused = [name for name, value in reading.items() if value != METRIC_OPTIONS[name]]
         if unused:
@@ -258,11 +272,9 @@ def _measured(metric: Any, y_true: Any, y_pred: Any, groups: Any, control: Any, 
             classes_named(pred, o["convention"]),
             None if y_true is None or pred.task != "binary" else pred,
         )
-        of = partial(
-            class_values, metric, pred, weight=weight, **{key: o[key] for key in ("convention", "bins", "strategy")}
-        )
-        values = strata.by_group(of(ids=strata.cells.ids, num_groups=strata.cells.num_groups))
-        overall = of(ids=strata.control.ids, num_groups=strata.control.num_groups)
+        of = class_values(metric, pred, weight, **{key: o[key] for key in ("convention", "score_bins", "strategy")})
+        values = strata.by_group(of(strata.cells.ids, strata.cells.num_groups))
+        overall = of(strata.control.ids, strata.control.num_groups)
         if o["convention"] == "fairgrpo":
             values, overall = (mean_over_classes(v)[..., None] for v in (values, overall))
     cells = values.reshape(-1, values.shape[-1])

@@ -7,6 +7,7 @@ checked of probabilities and logits, :mod:`fairloss.metrics.classes` the two lab
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, get_args
@@ -16,10 +17,12 @@ from numpy.typing import NDArray
 
 from fairloss.core.checks import choice, expected, flag, number
 from fairloss.groups.encode import number_labels
+from fairloss.groups.labels import lookalikes
 from fairloss.metrics.arrays import Bools, Floats, Ints, as_array, as_finite, as_weights, precision_of
 from fairloss.metrics.classes import Pair, class_pair, is_zero_one, not_zero_one
-from fairloss.metrics.labels import any_labels, known_labels, same_length, unboxed
+from fairloss.metrics.labels import any_labels, column_labels, known_labels, same_length, unboxed
 from fairloss.metrics.scores import (
+    LIKE_PROBABILITIES,
     class_log_odds,
     outside,
     positive_column,
@@ -31,6 +34,7 @@ from fairloss.metrics.scores import (
 __all__ = [
     "BINARY_OPTIONS",
     "READING_OPTIONS",
+    "SCORED",
     "Predictions",
     "ReadingOptions",
     "Task",
@@ -48,9 +52,11 @@ class ReadingOptions(TypedDict, total=False):
     Attributes:
         task: ``"auto"``, ``"binary"``, ``"multiclass"`` or ``"multilabel"``. ``"auto"`` takes two classes as binary,
             also in two columns.
-        labels: the classes, in the order of the columns of scores; more than occur, where a site lacks some.
+        labels: the classes, in the order of the columns of scores; more than occur, where a site lacks some. By default those
+            that a frame's columns are named after.
         positive: which of two labels is the positive one; not needed for 0 and 1.
-        logits: whether the scores are logits, of which sigmoid or softmax is taken, in float64.
+        logits: whether the scores are logits, of which sigmoid or softmax is taken, in float64. True beside rows that sum
+            to 1 raises, and beside scores that all lie in [0, 1] it warns.
         ignore_index: a label that is not known. A sample of it is left out; in (N, L) labels that label alone, as is NaN.
     """
 
@@ -185,54 +191,77 @@ def as_predictions(
     else:
         true = unboxed(as_array(y_true, "y_true"))
     same_length(true, pred)
-    if len(true) == 0:
-        raise ValueError(expected("y_true", "at least one sample", "no sample"))
     true = true[:, 0] if true.ndim == 2 and true.shape[1] == 1 else true
     pred = pred[:, 0] if true.ndim == 1 and pred.ndim == 2 and pred.shape[1] == 1 else pred
+    labels = column_labels(y_true, true, y_pred, labels)
     true, pred, known = known_labels(true, pred, ignore_index)
     pair = class_pair(true, pred, labels, positive, task, logits=logits) if true.ndim == 1 and pred.ndim < 3 else None
     if pair is not None:
-        read = _binary(true, pred, pair, logits)
+        found = _binary(true, pred, pair, logits)
     elif task == "multilabel" or (task == "auto" and true.ndim == 2):
         if positive is not None:
             raise ValueError(expected("positive", "None for several labels, which are 0 and 1", repr(positive)))
-        read = _multilabel(true, pred, labels, task, logits)
+        found = _multilabel(true, pred, labels, task, logits)
     elif task == "binary":
         raise ValueError(expected("y_pred", "shape (N,) or (N, 2) for a binary task", f"shape {pred.shape}"))
     else:
-        read = _multiclass(true, pred, labels, logits)
-    if threshold != 0.5 and (read.task == "multiclass" or (pair is not None and pair.decisions)):
+        found = _multiclass(true, pred, labels, logits)
+    _warn_of_lookalikes(found["classes"] if pair is None else (*pair.other, pair.positive))
+    if logits and len(pred) > 1 and outside(pred) is None:
+        warnings.warn(LIKE_PROBABILITIES, stacklevel=4)
+    if "decided" not in found:
+        level = threshold
+        if not logits and pred.dtype.kind == "f" and pred.dtype.itemsize < 8:
+            level = float(np.float32(threshold))  # a float32 score written 0.7 is not below a threshold written 0.7
+        score = found["score"]
+        found["decided"] = score > level if strict else score >= level
+        found["scale"] = _scale(score, threshold, logits)
+    elif threshold != 0.5:
         why = "y_pred holds labels" if pred.ndim == 1 else "the largest score decides among several classes"
         raise ValueError(expected("threshold", "0.5, which plays no part", threshold, why))
-    if read.task != "multiclass" and (pair is None or not pair.decisions):
-        read = _decide(read, threshold, strict, pred, logits)
-    precision = "float64" if logits else precision
-    if known is None and precision == read.precision:
-        return read
-    return replace(
-        read, precision=precision, known=None if known is None else np.broadcast_to(known, read.target.shape)
-    )
+    if known is not None:
+        found["known"] = np.broadcast_to(known, found["target"].shape)
+    return Predictions(**found, precision="float64" if logits else precision)
 
 
-def _binary(true: NDArray[Any], pred: NDArray[Any], pair: Pair, logits: bool) -> Predictions:
-    """Target and score of the positive class; decisions follow from the score."""
-    target = pair.is_positive(true, "y_true")[:, None]
-    odds = None
+def _warn_of_lookalikes(classes: Sequence[Any]) -> None:
+    if any(isinstance(v, str) for v in classes) and (alike := lookalikes(classes, "classes")):
+        warnings.warn(f"y_true and y_pred: {alike}", stacklevel=5)
+
+
+def _scale(score: Floats, threshold: float, logits: bool) -> tuple[float, float] | None:
+    """Smallest and largest score where they reach outside [0, 1] and the threshold was not said to be on their scale.
+
+    Raises:
+        ValueError: probabilities cut at a threshold that none can reach, or all do.
+    """
+    if 0 <= threshold <= 1:
+        return outside(score) if threshold == 0.5 and not logits else None
+    if outside(score) is None:
+        given = f"{threshold:g} beside scores {score.min():g} .. {score.max():g}"
+        cure = "divide a threshold in percent by 100, or pass the decisions y_pred >= threshold where scores have another scale"
+        raise ValueError(expected("threshold", "a number in [0, 1] for scores in [0, 1]", given, cure))
+    return None
+
+
+def _binary(true: NDArray[Any], pred: NDArray[Any], pair: Pair, logits: bool) -> dict[str, Any]:
+    """Parts of :class:`Predictions`: target and score of the positive class, from which decisions follow."""
+    found = {"task": "binary", "target": pair.is_positive(true, "y_true")[:, None], "classes": (pair.positive,)}
     if pair.decisions:
-        score = pair.is_positive(pred, "y_pred")[:, None].astype(np.float64)
+        decided = pair.is_positive(pred, "y_pred")[:, None]
+        return {**found, "decided": decided, "score": decided.astype(np.float64)}
+    score, odds = as_finite(pred, "y_pred"), None
+    if pred.ndim == 2:
+        score, odds = positive_column(score, pair.column, logits=logits)
     else:
-        score = as_finite(pred, "y_pred")
-        if pred.ndim == 2:
-            score, odds = positive_column(score, pair.column, logits=logits)
-        else:
-            score = score[:, None]
-            score, odds = (sigmoid(score), score) if logits else (score, None)
-    return Predictions("binary", target, score > 0.5, score, (pair.positive,), log_odds=odds)
+        score = score[:, None]
+        score, odds = (sigmoid(score), score) if logits else (score, None)
+    return {**found, "score": score, "log_odds": odds}
 
 
 def _multilabel(
     true: NDArray[Any], pred: NDArray[Any], labels: Sequence[Any] | None, task: Task, logits: bool
-) -> Predictions:
+) -> dict[str, Any]:
     if true.ndim != 2 or true.shape != pred.shape:
         shapes = f"shapes {true.shape} and {pred.shape}"
         cure = "pass y_true.argmax(1) where it is one-hot" if true.ndim == 2 and true.shape[1] > 1 else ""
@@ -247,19 +276,9 @@ def _multilabel(
         raise ValueError(
             expected("y_true", "classes (N,) or labels (N, L)", "rows of one 1 beside rows of sum 1", cure)
         )
-    target = true.astype(bool)
     odds, score = (score, sigmoid(score)) if logits else (None, score)
-    return Predictions("multilabel", target, target, score, classes, log_odds=odds)
-
-
-def _decide(read: Predictions, threshold: float, strict: bool, pred: NDArray[Any], logits: bool) -> Predictions:
-    """The same with the decisions ``score >= threshold``, or ``>`` where ``strict``."""
-    score, level = read.score, threshold
-    assert score is not None
-    if not logits and pred.dtype.kind == "f" and pred.dtype.itemsize < 8:
-        level = float(np.float32(threshold))  # a float32 score written 0.7 is not below a threshold written 0.7
-    decided = np.asarray(score > level if strict else score >= level)
-    return replace(read, decided=decided, scale=outside(score) if threshold == 0.5 and not logits else None)
+    target = true.astype(bool)
+    return {"task": "multilabel", "target": target, "score": score, "classes": classes, "log_odds": odds}
 
 
 def _class_names(labels: Sequence[Any] | None, columns: int) -> tuple[Any, ...]:
@@ -269,7 +288,7 @@ def _class_names(labels: Sequence[Any] | None, columns: int) -> tuple[Any, ...]:
     return names
 
 
-def _multiclass(true: NDArray[Any], pred: NDArray[Any], labels: Sequence[Any] | None, logits: bool) -> Predictions:
+def _multiclass(true: NDArray[Any], pred: NDArray[Any], labels: Sequence[Any] | None, logits: bool) -> dict[str, Any]:
     if true.ndim != 1:
         raise ValueError(expected("y_true", "shape (N,) for a multiclass task", f"shape {true.shape}"))
     if pred.ndim > 2:
@@ -294,8 +313,8 @@ def _multiclass(true: NDArray[Any], pred: NDArray[Any], labels: Sequence[Any] | 
         cure = "pass labels= in the order of the columns" if score is not None and labels is None else ""
         raise ValueError(expected("y_true", f"classes among {list(classes)}", repr(true[truth < 0].tolist()[0]), cure))
     columns = np.arange(len(classes))
-    target, decided = truth[:, None] == columns, answers[:, None] == columns
-    return Predictions("multiclass", target, decided, score, classes, log_odds=odds)
+    found = {"target": truth[:, None] == columns, "decided": answers[:, None] == columns, "score": score}
+    return {"task": "multiclass", **found, "classes": classes, "log_odds": odds}
 
 
 def _positions(values: NDArray[Any], classes: Sequence[Any]) -> Ints:

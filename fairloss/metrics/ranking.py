@@ -86,13 +86,15 @@ def auc_by_group(pred: Predictions, ids: Ints, num_groups: int, weight: Floats) 
 
 def unweighted_auc(score: Floats, positive: Bools) -> float:
     """Area of samples of equal weight, from exact counts of pairs; NaN where one of the two classes is absent."""
-    negatives, positives = np.sort(score[~positive]), np.sort(score[positive])
+    negatives, positives = score[~positive], score[positive]
+    negatives.sort()
+    positives.sort()
     pairs = len(negatives) * len(positives)
     if not pairs:
         return float("nan")
     # Below a positive, and below or equal to it: a tie counts one half.
-    left = np.searchsorted(negatives, positives, side="left")
-    right = np.searchsorted(negatives, positives, side="right")
+    left = negatives.searchsorted(positives, side="left")
+    right = negatives.searchsorted(positives, side="right")
     return (int(left.sum()) + int(right.sum())) / (2 * pairs)
 
 

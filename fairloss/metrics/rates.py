@@ -25,6 +25,7 @@ __all__ = [
     "Convention",
     "Rate",
     "common_classes",
+    "confusion_cells",
     "confusion_columns",
     "confusion_counts",
     "mean_over_classes",
@@ -53,14 +54,21 @@ _PARTS: dict[str, Callable[[Floats, Floats, Floats, Floats], tuple[Floats, Float
 }
 
 
-def confusion_counts(pred: Predictions, ids: Ints, num_groups: int, weight: Floats) -> Floats:
-    """(G, K, 4) weighted counts of each group; samples with id -1 are left out."""
-    counts = np.zeros((num_groups, pred.target.shape[1], 4))
+def confusion_cells(pred: Predictions) -> NDArray[np.int8]:
+    """(N, K) true positive 0, false positive 1, false negative 2, true negative 3."""
+    cells: NDArray[np.int8] = np.int8(3) - pred.target.view(np.int8) - 2 * pred.decided.view(np.int8)
+    return cells
+
+
+def confusion_counts(
+    cells: NDArray[np.int8], known: Bools | None, ids: Ints, num_groups: int, weight: Floats
+) -> Floats:
+    """(G, K, 4) weighted counts of each group's :func:`confusion_cells`; samples with id -1 are left out."""
+    counts = np.zeros((num_groups, cells.shape[1], 4))
     row = (ids + 1) * 4  # row 0 holds the unknown
     for k in range(counts.shape[1]):
-        cell = row + _cell(pred.target[:, k], pred.decided[:, k])
-        mass = weight if pred.known is None else weight * pred.known[:, k]
-        flat = np.bincount(cell, weights=mass, minlength=4 * (num_groups + 1))
+        mass = weight if known is None else weight * known[:, k]
+        flat = np.bincount(row + cells[:, k], weights=mass, minlength=4 * (num_groups + 1))
         counts[:, k] = flat.reshape(-1, 4)[1:]
     return counts
 
@@ -68,15 +76,9 @@ def confusion_counts(pred: Predictions, ids: Ints, num_groups: int, weight: Floa
 def confusion_columns(pred: Predictions) -> Floats:
     """(N, K * 4) indicator columns; weights times these are the counts."""
     n, k = pred.target.shape
-    cells = _cell(pred.target, pred.decided)
-    columns = cells[:, :, None] == np.arange(4)
+    columns = confusion_cells(pred)[:, :, None] == np.arange(4)
     columns = columns if pred.known is None else columns & pred.known[:, :, None]
     return np.asarray(columns.reshape(n, k * 4), dtype=np.float64)
-
-
-def _cell(target: Bools, decided: Bools) -> Ints:
-    # true positive 0, false positive 1, false negative 2, true negative 3
-    return np.where(target, np.where(decided, 0, 2), np.where(decided, 1, 3))
 
 
 def ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> Floats:
@@ -107,6 +109,8 @@ def rates(name: str, counts: Floats, *, convention: Convention = "standard") -> 
 
 def mean_over_classes(values: Floats) -> Floats:
     """Mean over the last axis of the values that are defined; NaN where none is."""
+    if values.shape[-1] == 1:
+        return values[..., 0]
     defined = ~np.isnan(values)
     return ratio(np.where(defined, values, 0.0).sum(axis=-1), defined.sum(axis=-1))
 

@@ -88,7 +88,7 @@ def calibration_gap(
     groups: Any,
     *,
     measure: Literal["ece", "mean_abs"] = "ece",
-    bins: int | Sequence[float] = 10,
+    score_bins: int | Sequence[float] = 10,
     strategy: Strategy = "uniform",
     **options: Unpack[ScoreGapOptions],
 ) -> float:
@@ -99,7 +99,7 @@ def calibration_gap(
         y_score: (N,), (N, 2) or (N, C) probabilities in [0, 1].
         groups: as in :func:`fairloss.metrics.group_metric`.
         measure: ``"ece"``, binned, or ``"mean_abs"``, the mean of |score - label| (FairMedFM's printed formula).
-        bins: number of bins, or their edges.
+        score_bins: number of bins, or their edges.
         strategy: ``"uniform"`` or ``"quantile"`` bins, the same for every group, or each group's own score
             ``"range"`` (FairMedFM's code: errors in different bins).
         options: by keyword.
@@ -117,4 +117,4 @@ def calibration_gap(
     choice("measure", measure, ("ece", "mean_abs"))
     metric = "ece" if measure == "ece" else "mean_abs_calibration_error"
     given = given_options(options, SCORE_GAP_OPTIONS)
-    return gap_of((metric,), "gap", y_true, y_score, groups, given, bins=bins, strategy=strategy)
+    return gap_of((metric,), "gap", y_true, y_score, groups, given, score_bins=score_bins, strategy=strategy)

@@ -13,10 +13,12 @@ from fairloss.metrics.arrays import Floats
 
 __all__ = [
     "EDGE",
+    "LIKE_PROBABILITIES",
     "ROW_SUM",
     "class_log_odds",
     "outside",
     "positive_column",
+    "refuse_probabilities",
     "sigmoid",
     "sums_to_one",
 ]
@@ -25,6 +27,15 @@ EDGE = 1e-3
 """How far a probability may lie outside [0, 1]: half precision and averages round."""
 ROW_SUM = 1e-2
 """How far the sum of a row of probabilities may lie from 1."""
+
+
+LIKE_PROBABILITIES = expected(
+    "logits",
+    "False for probabilities",
+    "True beside scores that all lie in [0, 1]",
+    "they are taken as logits, cut at 0",
+)
+"""The warning where scores that were said to be logits look like probabilities."""
 
 
 def outside(score: Floats) -> tuple[float, float] | None:
@@ -81,8 +92,8 @@ def positive_column(score: Floats, column: int, *, logits: bool) -> tuple[Floats
     return np.clip(score[:, [column]], 0.0, 1.0), None
 
 
-def refuse_probabilities(score: Floats) -> None:
+def refuse_probabilities(score: Floats, name: str = "y_pred") -> None:
     """Raise where (N, C) columns declared as logits can hardly be anything but probabilities."""
     if len(score) > 1 and outside(score) is None and sums_to_one(score, EDGE):
-        given = "True beside rows of y_pred that sum to 1"
+        given = f"True beside rows of {name} that sum to 1"
         raise ValueError(expected("logits", "False for probabilities", given))

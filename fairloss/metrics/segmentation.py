@@ -35,8 +35,9 @@ def dice(
             and 1 for each class, as one-hot encoding makes them.
         y_pred: the same shape: hard decisions, not scores.
         num_classes: number of classes of label maps.
-        channels: whether axis 1 holds classes. None says so where each pixel of ``y_true`` or ``y_pred`` has one class, and
-            needs to be told of (N, a, b) masks of which this is true; True is for regions that overlap.
+        channels: whether axis 1 holds classes, or regions that overlap. None says so where each pixel of ``y_true`` or
+            ``y_pred`` has one class. It needs to be told of (N, a, b) masks of which this is true, and of other masks of
+            0 and 1 in four axes or more: regions that overlap, or a volume.
         include_background: whether class 0 is returned.
         ignore_index: value of ``y_true`` at pixels that count for nothing (with ``channels``, in any channel).
         empty: the value where both masks are empty.
@@ -139,28 +140,29 @@ def _one_hot(true: NDArray[Any], pred: NDArray[Any], ignored: Bools, num_classes
     """Whether axis 1 holds classes: every pixel that counts has exactly one 1 along it.
 
     Raises:
-        ValueError: masks of one spatial dimension with channels, which may be masks of two; classes on the last axis.
+        ValueError: masks of one spatial dimension with channels, which may be masks of two; classes on the last axis;
+            regions that overlap, which may be slices of a volume.
     """
-    if true.ndim > 3 and true.shape[-1] > 1 and true.size and any(_has_one(m, ignored, axis=-1) for m in (true, pred)):
-        readings, given = (
-            "classes in axis 1",
-            f"shape {true.shape} with exactly one 1 along the last axis at every pixel",
-        )
+    masks = [m for m in (true, pred) if m.dtype.kind in "biuf" and bool(((m == 0) | (m == 1) | ignored).all())]
+
+    def one_along(axis: int) -> bool:
+        return any(bool((((m == 1).sum(axis=axis) == 1) | ignored.any(axis=axis)).all()) for m in masks)
+
+    if true.ndim < 3 or not true.size:
+        return False
+    among = f"classes in axis 1, or masks or label maps of {true.ndim - 1} dimensions, that can be told apart"
+    cure, fits = "pass channels=True or channels=False", num_classes in (None, true.shape[1])
+    if true.ndim > 3 and true.shape[-1] > 1 and one_along(-1):
+        among, given = "classes in axis 1", "exactly one 1 along the last axis at every pixel"
         cure = "pass np.moveaxis(mask, -1, 1) where it holds classes, channels= where it is of space"
-        raise ValueError(expected("channels", readings, given, cure))
-    if true.ndim < 3 or true.shape[1] < 2 or not true.size or not any(_has_one(m, ignored) for m in (true, pred)):
+    elif true.shape[1] > 1 and one_along(1):
+        if true.ndim > 3 and fits:
+            return True
+        if true.ndim == 3 and not fits:
+            return False
+        given = "exactly one 1 along axis 1 at every pixel"
+    elif true.ndim > 3 and true.shape[1] > 1 and fits and len(masks) == 2:
+        given = "0 and 1 in regions that overlap, or in slices of a volume"
+    else:
         return False
-    if true.ndim > 3 and num_classes in (None, true.shape[1]):
-        return True
-    if true.ndim == 3 and num_classes not in (None, true.shape[1]):
-        return False
-    readings = f"classes in axis 1, or masks or label maps of {true.ndim - 1} dimensions, that can be told apart"
-    given = f"shape {true.shape} with exactly one 1 along axis 1 at every pixel"
-    raise ValueError(expected("channels", readings, given, "pass channels=True or channels=False"))
-
-
-def _has_one(mask: NDArray[Any], ignored: Bools, axis: int = 1) -> bool:
-    if mask.dtype.kind not in "biuf":
-        return False
-    zero_one = bool((((mask == 0) | (mask == 1)) | ignored).all())
-    return zero_one and bool((((mask == 1).sum(axis=axis) == 1) | ignored.any(axis=axis)).all())
+    raise ValueError(expected("channels", among, f"shape {true.shape} with {given}", cure))

@@ -27,6 +27,8 @@ class Strata(NamedTuple):
 
     def groups_of(self, stratum: int) -> GroupEncoding:
         """The groups of the stratum's samples; all others are in none."""
+        if self.cells is self.groups:
+            return self.groups
         return self.groups._replace(ids=np.where(self.control.ids == stratum, self.groups.ids, -1))
 
     def by_group(self, values: Floats) -> Floats:

@@ -54,6 +54,8 @@ def report_undefined(
     Without ``classes`` a group without any value is named. A category that nobody has is no group here.
     """
     missing = np.vectorize(is_undefined, otypes=[bool])(values) if values.dtype == object else np.isnan(values)
+    if not missing.any():
+        return
     used = np.bincount(encoding.ids + 1, minlength=encoding.num_groups + 1)[1:] > 0
     labels = undefined_labels(encoding.labels, missing & used[:, None], classes)
     if not labels:

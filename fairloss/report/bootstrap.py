@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -266,9 +266,9 @@ def bootstrap_groups(
         points, overall = source.from_sums(sums[:-1]), source.from_sums(sums.sum(axis=0))
     else:
         source = _Metrics(sample.pred.take(order), metrics, weight, convention)
-        of = partial(class_values, pred=sample.pred, weight=sample.weight, convention=convention)
-        points = [source.joined(of(m, ids=ids, num_groups=num_groups)) for m in metrics]
-        overall = [source.joined(of(m, ids=np.zeros_like(ids), num_groups=1))[0] for m in metrics]
+        of = [class_values(m, sample.pred, sample.weight, convention=convention) for m in metrics]
+        points = [source.joined(values(ids, num_groups)) for values in of]
+        overall = [source.joined(values(np.zeros_like(ids), 1))[0] for values in of]
     drawn = [np.empty((num_replicates, *values.shape)) for values in points]
     drawn_overall = [np.empty((num_replicates, values.shape[1])) for values in points]
     start = 0

@@ -45,7 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     arguments = _parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda text, *_: print(f"fairloss: warning: {text}", file=sys.stderr)
+            arguments.run(arguments)
     except (InputError, ImportError) as error:
         print(f"fairloss: error: {_with_flags(str(error))}", file=sys.stderr)
         return 2

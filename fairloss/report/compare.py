@@ -19,7 +19,7 @@ from fairloss.core.options import given_options, with_options
 from fairloss.groups.encode import GroupEncoding, number_labels
 from fairloss.metrics.arrays import Bools, as_groups, as_values
 from fairloss.metrics.per_group import Metric
-from fairloss.metrics.predictions import READING_OPTIONS, Predictions, ReadingOptions, as_predictions
+from fairloss.metrics.predictions import READING_OPTIONS, SCORED, Predictions, ReadingOptions, as_predictions
 from fairloss.metrics.undefined import UndefinedGroupWarning, undefined_labels
 from fairloss.report.arguments import Resampling, metric_names, only_decides
 from fairloss.report.bootstrap import Draws, bootstrap_groups
@@ -111,7 +111,8 @@ def compare_models(
 
     Raises:
         TypeError: ``scores`` is no mapping.
-        ValueError: no model, shapes that do not fit, no or an unknown metric, fewer than 100 replicates.
+        ValueError: no model, shapes that do not fit, no or an unknown metric, one of scores where some models alone give
+            decisions, fewer than 100 replicates.
 
     Note:
         A metric that is undefined in some group, or for some class there, gives one :class:`UndefinedGroupWarning`. Where it
@@ -145,6 +146,11 @@ def compare_models(
     for pred in predictions.values():
         for name in names:
             pred.check(name)
+    scored = [name for name in names if name in SCORED]
+    if scored and 0 < len(deciding) < len(predictions):
+        wanted = f"scores of every model, or decisions of every model, for {scored[0]}"
+        cure = "pass its scores, or leave the metric out"
+        raise ValueError(expected("scores", wanted, f"decisions of {', '.join(deciding)} alone", cure))
     n = len(next(iter(predictions.values())))
     everyone = as_groups(groups, n, unknown=o["unknown"], known=o["known"], bins=o["bins"])
     for model, pred in predictions.items():

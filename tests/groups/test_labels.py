@@ -135,9 +135,12 @@ def test_a_quantity_is_no_group(ages):
     y = [i % 2 for i in range(len(ages))]
     with pytest.raises(ValueError, match="groups: .*bins="):
         fm.max_accuracy_gap(y, y, ages)
-    with pytest.raises(ValueError, match=r"groups: .*encode_groups\(\.\.\., bins="):
+    with pytest.raises(ValueError, match=r"groups: .*numbers.*; bins="):
         fm.group_metric("accuracy", y, y, ages)
+    with pytest.raises(ValueError, match=r"control: .*encode_groups\(\.\.\., bins="):
+        fm.stratified_metric("accuracy", y, y, y, control=ages)
     assert fm.group_metric("accuracy", y, y, codes).labels == codes.labels
+    assert fm.group_metric("accuracy", y, y, ages, bins=[40, 65]).labels == codes.labels
     assert fm.max_accuracy_gap(y, y, {"age": ages}, bins={"age": [40, 65]}) == 0.0
 
 

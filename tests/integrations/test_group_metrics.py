@@ -16,7 +16,7 @@ from fairloss.integrations._group_metrics import group_metrics
 )
 def test_group_metrics_names_group_ids_that_cannot_be(groups, named):
     def prediction(groups):
-        return SimpleNamespace(predictions=np.eye(3, 2), label_ids=(np.array([0, 1, 1]), np.array(groups)))
+        return SimpleNamespace(predictions=4 * np.eye(3, 2), label_ids=(np.array([0, 1, 1]), np.array(groups)))
 
     with pytest.raises(ValueError, match=rf"prediction: .*groups in label_ids .*0 \.\. 1, or -1 .*got {named}$"):
         group_metrics(prediction(groups), num_groups=2)
@@ -53,8 +53,8 @@ def test_accuracy_is_that_of_the_metrics(shape, kind, rng):
 def test_probabilities_are_said_to_be_some(rng):
     p, labels, groups = rng.random(60), rng.integers(0, 2, 60), rng.integers(0, 3, 60)
     assert of(p, labels, groups, logits=False)["accuracy"] == np.mean((p >= 0.5) == labels)
-    assert of(p, labels, groups, logits=True)["accuracy"] == np.mean(labels)
-    with pytest.warns(UserWarning, match="logits: .*logits=False for probabilities"):
-        assert of(p, labels, groups)["accuracy"] == np.mean(labels)
+    for options in ({}, {"logits": True}):
+        with pytest.warns(UserWarning, match="logits: expected False for probabilities.*taken as logits"):
+            assert of(p, labels, groups, **options)["accuracy"] == np.mean(labels)
     columns = np.stack([1 - p, p], axis=1)  # the same in either reading
     assert of(columns, labels, groups) == of(np.log(columns), labels, groups) == of(p, labels, groups, logits=False)

@@ -85,7 +85,10 @@ def test_scores():
     expected = fm.equity_scaled_auc(target, preds, groups, penalty="std", ddof=0)
     close(run(ft.EquityScaledAUC(G, penalty="std", ddof=0), preds, target, groups), expected)
     close(run(ft.CalibrationGap(G), preds, target, groups), fm.calibration_gap(target, preds, groups))
-    close(run(ft.CalibrationGap(G, bins=7), preds, target, groups), fm.calibration_gap(target, preds, groups, bins=7))
+    close(
+        run(ft.CalibrationGap(G, bins=7), preds, target, groups),
+        fm.calibration_gap(target, preds, groups, score_bins=7),
+    )
     # Histograms tie what falls into one bin.
     for bins in (5, 1000):
         tied = ((preds.double() * 50).round() * bins / 50).ceil().clamp(min=1)  # of whole numbers: closed on the right
@@ -170,6 +173,29 @@ def test_batches_that_can_be_read_in_two_ways_are_refused(options, preds, target
         metric.update(torch.tensor(preds), torch.tensor(target), torch.zeros(len(target), dtype=torch.long))
 
 
+@pytest.mark.parametrize("kind", [*RATE_GAPS, *SCORES])
+def test_logits_that_look_like_probabilities_are_warned_of(kind):
+    """Over all batches: one of a few logits may lie in [0, 1]."""
+    preds, target, groups = data()
+    metric = kind(G, logits=True)
+    with pytest.warns(UserWarning, match="logits: .*all lie in"):
+        run(metric, preds, target, groups)
+    metric.update(torch.tensor([1.5]), target[:1], groups[:1])
+    metric.compute()
+    with pytest.raises(ValueError, match="logits: .*rows of preds that sum to 1"):
+        metric.update(torch.stack([1 - preds, preds], dim=1), target, groups)
+
+
+@pytest.mark.parametrize("kind", RATE_GAPS)
+def test_a_threshold_that_no_probability_reaches_is_refused(kind):
+    preds, target, groups = data()
+    metric = kind(G, threshold=50)
+    with pytest.raises(ValueError, match=r"threshold: .*in \[0, 1\], got 50"):
+        run(metric, preds, target, groups)
+    metric = kind(G, threshold=50)
+    close(run(metric, 100 * preds.double(), target, groups), RATE_GAPS[kind](target, preds.double(), groups))
+
+
 def test_the_other_label_is_the_same_in_every_batch():
     metric = ft.MaxAccuracyGap(G, positive=2)
     metric.update(torch.tensor([0.2, 0.7]), torch.tensor([1, 2]), torch.tensor([0, 1]))
@@ -240,7 +266,7 @@ def test_in_a_collection():
         "auc": fm.auc_gap(target, preds, groups),
         "histogram": fm.auc_gap(target, tied, groups),
         "ece": fm.calibration_gap(target, preds, groups),
-        "ece5": fm.calibration_gap(target, preds, groups, bins=5),
+        "ece5": fm.calibration_gap(target, preds, groups, score_bins=5),
     }
     for name, value in expected.items():
         close(found[name], value)

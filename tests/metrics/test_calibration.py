@@ -54,10 +54,10 @@ def test_bins():
         )
         assert fm.expected_calibration_error(y, s, bins=edges) == pytest.approx(oracle.ece(y, s, edges))
     group = ["a", "a", "a", "b", "b", "b"]
-    own = fm.group_metric("ece", y, s, group, bins=2, strategy="range").values
+    own = fm.group_metric("ece", y, s, group, score_bins=2, strategy="range").values
     assert own[0] == pytest.approx(oracle.ece(y[:3], s[:3], [0, 0.1, 0.2]))
     assert own[1] == pytest.approx(oracle.ece(y[3:], s[3:], [0.35, 0.675, 1.0]))
-    shared = fm.group_metric("ece", y, s, group, bins=2, strategy="quantile").values
+    shared = fm.group_metric("ece", y, s, group, score_bins=2, strategy="quantile").values
     assert shared[0] == pytest.approx(oracle.ece(y[:3], s[:3], [0, 0.2, 1.0]))
 
 
@@ -115,14 +115,35 @@ def test_scores_of_two_decimals_fall_into_the_bins_of_their_decimals(kind, bins)
         score = KINDS[kind]((k / 100).tolist())
         groups = [ece_of_hundredths(y[g == j], k[g == j].tolist(), bins) for j in (0, 1)]
         whole = ece_of_hundredths(y, k.tolist(), bins)
-        found = fm.group_metric("ece", y, score, g, bins=bins)
+        found = fm.group_metric("ece", y, score, g, score_bins=bins)
         assert [*found.values, found.overall] == pytest.approx([*groups, whole], abs=tolerance)
         assert fm.expected_calibration_error(y, score, bins=bins) == pytest.approx(whole, abs=tolerance)
         edges = np.arange(bins + 1) / bins
         assert fm.expected_calibration_error(y, score, bins=edges) == pytest.approx(whole, abs=tolerance)
-        assert fm.calibration_gap(y, score, g, bins=bins) == pytest.approx(
+        assert fm.calibration_gap(y, score, g, score_bins=bins) == pytest.approx(
             abs(groups[0] - groups[1]), abs=2 * tolerance
         )
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "range", "quantile"])
+def test_samples_of_weight_zero_set_no_edge(strategy, rng):
+    for _ in range(50):
+        n = int(rng.integers(4, 40))
+        y, s, g = rng.integers(0, 2, n), rng.integers(20, 80, n) / 100, rng.integers(0, 2, n)
+        s[[0, -1]] = 0.0, 1.0
+        w = rng.integers(0, 3, n)
+        w[[0, -1]] = 0
+        w[[1, 2]] = 1
+        rows = np.repeat(np.arange(n), w)
+        options = {"strategy": strategy, "undefined": "omit"}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", fm.UndefinedGroupWarning)
+            found = fm.group_metric("ece", y, s, g, sample_weight=w, score_bins=4, **options)
+            expected = fm.group_metric("ece", y[rows], s[rows], g[rows], score_bins=4, **options)
+        assert found.overall == pytest.approx(expected.overall, abs=1e-12)
+        assert {k: v for k, v in found.to_dict().items() if v == v} == pytest.approx(expected.to_dict(), abs=1e-12)
+        alone = fm.expected_calibration_error(y, s, bins=4, strategy=strategy, sample_weight=w)
+        assert alone == pytest.approx(expected.overall, abs=1e-12)
 
 
 @pytest.mark.parametrize("strategy", ["range", "quantile"])
@@ -173,7 +194,8 @@ def test_calibration_of_groups_against_loops(seed):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", fm.UndefinedGroupWarning)
             found = {
-                m: fm.group_metric(m, y, s, ids, sample_weight=weights, bins=bins) for m in ("ece", "brier", "bce")
+                m: fm.group_metric(m, y, s, ids, sample_weight=weights, score_bins=bins)
+                for m in ("ece", "brier", "bce")
             }
         for i, g in enumerate(found["ece"].labels):
             at = (ids == g) & (w > 0)

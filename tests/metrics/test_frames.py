@@ -180,3 +180,42 @@ def test_an_array_that_may_be_one_hot_is_refused_with_both_readings():
         with pytest.raises(ValueError, match=r"groups: .*argmax\(axis=1\) if it is one-hot, a mapping .* attributes"):
             fm.max_accuracy_gap([1] * 6, [1] * 6, groups)
     assert fm.max_accuracy_gap([1] * 6, [1, 1, 0] * 2, codes[:, :1]) == 0.5
+
+
+def in_frame(kind, table, names):
+    """(N, C) ``table`` as a frame with columns of these names."""
+    if kind == "pandas":
+        return pd.DataFrame(table, columns=names)
+    columns = {str(name): table[:, c] for c, name in enumerate(names)}
+    return getattr(pytest.importorskip(kind), {"polars": "DataFrame", "pyarrow": "table"}[kind])(columns)
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars", "pyarrow"])
+@pytest.mark.parametrize("classes", [[0, 1], ["no", "yes"], [0, 1, 2], ["b", "c", "a"], [10, 9, 2]])
+def test_columns_named_after_classes_are_theirs_in_any_order(kind, classes, rng):
+    """The second of two columns was read as the positive one, and of several each by its place."""
+    n = 60
+    table = rng.dirichlet(np.ones(len(classes)), n)
+    y, g = np.array(classes)[rng.integers(0, len(classes), n)], rng.integers(0, 2, n)
+    positive = {"positive": classes[1]} if len(classes) == 2 else {}
+    right = np.array(classes)[table.argmax(axis=1)] == y
+    for order in (slice(None), slice(None, None, -1)):
+        score = in_frame(kind, table[:, order], classes[order])
+        assert fm.group_metric("accuracy", y, score, g, **positive).overall == pytest.approx(np.mean(right))
+        (found,) = compare_models(y, {"m": score}, g, metrics=["accuracy"], num_replicates=100, **positive)
+        assert found.overall["accuracy"] == pytest.approx(np.mean(right))
+        assert fm.group_metric("accuracy", y, score, g, labels=classes[order], **positive).overall == np.mean(right)
+        with pytest.raises(ValueError, match="labels: expected the order of the columns of y_pred"):
+            fm.group_metric("accuracy", y, score, g, labels=classes[order][::-1], **positive)
+    at = y == classes[0]  # a site that lacks the others
+    some = in_frame(kind, table[at][:, ::-1], classes[::-1])
+    assert fm.group_metric("accuracy", y[at], some, g[at], **positive).overall == np.mean(right[at])
+
+
+def test_labels_in_another_order_than_their_scores_are_refused(rng):
+    names = ["edema", "effusion", "nodule"]
+    y, score, g = rng.integers(0, 2, (40, 3)), rng.random((40, 3)), [0, 1] * 20
+    frames = pd.DataFrame(y, columns=names), pd.DataFrame(score, columns=names)
+    assert fm.auc_gap(*frames, g) == fm.auc_gap(y, score, g) == fm.auc_gap(y, frames[1], g)
+    with pytest.raises(ValueError, match=r"y_true: expected the order of the columns of y_pred, \['edema'"):
+        fm.auc_gap(frames[0][names[::-1]], frames[1], g)

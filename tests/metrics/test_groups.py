@@ -18,6 +18,33 @@ def test_missing_labels_in_lists_stay_missing():
         fm.group_metric("accuracy", ["a", float("nan")], ["a", "b"], [0, 1])
 
 
+def test_numbers_are_cut_into_bands_by_every_function_of_groups(rng):
+    """bins= means the groups' bands everywhere; a calibration error's bins are score_bins=."""
+    n = 200
+    y, s, age, c = rng.integers(0, 2, n), rng.random(n), rng.uniform(20, 80, n), rng.integers(0, 2, n)
+    bands = np.where(age < 40, "<40", np.where(age < 65, "40 to <65", "65+"))
+    calls = {
+        "metric": lambda g, **o: fm.group_metric("ece", y, s, g, score_bins=5, **o).to_dict(),
+        "function": lambda g, **o: fm.group_metric(lambda a, b: float(np.mean(b)), y, s, g, **o).to_dict(),
+        "strata": lambda g, **o: fm.stratified_metric("tpr", y, s, g, control=c, **o)[1].to_dict(),
+        "mean": lambda g, **o: fm.group_mean(s, g, **o).to_dict(),
+        "gap": lambda g, **o: fm.equalized_odds_difference(y, s, g, **o),
+        "auc": lambda g, **o: fm.auc_gap(y, s, g, **o),
+        "scaled": lambda g, **o: fm.equity_scaled_auc(y, s, g, **o),
+        "calibration": lambda g, **o: fm.calibration_gap(y, s, g, score_bins=[0, 0.3, 1], **o),
+    }
+    for call in calls.values():
+        expected = call(bands)
+        assert call(age, bins=[40, 65]) == expected
+        assert call({"age": age}, bins={"age": [40, 65]}) == expected
+        with pytest.raises(ValueError, match=r"got 200 different numbers .*; bins=\[.* cuts them into bands"):
+            call(age)
+        with pytest.raises(TypeError, match=r"bins: expected edges of bands.*got 15; .*score_bins="):
+            call(age, bins=15)
+    with pytest.raises(TypeError, match="score_bins: expected an option among"):
+        fm.max_accuracy_gap(y, s, bands, score_bins=5)
+
+
 def test_intersections_and_encodings():
     sex, age = ["F", "M", "F", "M"], ["old", "old", "young", None]
     values = fm.group_metric("accuracy", Y, S, {"sex": sex, "age": age}).to_dict()

@@ -24,6 +24,7 @@ P = [0.9, 0.2, 0.4, 0.6]
         ((Y, S, np.zeros((4, 2))), {}, r"groups: .*\(4, 2\)"),
         ((Y, S, G), {"sample_weight": [1, 1, 1, -1]}, "sample_weight: .*-1"),
         ((Y, S, G), {"sample_weight": [1, 1]}, "sample_weight: .*shape"),
+        ((Y, S, G), {"sample_weight": [1, 1e308, 1e308, 1]}, r"sample_weight: .*finite sum, got weights up to 1e\+308"),
         ((Y, S, G), {"threshold": float("nan")}, "threshold: .*nan"),
         ((Y, S, G), {"task": "regression"}, "task: .*'regression'"),
         ((Y, S, G), {"convention": "other"}, "convention: .*'other'"),
@@ -36,6 +37,11 @@ P = [0.9, 0.2, 0.4, 0.6]
 def test_errors_name_the_argument(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         fm.group_metric("accuracy", *arguments, **options)
+
+
+def test_no_sample_is_refused_by_functions_as_well():
+    with pytest.raises(ValueError, match="y_true: expected at least one sample, got no sample"):
+        fm.group_metric(lambda y, p: 0.0, [], [], [])
 
 
 def test_more_errors():

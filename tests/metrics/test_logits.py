@@ -56,6 +56,53 @@ def test_logits_are_the_probabilities_of_their_softmax(kind, classes, rng):
     assert one.overall == pytest.approx(two.overall, abs=1e-12)
 
 
+LIKE_PROBABILITIES = "logits: expected False for probabilities, got True beside scores that all lie in"
+
+
+@pytest.mark.parametrize("path", ["function", "metric", "area", "calibration", "strata", "report", "comparison"])
+def test_logits_that_look_like_probabilities_are_warned_of(path, rng):
+    y, p, g = rng.integers(0, 2, 60), rng.random(60), rng.integers(0, 2, 60)
+    call = {
+        "function": lambda z: fm.max_accuracy_gap(y, z, g, logits=True),
+        "metric": lambda z: fm.group_metric("tpr", y, z, g, logits=True).gap(),
+        "area": lambda z: fm.auc(y, z, logits=True),
+        "calibration": lambda z: fm.expected_calibration_error(y, z, logits=True),
+        "strata": lambda z: fm.stratified_metric("tpr", y, z, g, control=[0] * 60, logits=True)[0].gap(),
+        "report": lambda z: fr.FairnessReport.from_predictions(y, z, g, logits=True, num_replicates=100).overall,
+        "comparison": lambda z: fr.compare_models(y, {"m": z}, g, logits=True, num_replicates=100)[0].overall,
+    }[path]
+    with pytest.warns(UserWarning, match=LIKE_PROBABILITIES) as warned:
+        found = call(p)
+    assert len(warned) == 1
+    q = p.copy()
+    q[p.argmax()] = 1.5  # one logit outside [0, 1], and the same decisions and ranks
+    if path not in ("calibration", "report"):
+        assert found == call(q)
+    with pytest.warns(UserWarning, match=LIKE_PROBABILITIES):  # two columns that do not sum to 1, and three
+        fm.group_metric("accuracy", y, np.stack([p, 0.3 * p], axis=1), g, logits=True)
+    with pytest.warns(UserWarning, match=LIKE_PROBABILITIES):
+        fm.group_metric("accuracy", y, np.stack([p, 0.3 * p, p], axis=1), g, logits=True)
+    assert fm.group_metric("accuracy", [1], [0.2], [0], logits=True).overall == 1  # one score says nothing
+
+
+@pytest.mark.parametrize("threshold", [50, -1, 1.5])
+def test_a_threshold_that_no_probability_reaches_is_refused(threshold, rng):
+    y, p, g = rng.integers(0, 2, 60), rng.random(60), rng.integers(0, 2, 60)
+    z = np.log(p / (1 - p))
+    for score, logits in ((p, False), (np.stack([1 - p, p], axis=1), False), (z, True)):
+        options = {"threshold": threshold, "logits": logits}
+        for call in (
+            lambda s, o: fm.equalized_odds_difference(y, s, g, **o),
+            lambda s, o: fm.group_metric("positive_rate", y, s, g, **o),
+            lambda s, o: fr.FairnessReport.from_predictions(y, s, g, num_replicates=100, **o),
+            lambda s, o: fr.compare_models(y, {"m": s}, g, num_replicates=100, **o),
+        ):
+            with pytest.raises(ValueError, match=rf"threshold: .*in \[0, 1\], got {threshold} beside scores 0.*0\.9"):
+                call(score, options)
+    assert fm.max_accuracy_gap(y, 100 * p, g, threshold=50) == fm.max_accuracy_gap(y, p, g)
+    assert fm.max_accuracy_gap(y, z, g, threshold=threshold) >= 0  # scores of another scale
+
+
 def test_logits_rank_where_probabilities_are_rounded_to_one():
     y, z = [0, 1, 0, 1], [40.0, 41.0, 42.0, 43.0]
     assert fm.auc(y, z, logits=True) == sklearn.roc_auc_score(y, z) == 0.75

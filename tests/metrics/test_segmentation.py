@@ -58,7 +58,16 @@ def test_regions_that_overlap_are_told_of():
     pred = np.roll(whole, 1, axis=2)
     expected = np.stack([fm.dice(whole[:, k], pred[:, k]) for k in range(3)], axis=1)
     assert np.array_equal(fm.dice(whole, pred, channels=True), expected)
-    assert fm.dice(whole, pred).shape == (2,)  # a volume
+    for masks in ((whole, pred), (0 * whole, pred > 0), (whole.astype(float), pred)):
+        for options in ({}, {"num_classes": 3}):
+            with pytest.raises(
+                ValueError, match=r"channels: .*overlap, or in slices of a volume; pass channels=True or"
+            ):
+                fm.iou(*masks, **options)
+    assert fm.dice(whole, pred, channels=False).shape == (2,)  # a volume
+    assert fm.dice(whole, pred, num_classes=2).shape == (2, 2)  # a label map of one
+    one = whole[:, :1], pred[:, :1]
+    assert np.array_equal(fm.dice(*one), fm.dice(*(m[:, 0] for m in one)))
 
 
 def test_masks_of_two_readings_are_refused():

@@ -116,7 +116,7 @@ def test_bins_are_one_for_all_strata_so_that_the_gap_is_the_worst_of_them(strate
     assert gap == max(result.gap() for result in strata.values())
     if strategy == "quantile":
         edges = np.concatenate([[0], np.quantile(s, np.arange(1, 10) / 10), [1]])
-        unweighted = fm.stratified_metric("ece", y, s, g, control=c, bins=edges)["south"].values
+        unweighted = fm.stratified_metric("ece", y, s, g, control=c, score_bins=edges)["south"].values
         at = (c == "south") & (g == "F")
         assert unweighted[0] == pytest.approx(oracle.ece(y[at], s[at], edges, np.ones(at.sum())))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -179,3 +181,32 @@ def test_models_of_different_tasks_are_not_compared():
     )
     assert first.overall["fpr"] == 0.0
     assert second.overall["fpr"] == pytest.approx((1 / 40) / 4)
+
+
+@pytest.mark.parametrize(
+    "labels", [["yes", "no", "Yes"], ["yes", "no", "yes "], ["yes", "\ufeffyes"], ["no", "no\u200b"]]
+)
+def test_classes_that_look_alike_are_warned_of(labels):
+    y = np.resize(labels, 12)
+    options = {"positive": labels[0]} if len(set(labels)) == 2 else {}
+    with pytest.warns(UserWarning, match="y_true and y_pred: some labels differ in .* they are different classes"):
+        fm.max_accuracy_gap(y, y, [0, 1] * 6, **options)
+
+
+def test_decimal_scores_are_scores(rng):
+    y, g = rng.integers(0, 2, 40), [0, 1] * 20
+    score = rng.random(40).round(3)
+    written = [Decimal(str(v)) for v in score]
+    assert fm.auc_gap(y, written, g) == fm.auc_gap(y, score, g)
+    assert fm.max_accuracy_gap(y, np.array(written), g) == fm.max_accuracy_gap(y, score, g)
+    whole = [Decimal(int(v)) for v in y]
+    assert fm.max_accuracy_gap(whole, written, g) == fm.max_accuracy_gap(y, score, g)
+
+
+@pytest.mark.parametrize("kind", ["m8[s]", "M8[D]", str])
+def test_predictions_that_are_nobodys_classes_are_refused(kind):
+    y = np.array([0, 1, 1, 0])
+    with pytest.raises(
+        ValueError, match="y_pred: expected numbers as in y_true, got .*code labels and predictions alike"
+    ):
+        fm.max_accuracy_gap(y, y.astype(kind), [0, 0, 1, 1])

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -261,3 +262,14 @@ def flat(values, key=""):
     if isinstance(values, list):
         return flat(dict(enumerate(values)), key)
     return {key: values} if isinstance(values, float) else {}
+
+
+def test_scores_that_contradict_their_options(file, tmp_path, capsys):
+    for command, files in (("report", [file]), ("compare", [file, write(tmp_path / "b.csv", predictions())])):
+        assert "threshold: expected a number in [0, 1]" in fails(capsys, command, *files, *COLUMNS, "--threshold", 50)
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            assert main([command, *files, *COLUMNS, "--logits"]) == 0
+        err = capsys.readouterr().err
+        assert err.startswith("fairloss: warning: logits: expected False for probabilities")
+        assert err.count("\n") == 1

@@ -124,4 +124,8 @@ def test_wrong_numbers_and_scales(command, file, tmp_path, capsys, monkeypatch):
         err = capsys.readouterr().err
         assert re.search(f"argument --threshold: .*({value}.*{message}|{message}.*{value})", err)
     assert re.search("0 .. 87.3.*divide percentages by 100.*threshold", fails(capsys, command, *files, *COLUMNS))
-    assert main([command, *files, *COLUMNS, "--replicates", "100", "--threshold", "40"]) == 0
+    threshold = ["--replicates", "100", "--threshold", "40"]
+    if command == "compare":  # one threshold for two scales
+        assert "threshold: expected a number in [0, 1]" in fails(capsys, command, *files, *COLUMNS, *threshold)
+        files = [percent, write(tmp_path / "other.csv", [{**r, "p": 80 * r["p"]} for r in predictions()])]
+    assert main([command, *files, *COLUMNS, *threshold]) == 0

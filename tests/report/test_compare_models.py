@@ -9,6 +9,8 @@ import fairloss.metrics as fm
 import fairloss.report as fr
 from tests.report.test_report import data
 
+sklearn = pytest.importorskip("sklearn.metrics")
+
 
 def test_comparing_models():
     y, s, g = data(400)
@@ -32,7 +34,7 @@ def test_comparing_models():
 def test_gaps_of_compared_models_are_the_reports():
     y, s, g = data(300, groups=3)
     names = ("accuracy", "auc", "tpr", "fpr", "ece", "positive_rate")
-    models = {"a": s, "exact": y.astype(float), "wrong in one": np.where(g == 0, 1.0 - y, y)}
+    models = {"a": s, "exact": np.where(y, 0.999, 0.001), "wrong in one": np.where(y == (g != 0), 0.999, 0.001)}
     found = fr.compare_models(y, models, g, metrics=names, num_replicates=150, level=0.9, seed=3)
     for model, score in zip(found, models.values(), strict=True):
         report = fr.FairnessReport.from_predictions(
@@ -174,7 +176,15 @@ def test_areas_under_decisions_are_left_out(rng):
     for model in fr.compare_models(y, models, g, num_replicates=100):
         assert list(model.gaps) == ["accuracy", "tpr", "fpr"]
         assert "Decisions were given, not scores, by decisions: AUC is left out." in model.warnings
+    for metric in ("auc", "ece"):
+        with pytest.raises(
+            ValueError, match=f"scores: .*of every model, for {metric}, got decisions of decisions alone"
+        ):
+            fr.compare_models(y, models, g, num_replicates=100, metrics=["accuracy", metric])
     assert "auc" in fr.compare_models(y, {"scores": score}, g, num_replicates=100)[0].gaps
+    del models["scores"]
+    area = fr.compare_models(y, models, g, num_replicates=100, metrics=["auc"])[0].overall["auc"]
+    assert area == pytest.approx(sklearn.roc_auc_score(y, models["decisions"]))
     classes = rng.choice(["a", "b", "c"], (3, 200))
     found = fr.compare_models(classes[0], {"m": classes[1], "n": classes[2]}, g, num_replicates=100)
     assert list(found[0].gaps) == ["accuracy", "tpr", "fpr"]
