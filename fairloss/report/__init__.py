@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fairloss.report.plots import plot_groups as plot_groups
     from fairloss.report.plots import plot_pareto as plot_pareto
     from fairloss.report.report import FairnessReport as FairnessReport
+    from fairloss.report.verdicts import sample_size as sample_size
 
 _HOME = {
     "FairnessReport": "fairloss.report.report",
@@ -28,6 +29,7 @@ _HOME = {
     "plot_gaps": "fairloss.report.plots",
     "plot_groups": "fairloss.report.plots",
     "plot_pareto": "fairloss.report.plots",
+    "sample_size": "fairloss.report.verdicts",
 }
 
 __all__ = list(_HOME)

@@ -22,6 +22,7 @@ __all__ = [
     "Resampling",
     "metric_names",
     "read_attributes",
+    "read_margins",
     "read_metrics",
     "read_values",
     "value_kinds",
@@ -164,3 +165,20 @@ def value_kinds(values: Mapping[str, Floats], higher_is_better: bool | Mapping[s
         low, high = float(np.nanmin(v)), float(np.nanmax(v))
         kinds[name] = Kind(better) if low >= 0 and high <= 1 else Kind(better, low, high)
     return kinds
+
+
+def read_margins(
+    margin: float | Mapping[str, float], kinds: Mapping[str, Kind], names: Sequence[str]
+) -> dict[str, float]:
+    """The largest gap of no concern of each of the metrics, and of ``"equalized_odds"`` where it has one of its own.
+
+    One number is that of metrics with values in [0, 1]; in a mapping the others have a twentieth.
+    """
+    if isinstance(margin, Mapping):
+        for name in margin:
+            choice("margin", name, (*names, "equalized_odds"))
+        given = {str(name): number(f"margin[{name!r}]", value, above=0) for name, value in margin.items()}
+        common = 0.05
+    else:
+        given, common = {}, number("margin", margin, above=0)
+    return {m: common for m in names if (kinds[m].low, kinds[m].high) == (0.0, 1.0)} | given

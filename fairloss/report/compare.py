@@ -25,6 +25,7 @@ from fairloss.report.arguments import Resampling, metric_names, only_decides
 from fairloss.report.bootstrap import Draws, bootstrap_groups
 from fairloss.report.build import attribute_report
 from fairloss.report.class_gaps import mean_difference, mean_gap
+from fairloss.report.comparisons import judged_groups
 from fairloss.report.intervals import gap_difference
 from fairloss.report.options import PREDICTION_OPTIONS, PredictionOptions, SampleOptions
 from fairloss.report.results import GapDifference, ModelComparison, count_of, metric_title
@@ -83,6 +84,7 @@ def gap_difference_test(
         (True, True)
     """
     models = {"a": score_a, "b": score_b}
+    options["min_group_size"] = 0  # every group takes part
     return compare_models(y_true, models, groups, metrics=(metric,), **options)[1].against_first[metric]
 
 
@@ -170,17 +172,19 @@ def compare_models(
         )
         report = attribute_report(attribute, encoding, draws, sample, how, notes)
         gaps = {m: report.gap(m) for m in names}
+        few = {m: np.array([g.metrics[m].few for g in report.groups], dtype=bool) for m in names}
+        judged = {m: judged_groups(d, few[m]) for m, d in draws.items()}
         lost = [metric_title(m) for m in names if np.isnan(gaps[m].estimate.value)]
         if lost and encoding.num_groups != 1:  # of one group the report's notes say so themselves
             notes.append(f"{attribute}: {', '.join(lost)} defined in fewer than two groups, so there is no gap.")
-        first = first or draws
+        first = first or judged
         found.append(
             ModelComparison(
                 model,
                 {m: d.overall for m, d in draws.items()},
                 {m: (g.estimate.value, g.estimate.low, g.estimate.high) for m, g in gaps.items()},
                 {m: g.corrected for m, g in gaps.items()},
-                {m: _difference(m, first[m], draws[m], how.level) for m in names} if found else {},
+                {m: _difference(m, first[m], judged[m], how.level) for m in names} if found else {},
                 tuple(notes),
             )
         )

@@ -6,7 +6,9 @@ Tukey's: with q the ``level`` quantile of max_ij |(v*_i - v*_j) - (v_i - v_j)| /
 max_ij (v_i - v_j - q se_ij), at least 0, to max_ij (v_i - v_j + q se_ij). In large samples it covers the true gap with
 probability of at least ``level``, whatever the groups' true values, and a tiny group widens it upwards without hiding a
 difference between large ones. A group whose replicates are all alike (everything right, say, or one patient) is given
-the uncertainty 3 / n that the rule of three gives an event never seen in n trials.
+the uncertainty 3 / n that the rule of three gives an event never seen in n trials. Of shares the errors downwards and
+upwards are the arms of Wilson's intervals at q (Newcombe's interval of a difference), with the trials that the replicates'
+variance has: with 29 of 30 right, symmetric errors would show a difference from 900 of 1,000 that is none.
 
 The bias-corrected gap is sqrt(max(0, 2 gap^2 - mean(gap*^2))): noise adds to the square of a gap, once to the estimate and
 twice to a replicate, so extrapolating the square back to no noise removes it (exactly so, in expectation and before the
@@ -33,6 +35,7 @@ from fairloss.metrics.arrays import Floats
 _MOST_PAIRS = 105  # of fifteen groups
 
 __all__ = [
+    "arms",
     "centered_interval",
     "corrected_gap",
     "gap_difference",
@@ -85,13 +88,35 @@ def weighting_slack(values: Floats, drawn: Floats, trials: Floats, level: float,
     low, high = percentile_interval(drawn, level)
     n, z = np.maximum(trials, 1.0), special.ndtri((1 + level) / 2)
     if rate:
-        center = (values + z**2 / (2 * n)) / (1 + z**2 / n)
-        half = z / (1 + z**2 / n) * np.sqrt(np.maximum(0.0, values * (1 - values)) / n + z**2 / (4 * n**2))
-        slack = np.maximum(low - (center - half), center + half - high)
+        wilson = _wilson(values, n, float(z))
+        slack = np.maximum(low - wilson[0], wilson[1] - high)
     else:
         free = np.maximum(n - 1, 0.1)
         slack = (special.stdtrit(free, (1 + level) / 2) / z * np.sqrt(n / free) - 1) * (high - low) / 2
     return np.asarray(np.maximum(0.0, slack))
+
+
+def arms(values: Floats, drawn: Floats, z: float) -> tuple[Floats, Floats]:
+    """(G,) standard errors of shares downwards and upwards: arms of Wilson's interval at ``z``, over z.
+
+    Near 0 and 1 they differ: with 29 of 30 right, the truth may lie at 25, not at 30. The number of trials is the one that the
+    replicates' variance has, which knows of patients.
+    """
+    known = ~np.isnan(drawn)
+    spread = np.where(known, drawn - _mean(drawn), 0.0)
+    variance = (spread**2).sum(axis=0) / np.maximum(1, known.sum(axis=0))
+    skewed = (variance > 1e-12) & (values > 0) & (values < 1)
+    n = np.where(skewed, values * (1 - values) / np.where(skewed, variance, 1.0), 1.0)
+    low, high = _wilson(values, n, z)
+    error = np.sqrt(variance)
+    return np.where(skewed, (values - low) / z, error), np.where(skewed, (high - values) / z, error)
+
+
+def _wilson(values: Floats, n: Floats, z: float) -> tuple[Floats, Floats]:
+    """Wilson's interval of shares of ``n`` trials."""
+    center = (values + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(np.maximum(0.0, values * (1 - values)) / n + z**2 / (4 * n**2))
+    return np.asarray(center - half), np.asarray(center + half)
 
 
 def pairs_of_groups(groups: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -127,12 +152,18 @@ def _deviation(values: Floats, drawn: Floats, bias: Floats) -> Floats:
 
 
 def gap_interval(
-    values: Floats, drawn: Floats, level: float, slack: Floats | None = None, bias: Floats | None = None
+    values: Floats,
+    drawn: Floats,
+    level: float,
+    slack: Floats | None = None,
+    bias: Floats | None = None,
+    *,
+    shares: bool = False,
 ) -> tuple[float, float]:
     """Interval of max - min over groups of (G,) values from (R, G) replicates; see the module's text.
 
     ``slack`` (G,) is how much further than their replicates the values may be from the truth; ``bias`` (G,) how much too
-    large they may be on average.
+    large they may be on average; ``shares`` whether they are shares of independent trials.
     """
     kept = ~np.isnan(values)
     if kept.sum() < 2:
@@ -141,9 +172,20 @@ def gap_interval(
     over, slack = (np.zeros(len(v)) if extra is None else extra[kept] for extra in (bias, slack))
     i, j = pairs_of_groups(len(v))
     error, largest = _studentized(_deviation(v, d, over), i, j)
-    radius = float(np.quantile(largest, level)) * error + slack[i] + slack[j]
-    difference = v[i] - v[j]
-    return max(0.0, float((difference - over[i] - radius).max())), float((difference + over[j] + radius).max())
+    q, difference = float(np.quantile(largest, level)), v[i] - v[j]
+    below, above = skewed_errors(v, d, error, q) if shares else (error, error)
+    low = difference - over[i] - q * below - slack[i] - slack[j]
+    high = difference + over[j] + q * above + slack[i] + slack[j]
+    return max(0.0, float(low.max())), float(high.max())
+
+
+def skewed_errors(values: Floats, drawn: Floats, error: Floats, z: float) -> tuple[Floats, Floats]:
+    """Standard errors downwards and upwards of all differences i - j of shares, whose symmetric ones are ``error``."""
+    i, j = pairs_of_groups(len(values))
+    down, up = arms(values, drawn, max(z, 1e-6))
+    own = np.array([np.nanstd(column) if not np.isnan(column).all() else 0.0 for column in drawn.T])
+    symmetric = np.maximum(1e-12, np.hypot(own[i], own[j]))
+    return error * np.hypot(down[i], up[j]) / symmetric, error * np.hypot(up[i], down[j]) / symmetric
 
 
 def _across(spread_a: Floats, spread_b: Floats, i: NDArray[np.int64], j: NDArray[np.int64]) -> tuple[Floats, Floats]:

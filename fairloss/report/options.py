@@ -10,7 +10,16 @@ from fairloss.metrics.per_group import Metric
 from fairloss.metrics.predictions import READING_OPTIONS, ReadingOptions
 from fairloss.metrics.rates import Convention
 
-__all__ = ["FILE_OPTIONS", "PREDICTION_OPTIONS", "SAMPLE_OPTIONS", "FileOptions", "PredictionOptions", "SampleOptions"]
+__all__ = [
+    "FILE_OPTIONS",
+    "PREDICTION_OPTIONS",
+    "REPORT_OPTIONS",
+    "SAMPLE_OPTIONS",
+    "FileOptions",
+    "PredictionOptions",
+    "ReportOptions",
+    "SampleOptions",
+]
 
 
 class SampleOptions(TypedDict, total=False):
@@ -51,7 +60,20 @@ class PredictionOptions(SampleOptions, ReadingOptions, total=False):
     strict: bool
 
 
-class FileOptions(PredictionOptions, total=False):
+class ReportOptions(TypedDict, total=False):
+    """Those of a report.
+
+    Attributes:
+        margin: the largest gap of no concern, or one by metric (``{"auc": 0.02}``, others 0.05): what "shown to be smaller"
+            and the patients that are missing refer to. One number is that of metrics with values in [0, 1].
+        model_name: name of the model, for the record.
+    """
+
+    margin: float | Mapping[str, float]
+    model_name: str
+
+
+class FileOptions(PredictionOptions, ReportOptions, total=False):
     """Those of a report of a file, where what is data elsewhere is the name of a column.
 
     Attributes:
@@ -91,10 +113,12 @@ SAMPLE_OPTIONS = {
     "level": 0.95, "min_group_size": 30, "seed": 0,
 }  # fmt: skip
 PREDICTION_OPTIONS = {"threshold": 0.5, "strict": False, **READING_OPTIONS, **SAMPLE_OPTIONS}
+REPORT_OPTIONS = {"margin": 0.05, "model_name": ""}
 FILE_OPTIONS: dict[str, Any] = {
     "target": None, "score": None, "values": None, "higher_is_better": True,
     "separator": None, "decimal": None, "encoding": None,
-    **PREDICTION_OPTIONS, "metrics": None, "convention": "standard", "intersections": True, "title": "Fairness report",
+    **PREDICTION_OPTIONS, **REPORT_OPTIONS, "metrics": None, "convention": "standard", "intersections": True,
+    "title": "Fairness report",
 }  # fmt: skip
 del FILE_OPTIONS["task"]
-"""Defaults of :class:`SampleOptions`, of :class:`PredictionOptions` and of :class:`FileOptions`."""
+"""Defaults of :class:`SampleOptions`, of :class:`PredictionOptions`, of :class:`ReportOptions` and of :class:`FileOptions`."""

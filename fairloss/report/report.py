@@ -28,6 +28,7 @@ from fairloss.report.arguments import (
     Kind,
     Resampling,
     read_attributes,
+    read_margins,
     read_metrics,
     read_values,
     value_kinds,
@@ -37,9 +38,11 @@ from fairloss.report.build import attribute_report, overall_estimates
 from fairloss.report.options import (
     FILE_OPTIONS,
     PREDICTION_OPTIONS,
+    REPORT_OPTIONS,
     SAMPLE_OPTIONS,
     FileOptions,
     PredictionOptions,
+    ReportOptions,
     SampleOptions,
 )
 from fairloss.report.prediction_files import FileColumns, FileForm, FilePredictions, as_names, read_predictions
@@ -53,6 +56,15 @@ if TYPE_CHECKING:
 __all__ = ["FairnessReport"]
 
 
+if TYPE_CHECKING:
+
+    class _OfPredictions(PredictionOptions, ReportOptions, total=False):
+        pass
+
+    class _OfValues(SampleOptions, ReportOptions, total=False):
+        pass
+
+
 class FairnessReport(ReportData):
     """Fairness of one set of predictions; made by :meth:`from_predictions` or :meth:`from_values`.
 
@@ -64,7 +76,7 @@ class FairnessReport(ReportData):
     """
 
     @classmethod
-    @with_options(PREDICTION_OPTIONS, PredictionOptions, SampleOptions, ReadingOptions)
+    @with_options(PREDICTION_OPTIONS | REPORT_OPTIONS, PredictionOptions, SampleOptions, ReadingOptions, ReportOptions)
     def from_predictions(
         cls,
         y_true: Any,
@@ -75,7 +87,7 @@ class FairnessReport(ReportData):
         convention: Convention = "standard",
         intersections: bool = True,
         title: str = "Fairness report",
-        **options: Unpack[PredictionOptions],
+        **options: Unpack[_OfPredictions],
     ) -> FairnessReport:
         """Compute the report.
 
@@ -110,7 +122,7 @@ class FairnessReport(ReportData):
             >>> gap.worst, round(gap.estimate.value, 2), gap.estimate.low > 0
             ('M', 0.23, True)
         """
-        o = given_options(options, PREDICTION_OPTIONS)
+        o = given_options(options, PREDICTION_OPTIONS | REPORT_OPTIONS)
         how, threshold, strict = Resampling.of(o), o["threshold"], o["strict"]
         reading = {name: o[name] for name in READING_OPTIONS}
         pred = as_predictions(y_true, y_score, threshold=threshold, strict=strict, **reading)
@@ -125,11 +137,13 @@ class FairnessReport(ReportData):
             "threshold": threshold,
             "decision": "score > threshold" if strict else "score >= threshold",
             "convention": convention,
+            "model_name": o["model_name"],
         }
-        return cls._of(sample, encodings, names, KINDS, how, settings, notes, convention)
+        margins = read_margins(o["margin"], KINDS, names)
+        return cls._of(sample, encodings, names, KINDS, margins, how, settings, notes, convention)
 
     @classmethod
-    @with_options(SAMPLE_OPTIONS, SampleOptions)
+    @with_options(SAMPLE_OPTIONS | REPORT_OPTIONS, SampleOptions, ReportOptions)
     def from_values(
         cls,
         values: Mapping[str, Any],
@@ -138,7 +152,7 @@ class FairnessReport(ReportData):
         higher_is_better: bool | Mapping[str, bool] = True,
         intersections: bool = True,
         title: str = "Fairness report",
-        **options: Unpack[SampleOptions],
+        **options: Unpack[_OfValues],
     ) -> FairnessReport:
         """Compute the report of per-sample values: Dice or IoU of each image, a loss, an error in years.
 
@@ -164,7 +178,7 @@ class FairnessReport(ReportData):
             >>> round(gap.estimate.value, 3), gap.worst, gap.clear
             (0.2, 'M', True)
         """
-        o = given_options(options, SAMPLE_OPTIONS)
+        o = given_options(options, SAMPLE_OPTIONS | REPORT_OPTIONS)
         how = Resampling.of(o)
         if not isinstance(values, Mapping):
             raise TypeError(expected("values", "a mapping of names to values", type(values).__name__))
@@ -176,10 +190,12 @@ class FairnessReport(ReportData):
         sample, present = read_sample(None, arrays, lengths.pop(), o["patients"], o["sample_weight"], notes)
         encodings = read_attributes(groups, present, intersections, o["unknown"], o["known"], o["bins"])
         kinds = value_kinds(sample.values, higher_is_better)
-        return cls._of(sample, encodings, tuple(arrays), kinds, how, {"title": title, "task": "values"}, notes)
+        settings = {"title": title, "task": "values", "model_name": o["model_name"]}
+        margins = read_margins(o["margin"], kinds, tuple(arrays))
+        return cls._of(sample, encodings, tuple(arrays), kinds, margins, how, settings, notes)
 
     @classmethod
-    @with_options(FILE_OPTIONS, FileOptions, PredictionOptions, SampleOptions, ReadingOptions)
+    @with_options(FILE_OPTIONS, FileOptions, PredictionOptions, SampleOptions, ReadingOptions, ReportOptions)
     def from_file(cls, path: str | Path, groups: str | Sequence[str], **options: Unpack[FileOptions]) -> FairnessReport:
         """Compute the report of a file of predictions; arguments that name data elsewhere name columns here.
 
@@ -218,9 +234,8 @@ class FairnessReport(ReportData):
         options["patients"] = None if file.patients is None else file.patients.codes
         options["sample_weight"] = file.sample_weight
         if file.y_true is None:
-            kept = {
-                name: options.pop(name) for name in list(options) if name in {*SAMPLE_OPTIONS, "intersections", "title"}
-            }
+            of_values = {*SAMPLE_OPTIONS, *REPORT_OPTIONS, "intersections", "title"}
+            kept = {name: options.pop(name) for name in list(options) if name in of_values}
             idle = next((name for name, value in options.items() if value != FILE_OPTIONS[name]), None)
             if idle is not None:
                 raise ValueError(expected(idle, "labels and scores, of which it is", "values"))
@@ -239,6 +254,7 @@ class FairnessReport(ReportData):
         encodings: Mapping[str, GroupEncoding],
         metrics: Sequence[str],
         kinds: Mapping[str, Kind],
+        margins: Mapping[str, float],
         how: Resampling,
         settings: dict[str, Any],
         notes: list[str],
@@ -260,12 +276,13 @@ class FairnessReport(ReportData):
 
         overall = overall_estimates(drawn(np.zeros(len(sample), dtype=np.int64), 1), sample, how, kinds)
         reports = tuple(
-            attribute_report(name, e, drawn(e.ids, e.num_groups), sample, how, notes, kinds)
+            attribute_report(name, e, drawn(e.ids, e.num_groups), sample, how, notes, kinds, margins)
             for name, e in encodings.items()
         )
         settings |= {"samples": len(sample), "patients": sample.patients, "weighted": sample.weighted}
         settings |= {"effective": float(sample.effective(np.zeros(len(sample), dtype=np.int64), 1)[0])}
         settings |= {name.removeprefix("num_"): value for name, value in how._asdict().items()}
+        settings |= {"margins": dict(margins)}
         settings |= {"version": __version__, "date": date.today().isoformat()}
         return cls(overall, reports, tuple(notes), settings)
 

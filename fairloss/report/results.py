@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 __all__ = [
     "AttributeReport",
@@ -14,16 +14,25 @@ __all__ = [
     "GroupEstimate",
     "ModelComparison",
     "ReportData",
+    "Verdict",
     "count_of",
     "metric_title",
+    "round_up",
 ]
 
+Verdict = Literal["shown", "smaller", "not shown", "too few"]
 _UPPER = ("auc", "tpr", "tnr", "fpr", "fnr", "fdr", "f1", "ece", "bce")
 
 
 def metric_title(metric: str) -> str:
     """A metric's name for people."""
     return metric.upper() if metric in _UPPER else metric.replace("_", " ")
+
+
+def round_up(n: int) -> int:
+    """``n`` to two digits, upwards: more would feign a precision that a forecast has not."""
+    step = 10 ** max(0, len(str(n)) - 2)
+    return int(-(-n // step) * step)
 
 
 def count_of(n: int, noun: str) -> str:
@@ -49,12 +58,14 @@ class GroupEstimate(Estimate):
         patients: of these samples.
         effective: Kish's effective number of these patients; where weights do not differ, their number.
         few: whether these are too few to judge.
+        detectable: smallest difference from the best known other group that would be shown with a probability of 0.8.
     """
 
     samples: int
     patients: int
     effective: float
     few: bool
+    detectable: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,12 @@ class Gap:
         best: label of the best group (for a rate without direction the highest); None where all are alike, and for
             comparisons of two rates.
         worst: label of the worst group (the lowest), or None.
+        margin: largest gap that is of no concern; NaN where none was given.
+        at_most: upper bound of the gap, at risk 1 - level: the gap is shown to be smaller than anything above it.
+        missing: (group, patients) that are needed besides these for a gap of the margin to be shown with a probability of 0.8;
+            () where these would do, None where that is not known or of no interest.
+        left_out: labels of groups too small to judge, which take no part.
+        judged: whether two groups at least are large enough to judge; else all take part, and nothing is shown.
     """
 
     name: str
@@ -91,14 +108,52 @@ class Gap:
     corrected: float
     best: Any = None
     worst: Any = None
+    margin: float = float("nan")
+    at_most: float = float("nan")
+    missing: tuple[tuple[Any, int], ...] | None = None
+    left_out: tuple[Any, ...] = ()
+    judged: bool = True
 
     @property
     def clear(self) -> bool:
-        """Whether the interval excludes "no difference"; False where the comparison has no such point."""
-        if self.name == "equity_scaled_auc":
+        """Whether the interval of groups that can be judged excludes "no difference"; False where there is no such point."""
+        if self.name == "equity_scaled_auc" or not self.judged:
             return False
         e = self.estimate  # to three decimals, so that no interval that reads 0.000 is marked
         return round(e.high, 3) < 1 if self.name == "demographic_parity_ratio" else round(e.low, 3) > 0
+
+    @property
+    def small(self) -> bool:
+        """Whether the gap is shown to be smaller than the margin."""
+        return self.judged and self.at_most < self.margin
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """``"shown"``, ``"smaller"`` (than the margin), ``"not shown"``, ``"too few"`` to judge; None where none applies."""
+        if self.name == "equity_scaled_auc" or self.estimate.low != self.estimate.low:
+            return None
+        if not self.judged:
+            return "too few"
+        return "shown" if self.clear else "smaller" if self.small else "not shown"
+
+    @property
+    def words(self) -> str:
+        """The verdict in words; "" where none applies."""
+        if self.verdict == "shown":
+            return f"shown, and to be smaller than {self.margin:g}" if self.small else "shown"
+        if self.verdict == "smaller":
+            return f"shown to be smaller than {self.margin:g}"
+        if self.verdict is None:
+            return ""
+        text = "not shown" if self.judged else "too few to judge"
+        if self.missing:
+            several = len(self.missing) - 2
+            who = [f"{round_up(n)} more patients of group {g}" for g, n in self.missing[:2]]
+            who += [f"more of {count_of(several, 'other group')}"] if several > 0 else []
+            text += f" (about {', '.join(who)} needed for a gap of {self.margin:g})"
+        elif self.judged and self.missing is not None:
+            text += f" (a gap of {self.margin:g} would be, mostly)"
+        return text
 
 
 @dataclass(frozen=True)

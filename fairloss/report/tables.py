@@ -80,20 +80,21 @@ def as_dict(report: ReportData) -> dict[str, Any]:
     attributes = {}
     for a in report.attributes:
         gaps = {}
-        for gap in map(asdict, a.gaps):
+        for found in a.gaps:
+            gap = asdict(found)
             name, title, estimate = gap.pop("name"), gap.pop("title"), gap.pop("estimate")
-            gaps[name] = {"title": title, **estimate, **gap}
+            gaps[name] = {"title": title, **estimate, **gap, "verdict": found.verdict, "words": found.words}
         attributes[a.name] = {"unknown": a.unknown, "groups": [asdict(g) for g in a.groups], "gaps": gaps}
     overall = {m: asdict(e) for m, e in report.overall.items()}
-    found = {"settings": report.settings, "overall": overall, "attributes": attributes, "warnings": report.warnings}
-    return {name: plain_data(value) for name, value in found.items()}
+    parts = {"settings": report.settings, "overall": overall, "attributes": attributes, "warnings": report.warnings}
+    return {name: plain_data(value) for name, value in parts.items()}
 
 
 def as_frame(report: ReportData) -> Any:
     """One row per value (pandas)."""
     pandas = require("pandas")
     columns = ["attribute", "kind", "group", "metric", "value", "low", "high", "corrected", "samples", "patients"]
-    columns.append("effective")
+    columns += ["effective", "detectable", "verdict", "words"]
     rows: list[tuple[Any, ...]] = []
     nan = float("nan")
     parts: list[tuple[Any, str, Any, dict[str, GroupEstimate]]] = [(None, "overall", None, report.overall)]
@@ -101,11 +102,26 @@ def as_frame(report: ReportData) -> Any:
         parts += [(a.name, "group", g.label, g.metrics) for g in a.groups]
         for *where, metrics in parts:
             for m, e in metrics.items():
-                rows.append((*where, m, e.value, e.low, e.high, nan, e.samples, e.patients, e.effective))
+                rows.append(
+                    (
+                        *where,
+                        m,
+                        e.value,
+                        e.low,
+                        e.high,
+                        nan,
+                        e.samples,
+                        e.patients,
+                        e.effective,
+                        e.detectable,
+                        None,
+                        None,
+                    )
+                )
         for gap in a.gaps:
             found = gap.estimate
             ends = (found.value, found.low, found.high, gap.corrected)
-            rows.append((a.name, "gap", None, gap.name, *ends, None, None, None))
+            rows.append((a.name, "gap", None, gap.name, *ends, None, None, None, nan, gap.verdict, gap.words))
         parts = []
     frame = pandas.DataFrame(rows, columns=columns)
     frame["group"] = pandas.Series([row[2] for row in rows], dtype=object)  # else None makes floats of integer labels
@@ -117,7 +133,7 @@ def group_title(attribute: AttributeReport, name: Any, metric: str = "") -> str:
     if name is None:
         return ""
     found = next(g for g in attribute.groups if g.label == name)
-    few = found.small or (metric in found.metrics and found.metrics[metric].few)
+    few = found.metrics[metric].few if metric in found.metrics else found.small
     return f"{name} (!)" if few else str(name)
 
 
@@ -148,12 +164,13 @@ def tables(report: ReportData) -> list[Table]:
                 gap.title,
                 format_estimate(gap.estimate),
                 "" if gap.corrected != gap.corrected else format_value(gap.corrected),
+                gap.words,
                 group_title(a, gap.worst, gap.name),
                 group_title(a, gap.best, gap.name),
             ]
             for gap in a.gaps
         ]
-        header = ["comparison", "value", "bias-corrected", "worst / lowest", "best / highest"]
+        header = ["comparison", "value", "bias-corrected", "verdict", "lowest or worst", "highest or best"]
         found.append(Table(f"{a.name}: comparisons", header, rows, [gap.clear for gap in a.gaps]))
     return found
 
@@ -213,11 +230,20 @@ def legend(report: ReportData) -> list[str]:
         )
     least = f"fewer than {report.settings['min_group_size']} {'samples' if _one_each(report) else 'patients'}"
     few = least if values else f"{least}, or fewer than ten positives or negatives"
+    lines.append(f"(!): {few}, too few to judge. Such groups take no part in comparisons where two others are left.")
     lines.append(
-        f"(!): {few}, too few to judge. That such a group is the worst or the best may be chance, even where the "
-        "comparison is clear."
+        "Shown: the interval excludes equality. Shown to be smaller: at the same level, no two groups are as far apart."
     )
-    lines.append("Each comparison is judged by itself; among many, some are clear by chance.")
+    lines.append(
+        "Not shown: these data cannot tell. It does not mean that the groups are alike: where one group's accuracy is 0.90 "
+        "and another's 0.80, this is not shown in more than half of samples of 30 patients beside 1,000. Only a gap shown to "
+        "be smaller than the margin is known to be small."
+    )
+    lines.append(
+        "The patients that are needed, and the smallest differences that could be seen, are those of a test that finds such a "
+        "gap with a probability of 0.8."
+    )
+    lines.append("Each comparison is judged by itself; among many, some are shown by chance.")
     s = report.settings
     source = f" from {s['source']}" if "source" in s else ""
     lines.append(f"Made{source} on {s['date']} by fairloss {s['version']}, seed {s['seed']}.")

@@ -51,6 +51,7 @@ FREE_TEXT = {
     "image": "a placeholder in a text",
     "question": "a text",
     "title": "a heading",
+    "model_name": "for the record",
     "separator": "between two labels, or two cells",
     "encoding": "a codec of Python",
     **dict.fromkeys(("target", "score", "values", "groups"), "a column of the caller's file"),

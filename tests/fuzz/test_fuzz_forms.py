@@ -136,8 +136,9 @@ def of_report(case, p):
     has = [m for m in names_of(case) if m not in ("bce", "mean_abs_calibration_error")]
     given = [case.given[k] for k in ("y_true", "y_pred", "groups")]
     found = report.FairnessReport.from_predictions(
-        *given, sample_weight=case.given["sample_weight"], metrics=has, num_replicates=100, **case.options, **rule
-    )
+        *given, sample_weight=case.given["sample_weight"], metrics=has, num_replicates=100, min_group_size=0,
+        **case.options, **rule,
+    )  # fmt: skip
     reported = found.attributes[0]
     for name in has:
         expected = metrics.group_metric(name, *arguments, **options, **rule)
@@ -157,6 +158,7 @@ def comparison(case, p):
         metrics=has,
         sample_weight=case.given["sample_weight"],
         num_replicates=100,
+        min_group_size=0,
         **case.options,
         **rule,
     )
@@ -198,7 +200,7 @@ def command(case, p):
     argv = [*files, "--target", "y", "--score", "p", "--group", "g", *argv]
     rule = {"threshold": case.rule["threshold"]} if case.rule else {}
     argv += ["--threshold", str(rule["threshold"])] if rule else []
-    code, _, err = run([*argv, "--replicates", "100", "--json", str(out)])
+    code, _, err = run([*argv, "--replicates", "100", "--min-group-size", "0", "--json", str(out)])
     assert code == 0, err
     found = json.loads(out.read_text())
     for name in ("accuracy", "tpr", "fpr", "auc"):

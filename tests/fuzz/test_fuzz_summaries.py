@@ -93,6 +93,24 @@ def test_averages(values, order):
 
 
 @fuzz(
+    "fairloss.report.sample_size",
+    rate=st.one_of(st.floats(-0.2, 1.2), FLOATS, ODD),
+    other_rate=st.one_of(st.floats(0, 1), ODD),
+    other_size=st.one_of(st.none(), st.integers(-3, 10_000), ODD),
+    share=st.one_of(st.floats(0.01, 1), FLOATS, ODD),
+)
+def test_sample_size(rate, other_rate, other_size, share):
+    try:
+        found = report.sample_size(rate, other_rate=other_rate, other_size=other_size, share=share)
+    except (ValueError, TypeError) as error:
+        refused(error, "rate|other_rate|other_size|share")
+        return
+    assert found >= 1
+    assert 0 <= rate <= 1
+    assert rate != other_rate
+
+
+@fuzz(
     "fairloss.report.pareto_front",
     "fairloss.metrics.paired_t_test",
     a=st.one_of(st.lists(st.floats(-1e6, 1e6), max_size=5), st.lists(FLOATS, max_size=5), ODD),

@@ -161,9 +161,12 @@ def test_what_a_reader_is_told(report, capsys, monkeypatch):
         assert "1 sample of unknown group left out" in text
         assert "equity-scaled" not in text
         assert "ECE" not in text
-    # The worst group is too small to be called so, and says it.
-    assert found["group"].gap("accuracy").worst == "d|e"
-    assert re.search(r"accuracy gap +\S+ \[.*\] +\S+ +d\|e \(!\)", terminal)
+    # The worst group is too small to be called so, and is not.
+    assert min(found["group"].groups, key=lambda g: g.metrics["accuracy"].value).label == "d|e"
+    gap = found["group"].gap("accuracy")
+    assert (gap.worst, gap.left_out) == ("c", ("d|e",))
+    for text in (terminal, markdown, page):
+        assert "group: d|e left out of the comparisons, being too small to judge." in text
     assert re.search(
         rf"samples +{len(y)} +{first.samples} .*\n *patients +{len(set(patients))} +{first.patients} ", terminal
     )
@@ -190,7 +193,7 @@ def test_equal_groups_have_no_worst():
     assert (gap.estimate.value, gap.best, gap.worst) == (0, None, None)
     plain = found.to_dict()["attributes"]["group"]["gaps"]["accuracy"]
     assert (plain["best"], plain["worst"]) == (None, None)
-    assert "| accuracy gap | 0.000 [0.000, 0.060] | 0.000 |  |  |" in found.to_markdown()
+    assert "| accuracy gap | 0.000 [0.000, 0.060] | 0.000 | not shown |" in found.to_markdown()
     assert "<td>accuracy gap</td>" in found.to_html()
     found.to_frame()
     # A difference of rounding is none, at any scale.
