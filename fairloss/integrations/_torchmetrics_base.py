@@ -116,8 +116,11 @@ class Grouped(Metric):
         return preds[known], target[known], groups[known]
 
     def _check_labels(self, target: Tensor, classes: int, cure: str = "") -> None:
-        if self.validate_args and target.numel() and not bool(((target >= 0) & (target < classes)).all()):
-            given = f"{target.min()} .. {target.max()}"
+        if not self.validate_args or not target.numel():
+            return
+        wrong = target[~((target >= 0) & (target < classes) & (target == target.long()))]
+        if wrong.numel():
+            given = f"{target.min()} .. {target.max()}, {wrong[0]} among them"
             raise ValueError(expected("target", f"labels 0 .. {classes - 1}", given, cure))
 
     def _binary(self, preds: Tensor, target: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
