@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,12 +19,14 @@ from fairloss.groups import labels as rules
 from fairloss.groups.labels import is_known
 
 __all__ = [
+    "LABEL_RULES",
     "UNKNOWN",
     "Bins",
     "EachBins",
     "EachLabels",
     "GroupEncoding",
     "GroupLabelWarning",
+    "LabelRules",
     "as_argument",
     "encode_groups",
     "number_labels",
@@ -42,6 +44,25 @@ EachLabels = Iterable[Any] | Mapping[Any, Iterable[Any]]
 """Labels for every attribute, or each attribute's own by its name."""
 EachBins = Bins | Mapping[Any, Bins]
 """Likewise the edges of bands."""
+
+
+class LabelRules(TypedDict, total=False):
+    """Keyword arguments of whatever takes labels of groups; of several attributes, for all or a mapping of names to each one's.
+
+    Attributes:
+        unknown: labels of groups that mean unknown, beside None, NaN, empty texts and -1; see :func:`fairloss.encode_groups`.
+            With a mapping of attributes, labels of all or a mapping of their names to each one's.
+        known: labels that name a group although they look missing, such as "NA", likewise.
+        bins: edges that cut the groups' numbers into bands, ``[40, 65]``, or None for codes, likewise.
+    """
+
+    unknown: EachLabels
+    known: EachLabels
+    bins: EachBins
+
+
+LABEL_RULES: dict[str, Any] = {"unknown": (), "known": (), "bins": "raise"}
+"""Defaults of :class:`LabelRules`."""
 
 
 class GroupLabelWarning(UserWarning):

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fairloss.core.arrays import as_array, frame_columns
 from fairloss.core.checks import expected
-from fairloss.groups.encode import EachBins, EachLabels, GroupEncoding, as_argument, read_labels
+from fairloss.core.options import given_options, with_options
+from fairloss.groups.encode import LABEL_RULES, GroupEncoding, LabelRules, as_argument, read_labels
 from fairloss.groups.labels import is_known
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = [
     "Bools",
@@ -34,7 +38,6 @@ __all__ = [
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
-_NO_OPTION: dict[str, Any] = {"unknown": (), "known": (), "bins": "raise"}
 
 
 def precision_of(values: Any, array: NDArray[Any]) -> str:
@@ -113,19 +116,16 @@ def as_groups(
     groups: Any,
     n: int,
     name: str = "groups",
-    *,
-    unknown: EachLabels = (),
-    known: EachLabels = (),
-    bins: EachBins = "raise",
     option: Callable[[str, Any], str] = as_argument,
+    **rules: Unpack[LabelRules],
 ) -> GroupEncoding:
     """Ids and labels of one attribute, or of the intersection of several; a :class:`GroupEncoding` is taken as it is."""
     if isinstance(groups, GroupEncoding):
         encoding = groups
     elif (frame := frame_columns(groups)) is not None or isinstance(groups, Mapping):
-        encoding = _cross(groups if frame is None else frame, " & ", unknown, known, bins, option, name)
+        encoding = _cross(groups if frame is None else frame, " & ", name, option, **rules)
     else:
-        encoding = read_labels(groups, name, unknown=unknown, known=known, bins=bins, option=option)
+        encoding = read_labels(groups, name, option=option, **rules)
     if encoding.ids.shape != (n,):
         raise ValueError(expected(name, f"one label for each of {n} samples", f"{len(encoding.ids)} labels"))
     return encoding
@@ -138,15 +138,13 @@ def before_the_call(option: str, value: Any) -> str:
 
 def as_attributes(
     attributes: Mapping[Any, Any],
-    unknown: EachLabels,
-    known: EachLabels,
-    bins: EachBins,
-    option: Callable[[str, Any], str] = as_argument,
     argument: str = "groups",
+    option: Callable[[str, Any], str] = as_argument,
+    **rules: Unpack[LabelRules],
 ) -> dict[Any, GroupEncoding]:
     """Ids and labels of each attribute; an option that is a mapping gives each attribute its own."""
-    options: dict[str, Any] = {"unknown": unknown, "known": known, "bins": bins}
-    for key, value in options.items():
+    options: dict[str, Any] = {**rules}
+    for key, value in rules.items():
         if isinstance(value, Iterator):
             options[key] = list(value)  # read once per attribute
         for name in value if isinstance(value, Mapping) else ():
@@ -154,7 +152,7 @@ def as_attributes(
                 raise ValueError(expected(key, f"names of attributes among {list(attributes)}", repr(name)))
     found = {}
     for name, labels in attributes.items():
-        own = {k: v.get(name, _NO_OPTION[k]) if isinstance(v, Mapping) else v for k, v in options.items()}
+        own = {k: v.get(name, LABEL_RULES[k]) if isinstance(v, Mapping) else v for k, v in options.items()}
 
         def written(key: str, value: Any, name: Any = name) -> str:
             return option(key, {name: value})
@@ -165,14 +163,8 @@ def as_attributes(
     return found
 
 
-def cross_groups(
-    attributes: Any,
-    *,
-    separator: str = " & ",
-    unknown: EachLabels = (),
-    known: EachLabels = (),
-    bins: EachBins = "raise",
-) -> GroupEncoding:
+@with_options(LABEL_RULES, LabelRules)
+def cross_groups(attributes: Any, *, separator: str = " & ", **options: Unpack[LabelRules]) -> GroupEncoding:
     """Intersection of several attributes as one attribute, with labels such as ``"F & 60+"``.
 
     Only the combinations that occur are groups. A sample with an unknown attribute is in no group. Where two would have
@@ -181,9 +173,7 @@ def cross_groups(
     Args:
         attributes: names to (N,) group labels, or a data frame.
         separator: text between the labels of a combination.
-        unknown: as in :func:`fairloss.encode_groups`, for all attributes, or a mapping of their names to each one's.
-        known: likewise.
-        bins: likewise.
+        options: by keyword.
 
     Returns:
         Ids, (N,) int64, -1 for unknown, and the label of each id.
@@ -200,21 +190,13 @@ def cross_groups(
     frame = frame_columns(attributes)
     if not isinstance(attributes, Mapping) and frame is None:
         raise TypeError(expected("attributes", "a mapping of names to labels", type(attributes).__name__))
-    return _cross(attributes if frame is None else frame, separator, unknown, known, bins)
+    return _cross(attributes if frame is None else frame, separator, **given_options(options, LABEL_RULES))
 
 
-def _cross(
-    attributes: Mapping[Any, Any],
-    separator: str,
-    unknown: EachLabels,
-    known: EachLabels,
-    bins: EachBins,
-    option: Callable[[str, Any], str] = as_argument,
-    argument: str = "groups",
-) -> GroupEncoding:
+def _cross(attributes: Mapping[Any, Any], separator: str, *reading: Any, **rules: Unpack[LabelRules]) -> GroupEncoding:
     if not attributes:
         raise ValueError(expected("attributes", "a mapping of names to labels", "an empty one"))
-    encodings = list(as_attributes(attributes, unknown, known, bins, option, argument).values())
+    encodings = list(as_attributes(attributes, *reading, **rules).values())
     lengths = {len(e.ids) for e in encodings}
     if len(lengths) != 1:
         raise ValueError(expected("attributes", "labels of one length", f"lengths {sorted(lengths)}"))

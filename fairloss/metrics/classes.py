@@ -122,12 +122,6 @@ def _named(true: NDArray[Any]) -> set[Any]:
 
 def _distinct(values: NDArray[Any]) -> set[Any]:
     """The values that are not missing."""
-    return set(np.unique(values[~np.isnan(values)]).tolist()) if values.dtype.kind == "f" else _of(values)
-
-
-def _of(values: NDArray[Any]) -> set[Any]:
-    if values.dtype.kind in "biuUS":
-        return set(np.unique(values).tolist())
     return set(number_labels(values).labels)
 
 
@@ -150,9 +144,9 @@ def _are_labels(pred: NDArray[Any], values: set[Any], positive: Any, zero_one: b
         return True
     if bool((pred != np.floor(pred)).any()) or not np.isfinite(pred).all():
         return False
-    seen = set(np.unique(pred).tolist())
     if positive is None:
         return True
+    seen = _distinct(pred)
     if not seen <= values | {positive} and not (positive in seen and len(seen) == 2):
         return False
     if is_zero_one(pred) and bool(((pred == positive) != (pred >= 0.5)).any()):

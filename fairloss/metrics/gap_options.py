@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, TypedDict
 
-from fairloss.groups.encode import EachBins, EachLabels
+from fairloss.groups.encode import LABEL_RULES, LabelRules
 from fairloss.metrics.calibration import Strategy
 from fairloss.metrics.disparity import Method
 from fairloss.metrics.predictions import READING_OPTIONS, ReadingOptions
@@ -19,38 +19,24 @@ __all__ = [
     "SCORE_GAP_OPTIONS",
     "SCORE_OPTIONS",
     "SHARED",
+    "VALUE_OPTIONS",
     "Agg",
     "GapOptions",
-    "LabelOptions",
     "MetricOptions",
     "OddsOptions",
     "OverClasses",
     "RatioOptions",
     "ScoreGapOptions",
     "ScoreOptions",
+    "ValueOptions",
 ]
 
 OverClasses = Literal["mean_gap", "max_gap", "gap_of_mean"]
 Agg = Literal["worst_case", "mean", "score"]
 
 
-class LabelOptions(ReadingOptions, total=False):
-    """Keyword arguments of every metric per group that say how its input is read.
-
-    Attributes:
-        unknown: labels of groups that mean unknown, beside None, NaN, empty texts and -1; see :func:`fairloss.encode_groups`.
-            With a mapping of attributes, labels of all or a mapping of their names to each one's.
-        known: labels that name a group although they look missing, such as "NA", likewise.
-        bins: edges that cut the groups' numbers into bands, ``[40, 65]``, or None for codes, likewise.
-    """
-
-    unknown: EachLabels
-    known: EachLabels
-    bins: EachBins
-
-
-class ScoreOptions(LabelOptions, total=False):
-    """Keyword arguments of every metric per group.
+class ValueOptions(LabelRules, total=False):
+    """Keyword arguments of every figure per group.
 
     Attributes:
         sample_weight: (N,) non-negative weights, by default all 1; an integer weight equals that many repetitions.
@@ -60,6 +46,10 @@ class ScoreOptions(LabelOptions, total=False):
 
     sample_weight: Any
     undefined: Undefined
+
+
+class ScoreOptions(ReadingOptions, ValueOptions, total=False):
+    """Those of every metric of predictions."""
 
 
 class RateOptions(ScoreOptions, total=False):
@@ -144,8 +134,8 @@ class OddsOptions(GapOptions, total=False):
     agg: Agg
 
 
-LABEL_OPTIONS = {**READING_OPTIONS, "unknown": (), "known": (), "bins": "raise"}
-SCORE_OPTIONS = {"sample_weight": None, **LABEL_OPTIONS, "undefined": "omit"}
+VALUE_OPTIONS = {"sample_weight": None, **LABEL_RULES, "undefined": "omit"}
+SCORE_OPTIONS = {"sample_weight": None, **READING_OPTIONS, **VALUE_OPTIONS}
 _RATE = {"sample_weight": None, "threshold": 0.5, "strict": False, "convention": "standard", **SCORE_OPTIONS}
 METRIC_OPTIONS = {**_RATE, "score_bins": 10, "strategy": "uniform"}
 _COMPARISON = {"method": "between_groups", "reference": None, "control": None}
@@ -153,5 +143,5 @@ SCORE_GAP_OPTIONS = {**SCORE_OPTIONS, **_COMPARISON}
 GAP_OPTIONS = {**_RATE, **_COMPARISON, "over_classes": None}
 ODDS_OPTIONS = {"agg": "worst_case", **GAP_OPTIONS}
 """Defaults of the options of that name; of a gap of two rates, last."""
-SHARED = (ComparisonOptions, RateOptions, ScoreOptions, LabelOptions, ReadingOptions)
+SHARED = (ComparisonOptions, RateOptions, ValueOptions, LabelRules, ReadingOptions)
 """Where the meanings of options stand that several kinds of metrics have."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from fairloss.core.checks import choice
 from fairloss.core.options import given_options, with_options
+from fairloss.groups.encode import LABEL_RULES
 from fairloss.metrics import disparity
 from fairloss.metrics.arrays import Floats
 from fairloss.metrics.disparity import Statistic
@@ -132,7 +133,7 @@ def gap_of(
     choice("agg", o["agg"], get_args(Agg) if statistic == "gap" else ("worst_case", "mean"))
     reading = {name: o[name] for name in ("threshold", "strict", *READING_OPTIONS)}
     pred = as_predictions(y_true, y_pred, labels_matter=metrics != ("positive_rate",), **reading)
-    labels = {name: o[name] for name in ("unknown", "known", "bins")}
+    labels = {rule: o[rule] for rule in LABEL_RULES}
     strata, weight = as_strata(groups, o["control"], len(pred), **labels), pred.weights(o["sample_weight"])
     reference = disparity.reference_of(o["method"], o["reference"], strata.groups.labels)
     found: list[Floats] = []  # of each metric (S, G, K)

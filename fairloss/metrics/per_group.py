@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fairloss.core.checks import choice, expected
 from fairloss.core.options import given_options, with_options
-from fairloss.groups.encode import EachBins, EachLabels
+from fairloss.groups.encode import LABEL_RULES
 from fairloss.metrics.arrays import Bools, Floats, Ints, as_array, as_groups, as_values, as_weights
 from fairloss.metrics.calibration import (
     Strategy,
@@ -30,7 +30,7 @@ from fairloss.metrics.calibration import (
     uniform_index,
     weighted_mean,
 )
-from fairloss.metrics.gap_options import METRIC_OPTIONS, SHARED, MetricOptions
+from fairloss.metrics.gap_options import METRIC_OPTIONS, SHARED, VALUE_OPTIONS, MetricOptions, ValueOptions
 from fairloss.metrics.group_result import GroupMetric, group_result
 from fairloss.metrics.labels import same_length
 from fairloss.metrics.predictions import READING_OPTIONS, Predictions, as_predictions
@@ -149,30 +149,23 @@ def stratified_metric(
     return _measured(metric, y_true, y_pred, groups, control, options)
 
 
+@with_options(VALUE_OPTIONS, *SHARED)
 def group_mean(
     values: Any,
     groups: Any,
     *,
-    unknown: EachLabels = (),
-    known: EachLabels = (),
-    bins: EachBins = "raise",
-    sample_weight: Any = None,
     name: str = "mean",
     higher_is_better: bool = True,
-    undefined: Undefined = "omit",
+    **options: Unpack[ValueOptions],
 ) -> GroupMetric:
     """Mean of any per-sample value (Dice, IoU, a loss) in every group.
 
     Args:
         values: (N,) numbers; NaN (a Dice of two empty masks) is left out.
         groups: as in :func:`group_metric`.
-        unknown: as there.
-        known: as there.
-        bins: edges that cut numbers into bands, or None for codes, as in :func:`fairloss.encode_groups`.
-        sample_weight: (N,) non-negative weights.
         name: of the value.
         higher_is_better: its direction.
-        undefined: ``"omit"`` or ``"raise"``.
+        options: by keyword.
 
     Returns:
         Means, counts (of samples with a value) and the overall mean.
@@ -184,14 +177,15 @@ def group_mean(
         >>> group_mean([0.9, 0.7, 0.6], ["a", "a", "b"]).gap()
         0.2
     """
-    choice("undefined", undefined, get_args(Undefined))
+    o = given_options(options, VALUE_OPTIONS)
+    choice("undefined", o["undefined"], get_args(Undefined))
     array = as_values(values, "values", "sample")
-    encoding = as_groups(groups, len(array), unknown=unknown, known=known, bins=bins)
-    weight = as_weights(sample_weight, len(array))
+    encoding = as_groups(groups, len(array), **{rule: o[rule] for rule in LABEL_RULES})
+    weight = as_weights(o["sample_weight"], len(array))
     weight = np.where(np.isnan(array), 0.0, weight)
     array = np.where(weight > 0, array, 0.0)
     means = weighted_means(array, weight, encoding.ids, encoding.num_groups)
-    report_undefined(name, encoding, means, undefined)
+    report_undefined(name, encoding, means, o["undefined"])
     return group_result(name, encoding, means, np.array([weighted_mean(array, weight)]), higher_is_better, weight)
 
 
@@ -253,7 +247,7 @@ def _measured(metric: Any, y_true: Any, y_pred: Any, groups: Any, control: Any, 
     o = given_options(options, METRIC_OPTIONS)
     choice("undefined", o["undefined"], get_args(Undefined))
     reading = {name: o[name] for name in ("threshold", "strict", *READING_OPTIONS)}
-    labels = {name: o[name] for name in ("unknown", "known", "bins")}
+    labels = {rule: o[rule] for rule in LABEL_RULES}
     if callable(metric):
         unused = [name for name, value in reading.items() if value != METRIC_OPTIONS[name]]
         if unused:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fairloss.core.arrays import frame_columns
 from fairloss.core.checks import choice, expected, integer, number
-from fairloss.groups.encode import EachBins, EachLabels, GroupEncoding
+from fairloss.groups.encode import LABEL_RULES, GroupEncoding
 from fairloss.metrics.arrays import Bools, Floats, as_attributes, as_groups, as_values, cross_groups
 from fairloss.metrics.per_group import METRICS
 from fairloss.metrics.predictions import Predictions
@@ -32,15 +32,16 @@ _DEFAULT = ("accuracy", "auc", "tpr", "fpr", "fdr", "f1", "positive_rate", "ece"
 
 
 def read_attributes(
-    groups: Any, present: Bools, intersections: bool, unknown: EachLabels, known: EachLabels, bins: EachBins
+    groups: Any, present: Bools, intersections: bool, options: Mapping[str, Any]
 ) -> dict[str, GroupEncoding]:
     """Ids and names of every attribute of the samples ``present``, and of all crossed where there are several."""
+    rules: Any = {rule: options[rule] for rule in LABEL_RULES}
     n = len(present)
     attributes = groups if isinstance(groups, Mapping) else frame_columns(groups)
     if attributes is not None:
-        encodings = as_attributes(attributes, unknown, known, bins)
+        encodings = as_attributes(attributes, **rules)
     else:
-        encodings = {"group": as_groups(groups, n, unknown=unknown, known=known, bins=bins)}
+        encodings = {"group": as_groups(groups, n, **rules)}
     if not encodings:
         raise ValueError(expected("groups", "at least one attribute", "none"))
     found = {str(name): as_groups(encoding, n, f"groups[{name!r}]") for name, encoding in encodings.items()}

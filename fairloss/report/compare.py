@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from fairloss.core.arrays import frame_columns
 from fairloss.core.checks import expected
 from fairloss.core.options import given_options, with_options
-from fairloss.groups.encode import GroupEncoding, number_labels
+from fairloss.groups.encode import LABEL_RULES, GroupEncoding, number_labels
 from fairloss.metrics.arrays import Bools, as_groups, as_values
 from fairloss.metrics.per_group import Metric
-from fairloss.metrics.predictions import READING_OPTIONS, SCORED, Predictions, ReadingOptions, as_predictions
+from fairloss.metrics.predictions import READING_OPTIONS, SCORED, Predictions, as_predictions
 from fairloss.metrics.undefined import UndefinedGroupWarning, undefined_labels
 from fairloss.report.arguments import Resampling, metric_names, only_decides
 from fairloss.report.bootstrap import Draws, bootstrap_groups
@@ -27,7 +27,7 @@ from fairloss.report.build import attribute_report
 from fairloss.report.class_gaps import mean_difference, mean_gap
 from fairloss.report.comparisons import judged_groups
 from fairloss.report.intervals import gap_difference
-from fairloss.report.options import PREDICTION_OPTIONS, PredictionOptions, SampleOptions
+from fairloss.report.options import OPTION_KINDS, PREDICTION_OPTIONS, PredictionOptions
 from fairloss.report.results import GapDifference, ModelComparison, count_of, metric_title
 from fairloss.report.sample import read_sample
 
@@ -37,10 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["compare_models", "gap_difference_test", "pareto_front"]
 
 
-_OPTIONS = (PredictionOptions, SampleOptions, ReadingOptions)
-
-
-@with_options({name: v for name, v in PREDICTION_OPTIONS.items() if name != "min_group_size"}, *_OPTIONS)
+@with_options({name: v for name, v in PREDICTION_OPTIONS.items() if name != "min_group_size"}, *OPTION_KINDS)
 def gap_difference_test(
     y_true: Any,
     score_a: Any,
@@ -88,7 +85,7 @@ def gap_difference_test(
     return compare_models(y_true, models, groups, metrics=(metric,), **options)[1].against_first[metric]
 
 
-@with_options(PREDICTION_OPTIONS, *_OPTIONS)
+@with_options(PREDICTION_OPTIONS, *OPTION_KINDS)
 def compare_models(
     y_true: Any,
     scores: Mapping[str, Any],
@@ -154,7 +151,7 @@ def compare_models(
         cure = "pass its scores, or leave the metric out"
         raise ValueError(expected("scores", wanted, f"decisions of {', '.join(deciding)} alone", cure))
     n = len(next(iter(predictions.values())))
-    everyone = as_groups(groups, n, unknown=o["unknown"], known=o["known"], bins=o["bins"])
+    everyone = as_groups(groups, n, **{rule: o[rule] for rule in LABEL_RULES})
     for model, pred in predictions.items():
         notes = list(said)
         sample, present = read_sample(pred, {}, n, o["patients"], o["sample_weight"], notes)

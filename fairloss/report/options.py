@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
-from fairloss.groups.encode import EachBins, EachLabels
+from fairloss.groups.encode import LABEL_RULES, LabelRules
 from fairloss.metrics.per_group import Metric
 from fairloss.metrics.predictions import READING_OPTIONS, ReadingOptions
 from fairloss.metrics.rates import Convention
 
 __all__ = [
     "FILE_OPTIONS",
+    "OPTION_KINDS",
     "PREDICTION_OPTIONS",
     "REPORT_OPTIONS",
     "SAMPLE_OPTIONS",
@@ -22,13 +23,10 @@ __all__ = [
 ]
 
 
-class SampleOptions(TypedDict, total=False):
+class SampleOptions(LabelRules, total=False):
     """Keyword arguments of every report and comparison.
 
     Attributes:
-        unknown: labels that mean unknown as well, or such labels by attribute; see :func:`fairloss.encode_groups`.
-        known: labels that name a group although they look missing, likewise.
-        bins: edges that cut an attribute's numbers into bands, ``{"age": [40, 65]}``; None where they are codes.
         patients: (N,) ids; samples of one patient are drawn together. By default each sample is a patient.
         sample_weight: (N,) non-negative weights; samples of weight 0 are absent.
         num_replicates: bootstrap replicates, at least 100.
@@ -37,9 +35,6 @@ class SampleOptions(TypedDict, total=False):
         seed: of the resampling.
     """
 
-    unknown: EachLabels
-    known: EachLabels
-    bins: EachBins
     patients: Any
     sample_weight: Any
     num_replicates: int
@@ -109,7 +104,7 @@ class FileOptions(PredictionOptions, ReportOptions, total=False):
 
 
 SAMPLE_OPTIONS = {
-    "unknown": (), "known": (), "bins": "raise", "patients": None, "sample_weight": None, "num_replicates": 2000,
+    **LABEL_RULES, "patients": None, "sample_weight": None, "num_replicates": 2000,
     "level": 0.95, "min_group_size": 30, "seed": 0,
 }  # fmt: skip
 PREDICTION_OPTIONS = {"threshold": 0.5, "strict": False, **READING_OPTIONS, **SAMPLE_OPTIONS}
@@ -122,3 +117,5 @@ FILE_OPTIONS: dict[str, Any] = {
 }  # fmt: skip
 del FILE_OPTIONS["task"]
 """Defaults of :class:`SampleOptions`, of :class:`PredictionOptions`, of :class:`ReportOptions` and of :class:`FileOptions`."""
+OPTION_KINDS = (PredictionOptions, SampleOptions, LabelRules, ReadingOptions, ReportOptions)
+"""Where the meanings of options stand."""

@@ -21,7 +21,7 @@ from fairloss.core.options import given_options, with_options
 from fairloss.groups.encode import GroupEncoding
 from fairloss.metrics.arrays import Ints
 from fairloss.metrics.per_group import Metric
-from fairloss.metrics.predictions import READING_OPTIONS, ReadingOptions, as_predictions
+from fairloss.metrics.predictions import READING_OPTIONS, as_predictions
 from fairloss.metrics.rates import Convention
 from fairloss.report.arguments import (
     KINDS,
@@ -37,6 +37,7 @@ from fairloss.report.bootstrap import Draws, bootstrap_groups
 from fairloss.report.build import attribute_report, overall_estimates
 from fairloss.report.options import (
     FILE_OPTIONS,
+    OPTION_KINDS,
     PREDICTION_OPTIONS,
     REPORT_OPTIONS,
     SAMPLE_OPTIONS,
@@ -76,7 +77,7 @@ class FairnessReport(ReportData):
     """
 
     @classmethod
-    @with_options(PREDICTION_OPTIONS | REPORT_OPTIONS, PredictionOptions, SampleOptions, ReadingOptions, ReportOptions)
+    @with_options(PREDICTION_OPTIONS | REPORT_OPTIONS, *OPTION_KINDS)
     def from_predictions(
         cls,
         y_true: Any,
@@ -128,7 +129,7 @@ class FairnessReport(ReportData):
         pred = as_predictions(y_true, y_score, threshold=threshold, strict=strict, **reading)
         notes: list[str] = []
         sample, present = read_sample(pred, {}, len(pred), o["patients"], o["sample_weight"], notes)
-        encodings = read_attributes(groups, present, intersections, o["unknown"], o["known"], o["bins"])
+        encodings = read_attributes(groups, present, intersections, o)
         pred = sample.pred or pred
         names = read_metrics(pred, metrics, notes)
         settings = {
@@ -143,7 +144,7 @@ class FairnessReport(ReportData):
         return cls._of(sample, encodings, names, KINDS, margins, how, settings, notes, convention)
 
     @classmethod
-    @with_options(SAMPLE_OPTIONS | REPORT_OPTIONS, SampleOptions, ReportOptions)
+    @with_options(SAMPLE_OPTIONS | REPORT_OPTIONS, *OPTION_KINDS)
     def from_values(
         cls,
         values: Mapping[str, Any],
@@ -188,14 +189,14 @@ class FairnessReport(ReportData):
             raise ValueError(expected("values", "values of one length", f"lengths {sorted(lengths)}"))
         notes: list[str] = []
         sample, present = read_sample(None, arrays, lengths.pop(), o["patients"], o["sample_weight"], notes)
-        encodings = read_attributes(groups, present, intersections, o["unknown"], o["known"], o["bins"])
+        encodings = read_attributes(groups, present, intersections, o)
         kinds = value_kinds(sample.values, higher_is_better)
         settings = {"title": title, "task": "values", "model_name": o["model_name"]}
         margins = read_margins(o["margin"], kinds, tuple(arrays))
         return cls._of(sample, encodings, tuple(arrays), kinds, margins, how, settings, notes)
 
     @classmethod
-    @with_options(FILE_OPTIONS, FileOptions, PredictionOptions, SampleOptions, ReadingOptions, ReportOptions)
+    @with_options(FILE_OPTIONS, FileOptions, *OPTION_KINDS)
     def from_file(cls, path: str | Path, groups: str | Sequence[str], **options: Unpack[FileOptions]) -> FairnessReport:
         """Compute the report of a file of predictions; arguments that name data elsewhere name columns here.
 
