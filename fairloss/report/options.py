@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from fairloss.groups.encode import LABEL_RULES, LabelRules
 from fairloss.metrics.per_group import Metric
