@@ -1,6 +1,6 @@
 # The whole run on a GPU machine, from the root of the repository, results in the folder $OUT: bash benchmarks/gpu.sh
-# Wheels of rivals lie in .whl/: geomloss, liger_kernel, monai, pytorch_metric_learning and
-# the tqdm that it imports.
+# Wheels of rivals lie in .whl/, which travels with the tree:
+# pip download --no-deps -d .whl geomloss liger_kernel monai pytorch_metric_learning tqdm
 set -o pipefail; S=$(mktemp -d); export PYTHONUNBUFFERED=1 PYTHONPATH=$S/site:$PWD TRITON_CACHE_DIR=$S/tc TORCHINDUCTOR_CACHE_DIR=$S/ti PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
 python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target $S/site .whl/*.whl || echo NO WHEELS
 nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem --format=csv | tee $OUT/gpu.txt
