@@ -28,7 +28,7 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.torch
 	touch $@
 
 $(VENV)/.all: $(VENV)/.dev
-	$(PIP) --editable ".[dev,examples,trl,bench]" lightning
+	$(PIP) --editable ".[dev,examples,trl,bench,docs]" lightning
 	touch $@
 
 $(VENV)/.bench: pyproject.toml $(VENV)/.torch

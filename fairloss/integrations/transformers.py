@@ -225,14 +225,21 @@ class FairTrainerMixin:
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> Any:
-        """The trainer's; labels without groups are an error, where the trainer would leave out loss and metrics."""
+        """The trainer's; labels without groups are an error, where the trainer would leave out loss and metrics.
+
+        Of a model's outputs only tensors are kept: a cache, which transformers 5.24 returns as ``cache``, cannot be gathered.
+        """
         base: Any = super()
         label, group = self._fair_columns
         if inputs.get(label) is not None:
             self._take(inputs)
         else:
             inputs = {k: v for k, v in inputs.items() if k != group}
-        return base.prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
+        loss, outputs, labels = base.prediction_step(model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
+        if isinstance(outputs, tuple) and any(isinstance(output, Tensor) for output in outputs):
+            tensors = tuple(output for output in outputs if isinstance(output, Tensor))
+            outputs = tensors if len(tensors) > 1 else tensors[0]
+        return loss, outputs, labels
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         base: Any = super()

@@ -24,6 +24,7 @@ FRAMEWORKS = {
     "integrations/transformers.md": "docs/test_docs_transformers.py",
     "integrations/trl.md": "docs/test_docs_trl.py",
     "integrations/verl.md": "integrations/with_verl/test_verl_loading.py",
+    "recipes.md": "docs/test_recipes.py",
     "start/segmentation.md": "docs/test_journeys.py",
     "start/vlm.md": "docs/test_journeys.py",
     "start/grpo.md": "docs/test_journeys.py",

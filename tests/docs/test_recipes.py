@@ -1,4 +1,4 @@
-"""The added lines of docs/recipes.md run, on stand-ins with the shapes and names of each codebase."""
+"""The lines of docs/recipes.md run, on stand-ins with the shapes and names of each codebase."""
 
 import re
 import textwrap
@@ -13,7 +13,7 @@ from tests.docs.test_docs import DOCS
 
 PAGE = (DOCS / "recipes.md").read_text(encoding="utf-8")
 ADDED = {
-    title: [block.replace("\n+", "\n").removeprefix("+") for block in re.findall(r"```diff\n(.*?)```", text, re.DOTALL)]
+    title: re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     for title, text in re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
 }
 NAMES = {name: getattr(fairloss, name) for name in fairloss.__all__}

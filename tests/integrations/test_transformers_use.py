@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -192,3 +193,19 @@ def test_token_metrics_through_the_trainer(tmp_path):
         label_ids=(batch["labels"].numpy(), batch["groups"].numpy()),
     )
     assert group_metrics(perfect, num_groups=3, shift_labels=True)["accuracy"] == 1
+
+
+def test_outputs_that_are_no_tensors_do_not_reach_the_metrics(tmp_path, monkeypatch):
+    """transformers 5.24 returns caches among the outputs, with None in them, which accelerate refuses to gather."""
+    import transformers
+
+    plain = transformers.Trainer.prediction_step
+
+    def with_cache(*args, **kwargs):
+        loss, logits, labels = plain(*args, **kwargs)
+        return loss, (logits, {"layers": (None, None)}), labels
+
+    monkeypatch.setattr(transformers.Trainer, "prediction_step", with_cache)
+    instance = trainer(tmp_path, data=dataset())
+    instance.compute_metrics = partial(group_metrics, num_groups=3)
+    assert 0 <= instance.evaluate(dataset())["eval_accuracy"] <= 1
