@@ -98,17 +98,29 @@ def save_state(module: nn.Module, path: Path, described: dict[str, str] | None =
     os.replace(draft, path)
 
 
-def load_state(module: nn.Module, path: Path, otherwise: str) -> dict[str, str]:
-    """Read what :func:`save_state` wrote, and what it is of; where it is not there, warn of what happens ``otherwise``."""
+def load_state(
+    module: nn.Module, path: Path, otherwise: str | None, described: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Read what :func:`save_state` wrote, and what it is of, which has to be as ``described``.
+
+    Where the file is not there, warn of what happens ``otherwise``; None raises FileNotFoundError.
+    """
     from safetensors import safe_open
     from safetensors.torch import load_file
 
     if not path.exists():
+        if otherwise is None:
+            raise FileNotFoundError(f"{path} is not there")
         warnings.warn(f"{path} is not there: {otherwise}", stacklevel=3)
         return {}
-    module.load_state_dict(load_file(path))
     with safe_open(path, "pt") as file:
-        return dict(file.metadata() or {})
+        written = dict(file.metadata() or {})
+    for name, own in (described or {}).items():
+        if written.get(name) != own:
+            cure = "resume with what it was written with, in that order, or delete the file to start anew"
+            raise ValueError(expected(str(path), f"this run's {name} {own}", written.get(name), cure))
+    module.load_state_dict(load_file(path))
+    return written
 
 
 def id_name(what: str, id_: int, names: Sequence[Any] | None) -> str:

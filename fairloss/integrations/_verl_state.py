@@ -15,7 +15,7 @@ from torch import Tensor
 from fairloss.core import checks
 from fairloss.core.checks import expected
 from fairloss.integrations._labels import Labels
-from fairloss.integrations._trainers import Cell, listed, means_by_cell, save_state
+from fairloss.integrations._trainers import Cell, listed, load_state, means_by_cell, save_state
 
 __all__ = ["ROWS", "STATE_FILE", "FairGRPOState", "Rows"]
 
@@ -269,19 +269,7 @@ class FairGRPOState:
             FileNotFoundError: there is no such file.
             ValueError: it was written with other groups or domains, or another kind of history or discovery.
         """
-        from safetensors import safe_open
-        from safetensors.torch import load_file
-
-        path = Path(folder) / STATE_FILE
-        if not path.exists():
-            raise FileNotFoundError(f"{path} is not there")
-        with safe_open(path, "pt") as file:
-            written = file.metadata() or {}
-        for name, own in self._described().items():
-            if written.get(name) != own:
-                cure = "resume with what it was written with, in that order, or delete the file to start anew"
-                raise ValueError(expected(str(path), f"this run's {name} {own}", written.get(name), cure))
-        self.fair.load_state_dict(load_file(path))
+        load_state(self.fair, Path(folder) / STATE_FILE, None, self._described())
 
     def _described(self) -> dict[str, str]:
         labels = {"groups": self._groups.described(), "domains": self._domains.described()}

@@ -247,14 +247,20 @@ class FairGRPOMixin:
         base._save_checkpoint(model, trial)
         if trainer.args.should_save:
             folder = Path(trainer._get_output_dir(trial=trial)) / f"checkpoint-{trainer.state.global_step}"
-            _trainers.save_state(self.fair, folder / STATE_FILE, {"dropped": json.dumps(self._fair_dropped)})
+            dropped = {"dropped": json.dumps(self._fair_dropped)}
+            _trainers.save_state(self.fair, folder / STATE_FILE, dropped | self._described())
 
     def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
         base: Any = super()
         base._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            written = _trainers.load_state(self.fair, Path(checkpoint) / STATE_FILE, "FairGRPO's history starts anew")
+            path, otherwise = Path(checkpoint) / STATE_FILE, "FairGRPO's history starts anew"
+            written = _trainers.load_state(self.fair, path, otherwise, self._described())
             self._fair_dropped = json.loads(written.get("dropped", "[]"))
+
+    def _described(self) -> dict[str, str]:
+        """What a saved history is of: names or number of groups and of domains."""
+        return {f"{labels.what}s": labels.described() for _, labels in self._fair_labels}
 
 
 def _versions() -> str:

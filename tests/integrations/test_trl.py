@@ -227,6 +227,9 @@ def test_a_checkpoint_resumes_the_history(tmp_path):
     assert torch.equal(resumed.fair.history.totals(), through.fair.history.totals())
     for a, b in zip(through.model.parameters(), resumed.model.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+    other = {"domain_column": "domain", "group_names": ["old", "young"]}
+    with pytest.raises(ValueError, match=r"fair_grpo.safetensors: expected this run's groups .*old.*young"):
+        trainer(tmp_path / "half", columns=other, max_steps=4).train(resume_from_checkpoint=str(folder))
     (folder / STATE_FILE).unlink()
     with pytest.warns(UserWarning, match="starts anew"):
         trainer(tmp_path / "half", max_steps=4).train(resume_from_checkpoint=str(folder))
