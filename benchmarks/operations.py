@@ -26,7 +26,8 @@ BEFORE = {
 }
 FREE = {
     "view", "_unsafe_view", "expand", "unsqueeze", "squeeze", "t", "transpose", "permute", "slice", "select", "detach",
-    "split", "split_with_sizes", "unbind", "as_strided", "alias", "_reshape_alias", "lift_fresh", "_local_scalar_dense",
+    "split", "split_with_sizes", "unbind", "unfold", "as_strided", "alias", "_reshape_alias", "lift_fresh",
+    "_local_scalar_dense",
 }  # fmt: skip
 
 

@@ -28,6 +28,27 @@ def documented() -> dict[str, str]:
     return names
 
 
+def _parameters(made: Any) -> griffe.Parameters:
+    """The parameters that a function has at run time."""
+
+    def text(annotation: Any) -> str | None:
+        if annotation is inspect.Parameter.empty:
+            return None
+        return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
+
+    return griffe.Parameters(
+        *(
+            griffe.Parameter(
+                p.name,
+                annotation=text(p.annotation),
+                kind=griffe.ParameterKind(p.kind.description),
+                default=None if p.default is p.empty else repr(p.default),
+            )
+            for p in inspect.signature(made).parameters.values()
+        )
+    )
+
+
 class Roles(griffe.Extension):
     """Rewrites docstrings before they are parsed."""
 
@@ -49,26 +70,30 @@ class Roles(griffe.Extension):
         made = getattr(importlib.import_module(attr.parent.path), attr.name)
         if not inspect.isfunction(made):
             return
-        signature = inspect.signature(made)
-        parameters = [
-            griffe.Parameter(
-                p.name,
-                annotation=p.annotation if isinstance(p.annotation, str) else inspect.formatannotation(p.annotation),
-                kind=griffe.ParameterKind(p.kind.description),
-                default=None if p.default is p.empty else repr(p.default),
-            )
-            for p in signature.parameters.values()
-        ]
         function = griffe.Function(
             attr.name,
-            parameters=griffe.Parameters(*parameters),
-            returns=signature.return_annotation,
+            parameters=_parameters(made),
+            returns=inspect.signature(made).return_annotation,
             docstring=griffe.Docstring(inspect.getdoc(made) or ""),
             lineno=attr.lineno,
             endlineno=attr.endlineno,
         )
         attr.parent.set_member(attr.name, function)
         self.on_instance(obj=function)
+
+    def on_function_instance(self, *, func: griffe.Function, **_: Any) -> None:
+        """A function whose options a decorator writes shows them."""
+        if not func.decorators or func.path.startswith("fairloss.integrations."):  # whose frameworks may be missing
+            return
+        made = importlib.import_module(func.module.path)
+        for name in func.path.removeprefix(func.module.path + ".").split("."):
+            made = inspect.getattr_static(made, name)
+        made = getattr(made, "__func__", made)
+        if "__signature__" in getattr(made, "__dict__", {}):
+            func.parameters = _parameters(made)
+            if func.docstring:
+                func.docstring.value = inspect.getdoc(made) or ""
+                self.on_instance(obj=func)
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         """Every object that has a docstring."""

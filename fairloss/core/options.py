@@ -38,7 +38,7 @@ def with_options(defaults: Mapping[str, Any], *kinds: type) -> Callable[[_Functi
     """A decorator that writes ``defaults`` into a function's signature and documentation in place of its ``**options``.
 
     Types and meanings are those of the typed dictionaries ``kinds``, each before what it inherits from; the
-    documentation says where they go by a line "options: by keyword.".
+    documentation says where they go by a line "options: by keyword.", if anywhere.
     """
     types: dict[str, Any] = {}
     meanings: dict[str, str] = {}
@@ -59,8 +59,9 @@ def with_options(defaults: Mapping[str, Any], *kinds: type) -> Callable[[_Functi
         ]
         function.__signature__ = signature.replace(parameters=[*kept, *shown])  # type: ignore[attr-defined]
         text = inspect.cleandoc(function.__doc__ or "")
-        written = "\n".join(meanings[name] for name in defaults)
-        function.__doc__ = re.sub(r"    options: by keyword\.", lambda _: written, text)
+        if "options: by keyword." in text:
+            written = "\n".join(meanings[name] for name in defaults)
+            function.__doc__ = text.replace("    options: by keyword.", written)
         return function
 
     return decorate

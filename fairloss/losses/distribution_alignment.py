@@ -21,7 +21,7 @@ from fairloss.core.options import option_names, options_of
 from fairloss.core.state import ConstantsModule
 from fairloss.core.tensor_checks import per_sample
 from fairloss.groups.ids import check_groups, single_attribute
-from fairloss.losses.fis import Reference, Transport, checked_reference
+from fairloss.losses.fis_weights import Reference, Transport, checked_reference
 from fairloss.ops.sinkhorn import sinkhorn_divergences
 from fairloss.ops.transport import wasserstein_to_all, wasserstein_to_sample
 

@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 from fairloss.core import checks
 from fairloss.core.checks import expected
-from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
+from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group, gather_rows_with_gradient
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.options import option_names, options_of
 from fairloss.core.state import ConstantsModule
-from fairloss.core.tensor_checks import all_inside, floating, real, same_device, shaped
+from fairloss.core.tensor_checks import all_inside, floating, on_host, real, same_device, shaped
 from fairloss.groups.ids import check_groups, single_attribute
 from fairloss.losses.dice import check_class_ids
-from fairloss.losses.fis import fis
+from fairloss.losses.fis_weights import weighted_mean
 from fairloss.losses.group_heads import route_by_group
 from fairloss.losses.tasks import check_fractions
 
@@ -38,6 +38,9 @@ __all__ = ["Direction", "DistillationVariant", "FairDistillationLoss", "TaskLoss
 Direction = Literal["teacher||student", "student||teacher"]
 DistillationVariant = Literal["default", "paper"]
 TaskLoss = Callable[..., Tensor]
+
+_NO_CLASS = -(1 << 63)
+"""Torch would ignore the class -100."""
 
 
 def _two_classes(logits: Tensor) -> Tensor:
@@ -48,27 +51,30 @@ def _two_classes(logits: Tensor) -> Tensor:
 
 def _sample_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """(N, C, *spatial) float32 or float64 logits -> (N,): the mean over pixels of the cross-entropy."""
-    if not target.dtype.is_floating_point:
-        target = target.to(torch.int64)
+    soft = target.dtype.is_floating_point
+    target = target.to(logits.dtype if soft else torch.int64)
+    if not soft and not on_host(target):
         check_class_ids(target, logits.shape[1])
-    else:
-        target = target.to(logits.dtype)
-    entropy = F.cross_entropy(logits, target, reduction="none")
+    try:
+        entropy = F.cross_entropy(logits, target, reduction="none", ignore_index=_NO_CLASS)
+    except (IndexError, RuntimeError):
+        check_class_ids(target, logits.shape[1])  # says which
+        raise
     return entropy.flatten(1).mean(1) if entropy.ndim > 1 else entropy
 
 
 def _divergence(
     student: Tensor, teacher: Tensor, temperature: float, direction: Direction, variant: DistillationVariant
 ) -> Tensor:
-    """Sum over samples and pixels of the KL divergence over classes (dimension 1)."""
+    """Sum over samples and pixels of minus the KL divergence over classes (dimension 1)."""
     log_t = torch.log_softmax(teacher / temperature, 1)
     if variant == "paper":
         log_s, direction = torch.log_softmax(student, 1), "student||teacher"
     else:
         log_s = torch.log_softmax(student / temperature, 1)
     if direction == "teacher||student":
-        return (log_t.exp() * (log_t - log_s)).sum()
-    return (log_s.exp() * (log_s - log_t)).sum()
+        return (log_t.exp() * (log_s - log_t)).sum()
+    return (log_s.exp() * (log_t - log_s)).sum()
 
 
 def takes_values(task_loss: TaskLoss) -> bool:
@@ -158,7 +164,7 @@ def fair_distillation(
     size = single_attribute(num_groups, "FairDistillationLoss")
     by_value = _check_options(distill_weight, temperature, direction, variant, task_loss, process_group)
     _check_logits(input, target, teacher_logits, size)
-    check_groups(groups, size, input.shape[0], device=input.device)
+    ids = check_groups(groups, size, input.shape[0], device=input.device)
     dtype = statistics_dtype(input.dtype)
     teacher = teacher_logits.detach().to(dtype)
     if teacher.ndim > input.ndim:
@@ -170,18 +176,21 @@ def fair_distillation(
         if labels.dtype.is_floating_point:  # the probability of class 1
             labels = torch.stack([1 - labels, labels], 1)
     total = _divergence(student, teacher, temperature, direction, variant)
-    cells = torch.ones_like(student[:, 0]).sum()
-    total, cells = all_reduce_sums([total, cells], process_group)
-    value = distill_weight * temperature**2 * total / cells.clamp(min=1)
+    cells = student[:, 0].numel()
+    if process_group is not None:
+        total, every = all_reduce_sums([total, total.new_tensor(cells, dtype=torch.float64)], process_group)
+        total, cells = (total / every.clamp(min=1)).to(dtype), 1
+    scale = distill_weight * temperature**2 / max(cells, 1)
     if distill_weight == 1:
-        return value
+        return 0 - scale * total
     if task_loss is not None and not by_value:
-        return value + (1 - distill_weight) * task_loss(input, target, groups)
+        return torch.sub((1 - distill_weight) * task_loss(input, target, groups), total, alpha=scale)
     losses = _sample_cross_entropy(student, labels)
-    if task_loss is None:
-        by_group = fis(losses, groups, num_groups=size, process_group=process_group)
-        return value + (1 - distill_weight) * by_group  # type: ignore[operator]
-    return value + (1 - distill_weight) * task_loss(losses, groups)
+    if task_loss is not None:
+        return torch.sub((1 - distill_weight) * task_loss(losses, groups), total, alpha=scale)
+    losses, ids = gather_rows_with_gradient(losses, process_group), ids.gathered(process_group)
+    by_group, _ = weighted_mean(losses, ids, (losses.detach(), ids), factor=1 - distill_weight)
+    return torch.add(by_group, total, alpha=-scale)
 
 
 class FairDistillationLoss(ConstantsModule):

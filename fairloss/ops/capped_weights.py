@@ -1,4 +1,4 @@
-"""Softmax weights of mean 1 under a cap."""
+"""Softmax shares whose weights, the share times the number of samples, stay under a cap."""
 
 from __future__ import annotations
 
@@ -9,42 +9,41 @@ from torch import Tensor
 
 from fairloss.core.tensor_checks import on_host
 
-__all__ = ["capped_weights"]
+__all__ = ["NOTHING", "capped_shares"]
+
+NOTHING = -1e200
+"""The logit of an entry that takes no part: minus infinity but where all entries have it, whose shares are then no NaN."""
 
 
-def capped_weights(logits: Tensor, counts: Tensor | None, cap: float) -> Tensor:
-    """Weights proportional to exp(logits), of mean 1 over entries that stand for ``counts`` samples each, none above ``cap``.
+def capped_shares(logits: Tensor, totals: list[Tensor | int], cap: float) -> Tensor:
+    """Softmax of each row of (R, N) float64 ``logits``, no share above ``cap / total`` of its row.
 
-    w_i = min(cap, lam exp(logit_i)) with the lam that makes the mean 1, found on the sorted logits: with the k largest at
-    the cap, log lam = log(n - cap * their samples) - logsumexp(the rest), and k is the smallest number whose next weight
-    stays below. 0 where the count is 0; ``None`` counts 1 each. The cap is at least 1; ``math.inf`` is no cap.
+    With weights w = total * share of mean 1 over the ``total`` entries above ``NOTHING``: w_i = min(cap, lam exp(logit_i))
+    with the lam that makes the mean 1, found on the sorted logits. With the k largest at the cap, log lam = log(total - k cap)
+    - logsumexp(the rest), and k is the smallest number whose next weight stays below. The cap is at least 1; ``math.inf``
+    is no cap.
     """
-    # Most batches need no cap, and where a look at the weights waits for no device it spares the sort.
-    if cap == math.inf or (on_host(logits) and logits.shape[0]):
-        weights = _uncapped(logits, counts)
-        if cap == math.inf or bool(weights.amax() <= cap):
-            return weights
-    return _by_sorting(logits, torch.ones_like(logits) if counts is None else counts, cap)
+    shares = torch.softmax(logits, 1)
+    if cap == math.inf:
+        return shares
+    # Most batches need no cap, and where a look at the shares waits for no device it spares the sort.
+    if logits.shape[1] and on_host(logits):
+        largest = shares.amax(1).unbind()
+        if all(float(share) * float(total) <= cap for share, total in zip(largest, totals, strict=True)):
+            return shares
+    return _by_sorting(logits, cap)
 
 
-def _uncapped(logits: Tensor, counts: Tensor | None) -> Tensor:
-    if counts is None:
-        return torch.softmax(logits, 0) * logits.shape[0]
-    absent = counts == 0
-    odds = logits.masked_fill(absent, -torch.inf)
-    odds = torch.exp(odds - odds.amax())
-    return (odds * (counts.sum() / torch.dot(odds, counts))).masked_fill(absent, 0.0)
-
-
-def _by_sorting(logits: Tensor, counts: Tensor, cap: float) -> Tensor:
-    included = counts > 0
-    largest, order = logits.masked_fill(~included, -torch.inf).sort(descending=True)
-    samples = counts[order]
-    rest = torch.logcumsumexp((largest + torch.log(samples)).flip(0), 0).flip(0)  # from each place on
-    left = counts.sum() - cap * (samples.cumsum(0) - samples)
+def _by_sorting(logits: Tensor, cap: float) -> Tensor:
+    included = logits > -1e100  # whatever temperature divided them
+    n = included.sum(1, keepdim=True)
+    largest, _ = logits.sort(1, descending=True)
+    rest = torch.logcumsumexp(largest.flip(1), 1).flip(1)  # from each place on
+    left = n - cap * torch.arange(logits.shape[1], dtype=logits.dtype, device=logits.device)
     log_lam = torch.log(left.clamp(min=1e-9)) - rest
     over = (left > 0) & (log_lam + largest > math.log(cap) + 1e-9)
     # Once the next weight stays below the cap, all later ones do: the first place that fits is the number of those over.
-    k = over.sum().clamp(max=max(logits.shape[0] - 1, 0)).unsqueeze(0)
-    factor = log_lam.gather(0, k) if logits.shape[0] > 0 else log_lam.new_zeros(1)
-    return torch.where(included, torch.exp((logits + factor).clamp(max=math.log(cap))), 0.0)
+    k = over.sum(1, keepdim=True).clamp(max=max(logits.shape[1] - 1, 0))
+    factor = log_lam.gather(1, k) if logits.shape[1] else log_lam.new_zeros(k.shape)
+    weights = torch.exp((logits + factor).clamp(max=math.log(cap)))
+    return torch.where(included, weights, 0.0) / n.clamp(min=1)

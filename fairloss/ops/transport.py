@@ -21,86 +21,98 @@ __all__ = ["LineStatistics", "line_statistics", "wasserstein_to_all", "wasserste
 
 
 class _Quantiles(NamedTuple):
-    """The values about their mean, sorted, and once more by group; the unknown come last, as zeros."""
+    """The values about their mean, sorted, and once more by group; the unknown have zeros."""
 
     x: Tensor  # (N,) sorted
-    y: Tensor  # (N,) sorted within groups
-    slots: Tensor  # (N,) group of y, G where unknown
-    place: Tensor  # (N,) where y stands in x
-    n: Tensor  # (N,) size of y's group
-    low: Tensor  # (N,) y holds its group's quantiles low / (n N) to high / (n N), exact integers
-    high: Tensor
-    below_low: Tensor  # (N,) N times the integral of x's quantile function up to them
-    below_high: Tensor
-    sizes: Tensor  # (G,) int64
-    total: Tensor  # () known samples, at least 1
+    y: Tensor  # (M,) sorted within groups
+    rows: Tensor  # (M,) group of y plus 1, 0 where unknown; ascending
+    place: Tensor  # (M,) how many of x lie below y
+    share: Tensor  # (M,) size of y's group, in units of that of all
+    ends: Tensor  # (M, 2) y holds its group's quantiles between these, in units of 1 / N
+    prefix: Tensor  # (N + 2,) sums of x before each place; the last two are equal
+    below: Tensor  # (M, 2) N times the integral of x's quantile function up to the ends
+    total: Tensor  # () known samples, float64
 
-    def below(self, position: Tensor) -> Tensor:
-        return _mass_below(self.x, torch.nn.functional.pad(self.x.cumsum(0), (1, 0)), position, self.n)
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor, rows: Tensor, place: Tensor, total: Tensor) -> _Quantiles:
+        start = torch.searchsorted(rows, rows)
+        share = (torch.searchsorted(rows, rows, right=True) - start) / total
+        ranks = torch.arange(rows.shape[0] + 1, dtype=torch.float64, device=rows.device).as_strided(
+            (len(rows), 2), (1, 1)
+        )
+        ends = (ranks - start.unsqueeze(1)) / share.unsqueeze(1)
+        prefix = torch.nn.functional.pad(x, (1, 1)).cumsum(0)
+        return cls(x, y, rows, place, share, ends, prefix, _mass_below(prefix, ends), total)
 
-    def sums(self, terms: Tensor) -> Tensor:
-        """(N, ...) -> (G, ...)."""
-        zeros = terms.new_zeros((self.sizes.shape[0] + 1, *terms.shape[1:]))
-        return zeros.index_add(0, self.slots, terms)[:-1]
+    def variance(self) -> Tensor:
+        """Of x, a scalar."""
+        return torch.dot(self.x, self.x) / self.total
+
+    def squares(self, offset: Tensor) -> Tensor:
+        """(M,) terms whose mean over a group is W_2^2 less the variance, plus ``offset``."""
+        # W_2^2 = Var + mean over the group of y (y - 2 times the mean of all values at y's quantiles)
+        twice = torch.addcmul(self.y, self.below[:, 1] - self.below[:, 0], self.share, value=-2)
+        return torch.addcmul(offset, self.y, twice)
 
 
-def _mass_below(x: Tensor, prefix: Tensor, position: Tensor, n: Tensor) -> Tensor:
-    """N times the integral of the quantile function of x from 0 to position / (n N)."""
-    k = torch.div(position, n, rounding_mode="floor")
-    part = (position % n).to(x.dtype) / n
-    return torch.addcmul(prefix.index_select(0, k), part, x.index_select(0, k.clamp(max=x.shape[0] - 1)))
+def _mass_below(prefix: Tensor, t: Tensor) -> Tensor:
+    """N times the integral of the quantile function from 0 to t / N."""
+    k = t.to(torch.int64)
+    return torch.lerp(prefix[:-1][k], prefix[1:][k], t - k)
 
 
-def _quantiles(values: Tensor, ids: Tensor, num_groups: int) -> _Quantiles:
-    # Small batches cost by the number of operations, not by their size: there is no operation here that could be spared.
-    unknown = ids < 0
-    slots = ids.masked_fill(unknown, num_groups)
-    counts = slots.new_zeros(num_groups + 1).index_add(0, slots, torch.ones_like(slots))
-    sizes = counts[:-1]
-    n_all = sizes.sum()
-    total = n_all.clamp(min=1)
-    x = values.to(torch.float64)
+def _without_tail(x: Tensor) -> Tensor:
+    """Sorted values with 0 in the place of the unknown, which are infinite."""
+    return x.nan_to_num(nan=torch.nan, posinf=0.0, neginf=-torch.inf)
+
+
+def _quantiles(values: Tensor, rows: Tensor, unknown: Tensor) -> _Quantiles:
+    # Small batches cost by the number of operations, not by their size.
+    total = rows.count_nonzero().to(torch.float64)
     # About the mean: W is the same, and squares lose no digits.
-    x = x - x.detach().masked_fill(unknown, 0.0).sum() / total
-    x, order = torch.sort(x.masked_fill(unknown, torch.inf), stable=True)
-    slots = slots.index_select(0, order)
-    x = x.masked_fill(slots == num_groups, 0.0)
+    center = values.detach().masked_fill(unknown, 0.0).sum(dtype=torch.float64) / total
+    x, order = torch.sort((values - center.unsqueeze(0)).masked_fill(unknown, torch.inf), stable=True)
+    x = _without_tail(x)
     # Regroup the sorted values; within a group they stay sorted.
-    slots, place = torch.sort(slots, stable=True)
-    n = counts.index_select(0, slots)
-    rank = torch.arange(slots.shape[0], device=slots.device) - (counts.cumsum(0) - counts).index_select(0, slots)
-    low = n_all * rank
-    high = low + n_all
-    below_high = _mass_below(x, torch.nn.functional.pad(x.cumsum(0), (1, 0)), high, n)
-    # The lower bound of a value's quantiles is the upper one of its group's value before.
-    below_low = torch.nn.functional.pad(below_high[:-1], (1, 0)).masked_fill(rank == 0, 0.0)
-    return _Quantiles(x, x.index_select(0, place), slots, place, n, low, high, below_low, below_high, sizes, total)
+    rows, place = torch.sort(rows.index_select(0, order), stable=True)
+    return _Quantiles.of(x, x.index_select(0, place), rows, place, total)
 
 
 class LineStatistics(NamedTuple):
-    """Per group, (G,), and of all known samples; float64, 0 where absent."""
+    """Per group, (G,), infinite where absent, and of all known samples; float64."""
 
     squared: Tensor
-    """W_2^2 between the group's values and all values."""
+    """W_2^2 between the group's values and all values, to rounding, which may be below 0."""
     means: Tensor
     """Of the group, about the mean of all."""
     variance: Tensor
     """Of all, a scalar."""
-    sizes: Tensor
+    total: Tensor
+    """Known samples, a scalar."""
+    rows: Tensor
+    """(N,) ids plus 1, 0 where unknown."""
+    unknown: Tensor
+    """(N,) bool."""
 
 
 def line_statistics(values: Tensor, ids: Tensor, num_groups: int) -> LineStatistics:
-    """W_2^2 to all values with what the same sort gives besides; arguments as :func:`wasserstein_to_all`."""
-    q = _quantiles(values, ids, num_groups)
-    sums = q.sums(torch.stack([q.y, q.y * q.y, q.y * (q.below_high - q.below_low)], 1))
-    own, variance = sums[:, :2] / q.sizes.clamp(min=1).unsqueeze(1), torch.dot(q.x, q.x) / q.total
-    squared = (own[:, 1] + variance - 2 * sums[:, 2] / q.total).clamp(min=0)
-    return LineStatistics(_where_apart(squared, q), own[:, 0], variance, q.sizes.to(torch.float64))
+    """W_2^2 to all values with what the same sort gives besides, not for gradients; as :func:`wasserstein_to_all`."""
+    rows = ids + 1
+    unknown = rows == 0
+    q = _quantiles(values, rows, unknown)
+    variance = q.variance()
+    terms = torch.stack([q.y, q.squares(variance)])
+    table = terms.new_full((2, num_groups + 1), torch.inf)
+    table = table.scatter_reduce(1, q.rows.expand(2, -1), terms, "mean", include_self=False)
+    return LineStatistics(table[1, 1:], table[0, 1:], variance, q.total, rows, unknown)
 
 
-def _where_apart(distances: Tensor, q: _Quantiles) -> Tensor:
-    # A group that is all there is: exactly 0, and so is its gradient.
-    return distances.masked_fill((q.sizes == 0) | (q.sizes == q.total), 0.0)
+def _distances(q: _Quantiles, num_groups: int, p: int) -> Tensor:
+    """(G,) W_p^p between x and each group of y, 0 where one of them is absent."""
+    terms = (q.squares(q.y.new_zeros(())) if p == 2 else _absolute(q)) / (q.share * q.total)
+    sums, counts = (q.y.new_zeros(num_groups + 1).index_add(0, q.rows, t)[1:] for t in (terms, torch.ones_like(q.y)))
+    found = (sums + q.variance()).clamp(min=0) if p == 2 else sums
+    return found.masked_fill((counts == 0) | (q.total == 0), 0.0)
 
 
 def wasserstein_to_all(values: Tensor, ids: Tensor, num_groups: int, p: int) -> Tensor:
@@ -115,10 +127,11 @@ def wasserstein_to_all(values: Tensor, ids: Tensor, num_groups: int, p: int) -> 
     Returns:
         (G,) float64, 0 where absent.
     """
-    if p == 2:
-        return line_statistics(values, ids, num_groups).squared
-    q = _quantiles(values, ids, num_groups)
-    return _where_apart(_absolute(q), q)  # how many values lie below y is its place in the sort
+    rows = ids + 1
+    q = _quantiles(values, rows, rows == 0)
+    # A group that is all there is: exactly 0, and so is its gradient.
+    alone = ((q.share == 1) & (q.rows > 0)).any()
+    return _distances(q, num_groups, p).masked_fill(alone, 0.0)
 
 
 def wasserstein_to_sample(
@@ -137,35 +150,19 @@ def wasserstein_to_sample(
     Returns:
         (G,) float64, 0 where a group, or every value, is absent.
     """
-    n_all = known.sum()
-    total = n_all.clamp(min=1)
-    x, y = values.to(torch.float64), sample.to(torch.float64)
-    center = x.detach().masked_fill(~known, 0.0).sum() / total
-    ranked, _ = torch.sort((x - center).masked_fill(~known, torch.inf))
-    x = ranked.masked_fill(ranked == torch.inf, 0.0)
-    slots = ids.masked_fill(ids < 0, num_groups)
-    counts = slots.new_zeros(num_groups + 1).index_add(0, slots, torch.ones_like(slots))
-    y, order = torch.sort(y - center, stable=True)
-    slots, regrouped = torch.sort(slots[order], stable=True)
-    y = y[regrouped].masked_fill(slots == num_groups, 0.0)
-    n = counts[slots]
-    low = n_all * (torch.arange(slots.shape[0], device=slots.device) - (counts.cumsum(0) - counts)[slots])
-    high = low + n_all
-    prefix = torch.nn.functional.pad(x.cumsum(0), (1, 0))
-    below_low, below_high = (_mass_below(x, prefix, position, n) for position in (low, high))
+    total = known.count_nonzero().to(torch.float64)
+    center = values.detach().masked_fill(~known, 0.0).sum(dtype=torch.float64) / total.clamp(min=1)
+    ranked, _ = torch.sort((values - center.unsqueeze(0)).masked_fill(~known, torch.inf), stable=True)
+    y, order = torch.sort(sample - center.unsqueeze(0), stable=True)
+    rows, regrouped = torch.sort((ids + 1).index_select(0, order), stable=True)
+    y = y.index_select(0, regrouped).masked_fill(rows == 0, 0.0)
     place = torch.searchsorted(ranked.detach(), y.detach())
-    q = _Quantiles(x, y, slots, place, n, low, high, below_low, below_high, counts[:-1], total)
-    if p == 2:
-        moments = q.sums(torch.stack([y * y, y * (below_high - below_low) / total], 1))
-        own, both = moments[:, 0] / q.sizes.clamp(min=1), moments[:, 1]
-        distances = (own + torch.dot(x, x) / total - 2 * both).clamp(min=0)
-    else:
-        distances = _absolute(q)
-    return distances.masked_fill((q.sizes == 0) | (n_all == 0), 0.0)
+    return _distances(_Quantiles.of(_without_tail(ranked), y, rows, place, total), num_groups, p)
 
 
 def _absolute(q: _Quantiles) -> Tensor:
-    """(G,) integrals of |Q_g - Q|: among the quantiles of y those of values below y come first."""
-    cut = torch.minimum(torch.maximum(q.place * q.n, q.low), q.high)
-    width = (2 * cut - q.low - q.high).to(q.x.dtype) / q.n
-    return q.sums(q.y * width - 2 * q.below(cut) + q.below_low + q.below_high) / q.total
+    """(M,) shares of the groups' integrals |Q_g - Q|: among the quantiles of y those of values below y come first."""
+    low, high = q.ends.unbind(1)
+    cut = torch.minimum(torch.maximum(q.place.to(low.dtype), low), high)
+    terms = q.y * (2 * cut - low - high) - 2 * _mass_below(q.prefix, cut) + q.below.sum(1)
+    return terms * q.share

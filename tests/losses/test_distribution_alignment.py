@@ -44,6 +44,17 @@ def test_unknown_and_absent(generator):
     assert loss(x, groups, reference=(reference[0], torch.full_like(reference[1], -1))) == 0
 
 
+@pytest.mark.parametrize("p", [1, 2])
+def test_an_empty_batch_is_at_distance_zero_from_a_reference(p, generator):
+    x = torch.zeros(0, requires_grad=True)
+    value = ff.distribution_alignment(
+        x, torch.zeros(0, dtype=torch.int64), num_groups=3, p=p, reference=draw(generator)[3]
+    )
+    value.backward()
+    assert value == 0
+    assert x.grad.shape == (0,)
+
+
 def test_released_with_exact_transport_divides_one_side_by_its_sum(generator):
     x, groups, samples, reference = draw(generator)
     batch = x.detach()[groups >= 0].numpy()

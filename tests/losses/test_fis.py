@@ -12,7 +12,7 @@ import fairloss
 from fairloss import FISLoss, GroupMemory
 from fairloss import functional as ff
 from fairloss.losses.fis import fis, fis_weights
-from fairloss.ops.capped_weights import _by_sorting, capped_weights
+from fairloss.ops.capped_weights import NOTHING, _by_sorting, capped_shares
 from tests.oracles.fairdi import fis_default_weights
 
 DATA = np.load(Path(__file__).parents[1] / "data" / "fair_scaling.npz")
@@ -89,19 +89,16 @@ def test_mean_weight_is_one_at_any_batch_size(n, c, cap):
         assert weights.max() <= (cap or n) * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("counts", [None, torch.tensor([3.0, 0.0, 1.0, 40.0, 7.0], dtype=torch.float64)])
-def test_where_nothing_exceeds_the_cap_the_sorted_form_gives_the_same(counts):
-    logits = torch.tensor([0.3, 5.0, -2.0, 0.1, 1.2], dtype=torch.float64)
-    if counts is None:
-        logits[1] = 0.0
-    found = capped_weights(logits, counts, 20.0)
-    every = torch.ones_like(logits) if counts is None else counts
-    assert found.max() < 20
-    assert (found * every).sum() / every.sum() == pytest.approx(1)
-    torch.testing.assert_close(found, _by_sorting(logits, every, 20.0))
-    capped = capped_weights(logits, counts, 1.2)
-    assert capped.max() == pytest.approx(1.2)
-    assert (capped * every).sum() / every.sum() == pytest.approx(1)
+def test_where_nothing_exceeds_the_cap_the_sorted_form_gives_the_same():
+    logits = torch.tensor([[0.3, 5.0, -2.0, 0.1, 1.2], [0.3, NOTHING, -2.0, 0.1, 1.2]], dtype=torch.float64)
+    totals = [5, torch.tensor(4.0, dtype=torch.float64)]
+    found = capped_shares(logits, totals, 20.0)
+    torch.testing.assert_close(found, torch.softmax(logits, 1))
+    torch.testing.assert_close(found, _by_sorting(logits, 20.0))
+    capped = capped_shares(logits, totals, 1.2)
+    torch.testing.assert_close(capped.sum(1), torch.ones(2).double())
+    torch.testing.assert_close(capped.amax(1), torch.tensor([1.2 / 5, 1.2 / 4]).double())
+    assert capped[1, 1] == 0
 
 
 def test_equal_losses_give_their_mean():
@@ -259,7 +256,7 @@ def test_c_zero_runs_no_transport_and_checks_the_memory_all_the_same(variant, mo
     def refuse(*_):
         raise AssertionError("a transport was run for a term times 0")
 
-    monkeypatch.setattr("fairloss.losses.fis.line_statistics", refuse)
+    monkeypatch.setattr("fairloss.losses.fis_weights.line_statistics", refuse)
     torch.testing.assert_close(fis_weights(losses, groups, num_groups=3, c=0, variant=variant), limit)
     with pytest.raises(ValueError, match=r"memory: .*\b2\b"):
         fis_weights(losses, groups, num_groups=3, c=0, variant=variant, memory=GroupMemory(2, capacity=4))
