@@ -12,7 +12,7 @@ from fairloss.core.checks import expected
 
 __all__ = ["given_options", "option_names", "options_of", "with_options"]
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+_Made = TypeVar("_Made", bound=Callable[..., Any])
 
 
 def option_names(function: Callable[..., Any], *, without: Sequence[str] = ()) -> tuple[str, ...]:
@@ -34,8 +34,10 @@ def given_options(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> di
     return {**defaults, **options}
 
 
-def with_options(defaults: Mapping[str, Any], *kinds: type) -> Callable[[_Function], _Function]:
-    """A decorator that writes ``defaults`` into a function's signature and documentation in place of its ``**options``.
+def with_options(defaults: Mapping[str, Any], *kinds: type) -> Callable[[_Made], _Made]:
+    """A decorator that writes ``defaults`` into the signature and documentation of a function in place of its ``**options``.
+
+    Of a class into those of its constructor.
 
     Types and meanings are those of the typed dictionaries ``kinds``, each before what it inherits from; the
     documentation says where they go by a line "options: by keyword.", if anywhere.
@@ -50,18 +52,19 @@ def with_options(defaults: Mapping[str, Any], *kinds: type) -> Callable[[_Functi
         for name, meaning in re.findall(r"^    (\w+): (.*(?:\n        .*)*)", listed, re.MULTILINE):
             meanings.setdefault(name, f"    {name}: {meaning}")
 
-    def decorate(function: _Function) -> _Function:
+    def decorate(made: _Made) -> _Made:
+        function: Any = made.__init__ if isinstance(made, type) else made  # type: ignore[misc]
         signature = inspect.signature(function)
         kept = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
         shown = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=types[name])
             for name, default in defaults.items()
         ]
-        function.__signature__ = signature.replace(parameters=[*kept, *shown])  # type: ignore[attr-defined]
-        text = inspect.cleandoc(function.__doc__ or "")
+        function.__signature__ = signature.replace(parameters=[*kept, *shown])
+        text = inspect.cleandoc(made.__doc__ or "")
         if "options: by keyword." in text:
             written = "\n".join(meanings[name] for name in defaults)
-            function.__doc__ = text.replace("    options: by keyword.", written)
-        return function
+            made.__doc__ = text.replace("    options: by keyword.", written)
+        return made
 
     return decorate

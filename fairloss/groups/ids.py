@@ -58,6 +58,11 @@ class GroupIds(NamedTuple):
         """(N,) ids of the first attribute, the only one where a method takes one."""
         return self.ids[:, 0]
 
+    @property
+    def by_attribute(self) -> list[GroupIds]:
+        """The ids of each attribute alone."""
+        return [GroupIds(self.ids[:, k : k + 1], (size,)) for k, size in enumerate(self.sizes)]
+
     def known(self, valid: Tensor) -> GroupIds:
         """The same with -1 in every attribute where ``valid``, (N,) bool, is False."""
         return GroupIds(self.ids.masked_fill(~valid.unsqueeze(1), -1), self.sizes)

@@ -112,6 +112,7 @@ LOSSES = (
             "is pooled with the other unknown ones, with weight 1, and not in the mean error L̄; in the cross-entropy "
             "like any other",
         ),
+        attributes="yes",
         variants=(
             "the group with the larger Dice loss weighs more",
             "none",

@@ -9,8 +9,8 @@ pixels of a whole group, which is steadier where a structure is small.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, get_args
 
 import torch
 import torch.nn.functional as F
@@ -19,17 +19,24 @@ from torch import Tensor
 from fairloss.core import checks
 from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, check_process_group
+from fairloss.core.options import given_options, with_options
 from fairloss.core.tensor_checks import all_inside, between, floating, real, same_device
-from fairloss.groups.ids import check_groups, single_attribute
+from fairloss.groups.ids import check_groups, check_num_groups
 from fairloss.losses.tasks import check_fractions
 from fairloss.ops.dice_sums import dice_sums
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 __all__ = [
+    "DICE_OPTIONS",
+    "MASK_OPTIONS",
     "Activation",
+    "DiceOptions",
+    "MaskOptions",
     "Overlap",
     "check_class_ids",
     "check_masks",
-    "check_smoothing",
     "check_weights",
     "dice_loss_of_sums",
     "group_dice_loss",
@@ -40,6 +47,52 @@ __all__ = [
 
 
 Activation = Literal["softmax", "sigmoid"]
+
+
+class MaskOptions(TypedDict, total=False):
+    """Keyword arguments of every soft Dice.
+
+    Attributes:
+        include_background: whether class 0 takes part in the Dice term.
+        activation: ``"softmax"`` over classes that exclude one another, or ``"sigmoid"`` for one channel or regions that
+            overlap.
+        squared_pred: whether Dice's denominator is squared; MONAI's default is False.
+        ignore_index: the id of pixels that count for nothing; of masks with channels, the value in every channel.
+        smooth_nr: added to Dice's numerator: an empty class that is predicted empty has Dice smooth_nr / smooth_dr.
+        smooth_dr: added to Dice's denominator, > 0.
+    """
+
+    include_background: bool
+    activation: Activation
+    squared_pred: bool
+    ignore_index: int | None
+    smooth_nr: float
+    smooth_dr: float
+
+
+class DiceOptions(MaskOptions, total=False):
+    """Those of a loss of Dice and cross-entropy.
+
+    Attributes:
+        dice_weight: w in [0, 1] (FairSeg 0.5, FairMedFM 0.8).
+        class_weights: a factor >= 0 of 1 - Dice of each class that takes part; all 1 by default (not renormalized, as MONAI's).
+        output_weights: of a list of outputs, divided by their sum; 1, 1/2, 1/4, ... by default.
+    """
+
+    dice_weight: float
+    class_weights: Sequence[float] | Tensor | None
+    output_weights: Sequence[float] | None
+
+
+MASK_OPTIONS: MaskOptions = {
+    "include_background": True,
+    "activation": "softmax",
+    "squared_pred": True,
+    "ignore_index": None,
+    "smooth_nr": 1e-5,
+    "smooth_dr": 1e-5,
+}
+DICE_OPTIONS: DiceOptions = {"dice_weight": 1.0, **MASK_OPTIONS, "class_weights": None, "output_weights": None}
 
 
 class Overlap(NamedTuple):
@@ -57,23 +110,15 @@ class Overlap(NamedTuple):
 
 
 def overlap(
-    input: Tensor,
-    target: Tensor,
-    *,
-    num_classes: int | None = None,
-    with_nll: bool = False,
-    activation: Activation = "softmax",
-    squared_pred: bool = True,
-    ignore_index: int | None = None,
+    input: Tensor, target: Tensor, o: Mapping[str, Any], *, num_classes: int | None = None, with_nll: bool = False
 ) -> Overlap:
     """Per-sample sums of (B, C, *spatial) logits; see :class:`Overlap` and :func:`sample_dice_loss`."""
-    check_masks(activation, squared_pred, ignore_index)
     floating("input", input, "(B, C, *spatial)")
     real("target", target, "a tensor of class ids or probabilities")
     # MONAI's MetaTensor overrides methods that the ops call.
     if type(input) is not Tensor or type(target) is not Tensor:
         input, target = input.as_subclass(Tensor), target.as_subclass(Tensor)
-    sigmoid = activation == "sigmoid"
+    sigmoid, ignore_index = o["activation"] == "sigmoid", o["ignore_index"]
     least = 1 if sigmoid else 2
     if input.ndim < 3 or input.shape[1] < least or (num_classes is not None and input.shape[1] != num_classes):
         wanted = f"C >= {least}" if num_classes is None else f"C = {num_classes}"
@@ -108,7 +153,7 @@ def overlap(
         wanted = "ids (B, *spatial) or (B, 1, *spatial), or one-hot (B, C, *spatial)"
         given = f"{tuple(target.shape)} ({target.dtype})"
         raise ValueError(expected("target", f"{wanted}, for input {tuple(input.shape)}", given))
-    sums, nll = dice_sums(x, t, with_nll, sigmoid=sigmoid, squared=squared_pred, ignored=ignored)
+    sums, nll = dice_sums(x, t, with_nll, sigmoid=sigmoid, squared=o["squared_pred"], ignored=ignored)
     counted = sums.new_full((n,), pixels) if ignored is None else (~ignored).sum(1).to(sums.dtype)
     return Overlap(sums, nll, counted * classes if sigmoid else counted)
 
@@ -118,18 +163,15 @@ def check_class_ids(ids: Tensor, num_classes: int) -> None:
     between("target", ids, 0, num_classes - 1, f"class ids 0 .. {num_classes - 1}")
 
 
-def check_smoothing(smooth_nr: float, smooth_dr: float) -> None:
-    """Raise unless smooth_nr >= 0 and smooth_dr > 0, without which an empty class would be 0 / 0."""
-    checks.number("smooth_nr", smooth_nr, minimum=0)
-    checks.number("smooth_dr", smooth_dr, above=0)
-
-
-def check_masks(activation: str, squared_pred: bool, ignore_index: int | None) -> None:
-    """Check how masks are read."""
-    checks.choice("activation", activation, get_args(Activation))
-    checks.flag("squared_pred", squared_pred)
-    if ignore_index is not None:
-        checks.integer("ignore_index", ignore_index, minimum=-(1 << 31))
+def check_masks(o: Mapping[str, Any]) -> None:
+    """Check :class:`MaskOptions`."""
+    checks.flag("include_background", o["include_background"])
+    checks.choice("activation", o["activation"], get_args(Activation))
+    checks.flag("squared_pred", o["squared_pred"])
+    if o["ignore_index"] is not None:
+        checks.integer("ignore_index", o["ignore_index"], minimum=-(1 << 31))
+    checks.number("smooth_nr", o["smooth_nr"], minimum=0)
+    checks.number("smooth_dr", o["smooth_dr"], above=0)  # without which an empty class would be 0 / 0
 
 
 def check_weights(name: str, weights: Sequence[float] | Tensor | None) -> list[float] | None:
@@ -146,21 +188,14 @@ def check_weights(name: str, weights: Sequence[float] | Tensor | None) -> list[f
     return numbers
 
 
-def dice_loss_of_sums(
-    sums: Tensor,
-    *,
-    include_background: bool,
-    smooth_nr: float,
-    smooth_dr: float,
-    class_weights: Sequence[float] | None = None,
-) -> Tensor:
+def dice_loss_of_sums(sums: Tensor, o: Mapping[str, Any], class_weights: Sequence[float] | None = None) -> Tensor:
     """w_c (1 - Dice_c): (..., 3, C) sums -> (..., C), without the first class if the background is left out."""
-    if not include_background:
+    if not o["include_background"]:
         if sums.shape[-1] == 1:
             raise ValueError(expected("include_background", "True for one channel", False))
         sums = sums[..., 1:]
     inter, predicted, true = sums.unbind(-2)
-    losses = torch.rsub((inter + smooth_nr / 2) / (predicted + true + smooth_dr), 1, alpha=2)
+    losses = torch.rsub((inter + o["smooth_nr"] / 2) / (predicted + true + o["smooth_dr"]), 1, alpha=2)
     if class_weights is None:
         return losses
     if len(class_weights) != losses.shape[-1]:
@@ -210,24 +245,14 @@ def _resized(target: Tensor, output: Tensor) -> Tensor:
     return mask if channels else mask.squeeze(1)
 
 
+@with_options(DICE_OPTIONS, DiceOptions, MaskOptions)
 def sample_dice_loss(
-    input: Tensor | Sequence[Tensor],
-    target: Tensor | Sequence[Tensor],
-    *,
-    dice_weight: float = 1.0,
-    include_background: bool = True,
-    activation: Activation = "softmax",
-    squared_pred: bool = True,
-    ignore_index: int | None = None,
-    class_weights: Sequence[float] | Tensor | None = None,
-    output_weights: Sequence[float] | None = None,
-    smooth_nr: float = 1e-5,
-    smooth_dr: float = 1e-5,
+    input: Tensor | Sequence[Tensor], target: Tensor | Sequence[Tensor], **options: Unpack[DiceOptions]
 ) -> Tensor:
     """Soft Dice loss of every sample, mixed with its cross-entropy: the (B,) values that group losses take.
 
     loss_b = w mean_c v_c (1 - Dice_bc) + (1 - w) mean over pixels of the cross-entropy (with the sigmoid, over pixels and
-    channels of the binary one). 0 means a perfect segmentation.
+    channels of the binary one), w = ``dice_weight``, v = ``class_weights``. 0 means a perfect segmentation.
 
     Args:
         input: (B, C, *spatial) logits, any number of spatial dimensions; C >= 2, or C >= 1 with the sigmoid. A list of outputs
@@ -235,16 +260,7 @@ def sample_dice_loss(
         target: ids (B, *spatial) or (B, 1, *spatial), as integers or whole floats; or masks or probabilities
             (B, C, *spatial), which for the softmax sum to 1 at every pixel. For a list, one for each output, or one that is
             resized (nearest).
-        dice_weight: w in [0, 1].
-        include_background: whether class 0 takes part in the Dice term.
-        activation: ``"softmax"`` over classes that exclude one another, or ``"sigmoid"`` for one channel or regions that
-            overlap.
-        squared_pred: whether the denominator is squared; MONAI's default is False.
-        ignore_index: the id of pixels that count for nothing; of masks with channels, the value in every channel.
-        class_weights: v_c >= 0 of each class that takes part in the Dice term; all 1 by default (not renormalized, as MONAI's).
-        output_weights: of a list's outputs, divided by their sum; 1, 1/2, 1/4, ... by default.
-        smooth_nr: added to the numerator: an empty class that is predicted empty has Dice smooth_nr / smooth_dr.
-        smooth_dr: added to the denominator, > 0.
+        options: by keyword.
 
     Returns:
         (B,) float32 (float64 for float64 logits).
@@ -257,59 +273,38 @@ def sample_dice_loss(
         >>> sample_dice_loss(logits, torch.tensor([[0, 1], [0, 1]]))
         tensor([0.0159, 0.5389])
     """
-    w = checks.number("dice_weight", dice_weight, minimum=0, maximum=1)
-    check_smoothing(smooth_nr, smooth_dr)
-    weights = check_weights("class_weights", class_weights)
+    o = given_options(options, DICE_OPTIONS)
+    check_masks(o)
+    w = checks.number("dice_weight", o["dice_weight"], minimum=0, maximum=1)
+    weights = check_weights("class_weights", o["class_weights"])
 
     def of_one(input: Tensor, target: Tensor) -> Tensor:
-        found = overlap(
-            input,
-            target,
-            with_nll=w < 1,
-            activation=activation,
-            squared_pred=squared_pred,
-            ignore_index=ignore_index,
-        )
-        per_class = dice_loss_of_sums(
-            found.sums,
-            include_background=include_background,
-            smooth_nr=smooth_nr,
-            smooth_dr=smooth_dr,
-            class_weights=weights,
-        )
+        found = overlap(input, target, o, with_nll=w < 1)
+        per_class = dice_loss_of_sums(found.sums, o, weights)
         return w * per_class.mean(1) + (1 - w) * found.nll / found.pixels.clamp(min=1)
 
-    return over_outputs(of_one, input, target, output_weights)
+    return over_outputs(of_one, input, target, o["output_weights"])
 
 
+@with_options(MASK_OPTIONS, MaskOptions)
 def group_dice_loss(
     input: Tensor,
     target: Tensor,
     groups: Tensor,
     *,
-    num_groups: int,
-    include_background: bool = True,
-    activation: Activation = "softmax",
-    squared_pred: bool = True,
-    ignore_index: int | None = None,
-    smooth_nr: float = 1e-5,
-    smooth_dr: float = 1e-5,
+    num_groups: int | Sequence[int],
     process_group: ProcessGroup | None = None,
+    **options: Unpack[MaskOptions],
 ) -> Tensor:
     """1 - Dice of every group and class, over all pixels of the group's samples.
 
     Args:
         input: (B, C, *spatial) logits.
         target: as :func:`sample_dice_loss` takes it.
-        groups: (B,) integer or bool ids, -1 = unknown.
-        num_groups: G.
-        include_background: whether class 0 is among the classes returned.
-        activation: ``"softmax"`` or ``"sigmoid"``.
-        squared_pred: whether the denominator is squared.
-        ignore_index: the id of pixels that count for nothing.
-        smooth_nr: added to the numerator.
-        smooth_dr: added to the denominator, > 0.
+        groups: (B,) or (B, K) integer or bool ids, -1 = unknown.
+        num_groups: G; a tuple for several attributes, whose rows stand one after the other.
         process_group: pools over all its ranks' samples.
+        options: by keyword.
 
     Returns:
         (G, C), or (G, C - 1) without the background, float32 (float64 for float64 logits); 0 where a group is absent.
@@ -324,10 +319,9 @@ def group_dice_loss(
                 [0.3096, 0.7682],
                 [0.0000, 0.0000]])
     """
-    size = single_attribute(num_groups, "group_dice_loss")
-    check_smoothing(smooth_nr, smooth_dr)
+    sizes, o = check_num_groups(num_groups), given_options(options, MASK_OPTIONS)
+    check_masks(o)
     check_process_group(process_group)
-    sums = overlap(input, target, activation=activation, squared_pred=squared_pred, ignore_index=ignore_index).sums
-    pools, counts = check_groups(groups, size, sums.shape[0], device=input.device).totals(sums, process_group)
-    losses = dice_loss_of_sums(pools, include_background=include_background, smooth_nr=smooth_nr, smooth_dr=smooth_dr)
-    return torch.where(counts.unsqueeze(1) > 0, losses, 0.0)
+    sums = overlap(input, target, o).sums
+    pools, counts = check_groups(groups, sizes, sums.shape[0], device=input.device).totals(sums, process_group)
+    return torch.where(counts.unsqueeze(1) > 0, dice_loss_of_sums(pools, o), 0.0)

@@ -13,9 +13,8 @@ Dice, its smoothing and the group pools are those of :mod:`fairloss.losses.dice`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -23,96 +22,181 @@ from torch import Tensor
 from fairloss.core import checks
 from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
-from fairloss.core.options import option_names, options_of
+from fairloss.core.options import given_options, options_of, with_options
 from fairloss.core.state import ConstantsModule
-from fairloss.groups.ids import check_groups, single_attribute
+from fairloss.groups.ids import (
+    ATTRIBUTE_REDUCTIONS,
+    AttributeReduction,
+    check_groups,
+    check_num_groups,
+    reduce_attributes,
+)
 from fairloss.losses.dice import (
-    Activation,
+    DICE_OPTIONS,
+    DiceOptions,
+    MaskOptions,
     check_masks,
-    check_smoothing,
     check_weights,
     dice_loss_of_sums,
     over_outputs,
     overlap,
 )
+from fairloss.losses.parts import WeightingParts
 from fairloss.ops.segments import segment_totals
 
-__all__ = ["FEBSLoss", "FEBSVariant", "febs"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["FEBSLoss", "FEBSOptions", "FEBSVariant", "febs"]
 
 FEBSVariant = Literal["default", "released"]
 
 
-def _check_options(
-    num_classes: int | None,
-    gamma: float,
-    max_weight: float | None,
-    dice_weight: float,
-    smooth_nr: float,
-    smooth_dr: float,
-    variant: str,
-    class_weights: Sequence[float] | Tensor | None,
-) -> None:
-    if num_classes is not None:
-        checks.integer("num_classes", num_classes, minimum=1)
-    if class_weights is not None and variant == "released":
+class FEBSOptions(DiceOptions, total=False):
+    """Keyword arguments of :class:`FEBSLoss`.
+
+    Attributes:
+        gamma: strength >= 0; 0 weighs all groups alike.
+        max_weight: bound of the ratio before the power, >= 1; ``None``: no bound.
+        variant: ``"default"``, or ``"released"``: the authors' code, in which the worst group's probabilities are scaled
+            *down* (see the module).
+        attribute_reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"`` of the Dice terms.
+        process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.core.distributed`.
+    """
+
+    gamma: float
+    max_weight: float | None
+    variant: FEBSVariant
+    attribute_reduction: AttributeReduction
+    process_group: ProcessGroup | None
+
+
+FEBS_OPTIONS: FEBSOptions = {
+    "gamma": 1.0,
+    "max_weight": 10.0,
+    **DICE_OPTIONS,
+    "variant": "default",
+    "attribute_reduction": "mean",
+    "process_group": None,
+}
+
+
+def _checked(options: Mapping[str, Any], num_classes: int | None, least: int) -> dict[str, Any]:
+    """What is given and the defaults, checked."""
+    o = given_options(options, FEBS_OPTIONS)
+    check_masks(o)
+    checks.choice("variant", o["variant"], get_args(FEBSVariant))
+    if o["class_weights"] is not None and o["variant"] == "released":
         raise ValueError(expected("class_weights", 'None beside variant="released"', "weights"))
-    check_weights("class_weights", class_weights)
-    checks.number("gamma", gamma, minimum=0)
-    if max_weight is not None:
-        checks.number("max_weight", max_weight, minimum=1)
-    checks.number("dice_weight", dice_weight, minimum=0, maximum=1)
-    check_smoothing(smooth_nr, smooth_dr)
-    checks.choice("variant", variant, ("default", "released"))
+    check_weights("class_weights", o["class_weights"])
+    check_weights("output_weights", o["output_weights"])
+    if num_classes is not None:
+        checks.integer("num_classes", num_classes, minimum=1 if o["activation"] == "sigmoid" else least)
+    checks.number("gamma", o["gamma"], minimum=0)
+    if o["max_weight"] is not None:
+        checks.number("max_weight", o["max_weight"], minimum=1)
+    checks.number("dice_weight", o["dice_weight"], minimum=0, maximum=1)
+    checks.choice("attribute_reduction", o["attribute_reduction"], ATTRIBUTE_REDUCTIONS)
+    check_process_group(o["process_group"])
+    return o
 
 
-def _scaled_mean(losses: Tensor, counts: Tensor, gamma: float, max_weight: float | None) -> Tensor:
-    """sum_g w_g L_g / (C sum_g w_g) of (G + 1, C) pools, the last one of the unknown, which has weight 1."""
-    classes = losses.shape[1]
-    error = losses.sum(1)  # L_g
-    present = (counts > 0).to(error.dtype)
+def _weights(error: Tensor, present: Tensor, classes: int, gamma: float, max_weight: float | None) -> Tensor:
+    """w_g of (G + 1,) pools' errors L_g, the last one of the unknown, which has weight 1; 0 where absent."""
     fixed, known = error.detach()[:-1], present[:-1]
     mean = torch.dot(fixed, known) / known.sum().clamp(min=1)
     e = 1e-3 * classes
     ratio = (fixed + e) / (mean + e)
     if max_weight is not None:
         ratio = ratio.clamp(1 / max_weight, max_weight)
-    # An absent pool's error is a constant; its weight is 0.
-    w = torch.cat([ratio**gamma, ratio.new_ones(1)]) * present
+    return torch.cat([ratio**gamma, ratio.new_ones(1)]) * present
+
+
+def _weighted_mean(w: Tensor, error: Tensor, classes: int) -> Tensor:
+    """sum_g w_g L_g / (C sum_g w_g); an absent pool's error is a constant, and its weight is 0."""
     return torch.dot(w, error) / (classes * w.sum()).clamp(min=torch.finfo(w.dtype).tiny)
 
 
-def _scaled_by_group(pools: Tensor, losses: Tensor, counts: Tensor, gamma: float, squared: bool) -> Tensor:
-    """(3, C) sums over the batch of w p t, w^2 p^2 (w p) and t^2: those of probabilities scaled by group."""
-    error = losses.sum(1).detach()[:-1]
-    best = torch.where(counts[:-1] > 0, error, torch.inf).amin()
+def _scales(error: Tensor, counts: Tensor, gamma: float) -> Tensor:
+    """(G + 1,) factors of the groups' probabilities in the released code; 1 for the unknown."""
+    known = error.detach()[:-1]
+    best = torch.where(counts[:-1] > 0, known, torch.inf).amin()
     # A perfect group is its own minimum: 0 / 0 counts as 1.
-    ratio = torch.where(error > best, best / torch.where(error > 0, error, 1.0), 1.0)
-    w = torch.cat([torch.tanh(ratio**gamma), error.new_ones(1)]).unsqueeze(1)  # unknown samples are left as they are
+    ratio = torch.where(known > best, best / torch.where(known > 0, known, 1.0), 1.0)
+    return torch.cat([torch.tanh(ratio**gamma), known.new_ones(1)])
+
+
+def _scaled_sums(pools: Tensor, w: Tensor, squared: bool) -> Tensor:
+    """(3, C) sums over the batch of w p t, w^2 p^2 (w p) and t^2: those of probabilities scaled by group."""
+    w = w.unsqueeze(1)
     inter, predicted, true = pools.unbind(1)
     return torch.stack([(w * inter).sum(0), ((w * w if squared else w) * predicted).sum(0), true.sum(0)])
 
 
+def _of_attribute(pools: Tensor, counts: Tensor, o: Mapping[str, Any]) -> list[Tensor]:
+    """The Dice term of one attribute's (G + 1, 3, C) pools, the same without weights, and by group means and weights."""
+    losses = dice_loss_of_sums(pools, o, check_weights("class_weights", o["class_weights"]))
+    error, classes = losses.sum(1), losses.shape[1]  # L_g
+    present = (counts > 0).to(error.dtype)
+    if o["variant"] == "released":
+        w = _scales(error, counts, o["gamma"])
+        dice, task = (
+            torch.where(counts.sum() > 0, dice_loss_of_sums(_scaled_sums(pools, v, o["squared_pred"]), o).mean(), 0.0)
+            for v in (w, torch.ones_like(w))
+        )
+    else:
+        w = _weights(error, present, classes, o["gamma"], o["max_weight"])
+        dice, task = (_weighted_mean(v, error, classes) for v in (w, present))
+    return [dice, task, error[:-1] / classes * present[:-1], w[:-1] * present[:-1]]
+
+
+def _of_batch(
+    input: Tensor | Sequence[Tensor],
+    target: Tensor | Sequence[Tensor],
+    groups: Tensor,
+    sizes: tuple[int, ...],
+    num_classes: int | None,
+    o: Mapping[str, Any],
+    return_parts: bool,
+) -> Tensor | WeightingParts:
+    def of_one(input: Tensor, target: Tensor) -> Tensor:
+        """The loss, or (2 + 3 G,) it and its parts."""
+        found = overlap(input, target, o, num_classes=num_classes, with_nll=o["dice_weight"] < 1)
+        ids = check_groups(groups, sizes, found.sums.shape[0], device=input.device)
+        # The unknown are one more pool: their slot is the one past the groups'.
+        tables = [segment_totals(found.sums, own.slots(), own.sizes[0] + 1) for own in ids.by_attribute]
+        entropies = [] if o["dice_weight"] == 1 else [found.nll.sum(), found.pixels.sum()]
+        flat = all_reduce_sums([t for pair in tables for t in pair] + entropies, o["process_group"])
+        counts = flat[1 : 2 * len(sizes) : 2]
+        terms = [_of_attribute(pools, n, o) for pools, n in zip(flat[: 2 * len(sizes) : 2], counts, strict=True)]
+        dice, task, means, weights = zip(*terms, strict=True)
+        values = [reduce_attributes(torch.stack(part), o["attribute_reduction"]) for part in (dice, task)]
+        if entropies:
+            entropy = (1 - o["dice_weight"]) * flat[-2] / flat[-1].clamp(min=1)
+            values = [o["dice_weight"] * value + entropy for value in values]
+        if not return_parts:
+            return values[0]
+        known = [n[:-1].to(values[0].dtype) for n in counts]
+        return torch.cat([torch.stack(values), *means, *known, *weights])
+
+    found = over_outputs(of_one, input, target, o["output_weights"])
+    if not return_parts:
+        return found
+    loss, task, *_ = found.unbind()
+    return WeightingParts(loss, task.detach(), *found[2:].detach().chunk(3))
+
+
+@with_options(FEBS_OPTIONS, FEBSOptions)
 def febs(
     input: Tensor | Sequence[Tensor],
     target: Tensor | Sequence[Tensor],
     groups: Tensor,
     *,
-    num_groups: int,
+    num_groups: int | Sequence[int],
     num_classes: int | None = None,
-    gamma: float = 1.0,
-    max_weight: float | None = 10.0,
-    dice_weight: float = 1.0,
-    include_background: bool = True,
-    activation: Activation = "softmax",
-    squared_pred: bool = True,
-    ignore_index: int | None = None,
-    class_weights: Sequence[float] | Tensor | None = None,
-    output_weights: Sequence[float] | None = None,
-    smooth_nr: float = 1e-5,
-    smooth_dr: float = 1e-5,
-    variant: FEBSVariant = "default",
-    process_group: ProcessGroup | None = None,
-) -> Tensor:
+    return_parts: bool = False,
+    **options: Unpack[FEBSOptions],
+) -> Tensor | WeightingParts:
     """Fair Error-Bound Scaling as a function; see :class:`FEBSLoss`. ``num_classes`` is read off the logits if None.
 
     Example:
@@ -120,43 +204,11 @@ def febs(
         >>> febs(logits, torch.tensor([[0, 1], [0, 1]]), torch.tensor([0, 1]), num_groups=2)
         tensor(0.5132)
     """
-    size = single_attribute(num_groups, "FEBSLoss")
-    _check_options(num_classes, gamma, max_weight, dice_weight, smooth_nr, smooth_dr, variant, class_weights)
-    check_process_group(process_group)
-    dice_losses = partial(dice_loss_of_sums, smooth_nr=smooth_nr, smooth_dr=smooth_dr)
-    weights = check_weights("class_weights", class_weights)
-
-    def of_one(input: Tensor, target: Tensor) -> Tensor:
-        found = overlap(
-            input,
-            target,
-            num_classes=num_classes,
-            with_nll=dice_weight < 1,
-            activation=activation,
-            squared_pred=squared_pred,
-            ignore_index=ignore_index,
-        )
-        ids = check_groups(groups, size, found.sums.shape[0], device=input.device)
-        # The unknown are one more pool: their slot is the one past the groups'.
-        pools, counts = segment_totals(found.sums, ids.slots(), size + 1)
-        entropies = [] if dice_weight == 1 else [found.nll.sum(), found.pixels.sum()]
-        pools, counts, *entropies = all_reduce_sums([pools, counts, *entropies], process_group)
-        losses = dice_losses(pools, include_background=include_background, class_weights=weights)
-        if variant == "released":
-            scaled = _scaled_by_group(
-                pools if include_background else pools[..., 1:], losses, counts, gamma, squared_pred
-            )
-            dice = dice_losses(scaled, include_background=True).mean()
-            dice = torch.where(counts.sum() > 0, dice, 0.0)
-        else:
-            dice = _scaled_mean(losses, counts, gamma, max_weight)
-        if not entropies:
-            return dice
-        return dice_weight * dice + (1 - dice_weight) * entropies[0] / entropies[1].clamp(min=1)
-
-    return over_outputs(of_one, input, target, output_weights)
+    sizes, o = check_num_groups(num_groups), _checked(options, num_classes, 1)
+    return _of_batch(input, target, groups, sizes, num_classes, o, return_parts)
 
 
+@with_options(FEBS_OPTIONS, FEBSOptions, DiceOptions, MaskOptions)
 class FEBSLoss(ConstantsModule):
     """Soft Dice loss by group, with larger weights for groups with larger error, beside a cross-entropy.
 
@@ -165,31 +217,18 @@ class FEBSLoss(ConstantsModule):
     0 means a perfect segmentation.
 
     Args:
-        num_groups: number of groups of the one attribute.
+        num_groups: number of groups; a tuple for several attributes, which have a Dice term each.
         num_classes: C, the background included; >= 2, or >= 1 with the sigmoid.
-        gamma: strength >= 0; 0 weighs all groups alike.
-        max_weight: bound of the ratio before the power, >= 1; ``None``: no bound.
-        dice_weight: w in [0, 1] (FairSeg 0.5, FairMedFM 0.8).
-        include_background: whether class 0 takes part in the Dice term.
-        activation: ``"softmax"`` over classes that exclude one another, or ``"sigmoid"`` for one channel or regions that
-            overlap.
-        squared_pred: whether Dice's denominator is squared; MONAI's default is False.
-        ignore_index: the id of pixels that count for nothing; of masks with channels, the value in every channel.
-        class_weights: a factor >= 0 of 1 - Dice of each class that takes part; all 1 by default (not renormalized, as MONAI's).
-        output_weights: of a list of outputs, divided by their sum; 1, 1/2, 1/4, ... by default.
-        smooth_nr: added to Dice's numerator.
-        smooth_dr: added to Dice's denominator, > 0.
-        variant: ``"default"``, or ``"released"``: the authors' code, in which the worst group's probabilities are scaled
-            *down* (see the module).
-        process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.core.distributed`.
+        options: by keyword.
 
     Shape:
         - input: (B, C, *spatial) logits, 2-D, 3-D or any other number of dimensions, float16 to float64; or a list of outputs
           of deep supervision, full resolution first
         - target: ids (B, *spatial) or (B, 1, *spatial), integers or whole floats; or masks or probabilities (B, C, *spatial),
           which for the softmax sum to 1 at every pixel; for a list, one for each output, or one that is resized (nearest)
-        - groups: (B,) integer or bool ids, -1 = unknown
-        - output: scalar, float32 (float64 for float64 logits)
+        - groups: (B,) or (B, K) integer or bool ids, -1 = unknown
+        - output: scalar, float32 (float64 for float64 logits); with ``return_parts=True`` a
+          :class:`fairloss.functional.WeightingParts`, whose means are L_g / C and whose weights are w_g, both (G,)
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -209,43 +248,24 @@ class FEBSLoss(ConstantsModule):
         Model with Fair Error-Bound Scaling*, 2024.
     """
 
-    _OPTIONS = option_names(febs)
-
-    def __init__(
-        self,
-        num_groups: int,
-        *,
-        num_classes: int,
-        gamma: float = 1.0,
-        max_weight: float | None = 10.0,
-        dice_weight: float = 1.0,
-        include_background: bool = True,
-        activation: Activation = "softmax",
-        squared_pred: bool = True,
-        ignore_index: int | None = None,
-        class_weights: Sequence[float] | Tensor | None = None,
-        output_weights: Sequence[float] | None = None,
-        smooth_nr: float = 1e-5,
-        smooth_dr: float = 1e-5,
-        variant: FEBSVariant = "default",
-        process_group: ProcessGroup | None = None,
-    ) -> None:
+    def __init__(self, num_groups: int | Sequence[int], *, num_classes: int, **options: Unpack[FEBSOptions]) -> None:
         super().__init__()
-        self.num_groups = single_attribute(num_groups, "FEBSLoss")
-        self.num_classes = checks.integer("num_classes", num_classes, minimum=1 if activation == "sigmoid" else 2)
-        _check_options(num_classes, gamma, max_weight, dice_weight, smooth_nr, smooth_dr, variant, class_weights)
-        check_masks(activation, squared_pred, ignore_index)
-        check_weights("output_weights", output_weights)
-        check_process_group(process_group)
-        self.gamma, self.max_weight, self.dice_weight = gamma, max_weight, dice_weight
-        self.include_background, self.smooth_nr, self.smooth_dr = include_background, smooth_nr, smooth_dr
-        self.activation, self.squared_pred, self.ignore_index = activation, squared_pred, ignore_index
-        self.class_weights, self.output_weights = class_weights, output_weights
-        self.variant, self.process_group = variant, process_group
+        self.num_groups, self.num_classes = check_num_groups(num_groups), num_classes
+        checks.integer("num_classes", num_classes, minimum=1)
+        for name, value in _checked(options, num_classes, 2).items():
+            setattr(self, name, value)
 
-    def forward(self, input: Tensor | Sequence[Tensor], target: Tensor | Sequence[Tensor], groups: Tensor) -> Tensor:
-        """Loss of a batch; see the class."""
-        return febs(input, target, groups, **options_of(self, self._OPTIONS))
+    def forward(
+        self,
+        input: Tensor | Sequence[Tensor],
+        target: Tensor | Sequence[Tensor],
+        groups: Tensor,
+        *,
+        return_parts: bool = False,
+    ) -> Tensor | WeightingParts:
+        """Loss of a batch, with ``return_parts=True`` beside its terms; see the class."""
+        o = options_of(self, tuple(FEBS_OPTIONS))
+        return _of_batch(input, target, groups, self.num_groups, self.num_classes, o, return_parts)
 
     def extra_repr(self) -> str:  # noqa: D102
         return (

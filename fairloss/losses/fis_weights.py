@@ -173,11 +173,11 @@ def _weights(
     group_temperature = temperature if o["group_temperature"] is None else o["group_temperature"]
     given = [None] * len(sizes) if distances is None else (2 * distances.detach().to(torch.float64)).split(list(sizes))
     lines = []  # of each attribute: statistics of what is compared, those of the batch's groups, scores or distances
-    for k, squared in enumerate(given if c > 0 else []):  # else no distance is needed
-        own, others = (GroupIds(both.ids[:, k : k + 1], sizes[k : k + 1]) for both in (ids, compared[1]))
-        line = line_statistics(compared[0], others.column, sizes[k])
+    attributes = zip(given, ids.by_attribute, compared[1].by_attribute, strict=True)
+    for squared, own, others in attributes if c > 0 else ():  # else no distance is needed
+        line = line_statistics(compared[0], others.column, others.sizes[0])
         if squared is None and o["transport"] == "geomloss":
-            samples = [compared[0][others.column == g] for g in range(sizes[k])]
+            samples = [compared[0][others.column == g] for g in range(others.sizes[0])]
             found = sinkhorn_divergences([(sample, torch.cat(samples)) for sample in samples], o["blur"])
             squared = 2 * found.to(torch.float64)
         squared = line.squared if squared is None else squared

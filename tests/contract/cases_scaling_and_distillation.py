@@ -6,6 +6,7 @@ import torch
 
 import fairloss
 from fairloss import functional as ff
+from tests.contract.batches import sizes_of, two_attributes
 from tests.contract.case import Case, groups_of
 from tests.oracles import fairdi as oracles
 
@@ -35,18 +36,26 @@ def soft_masks(generator, n, dtype):
     return {**batch, "target": target}
 
 
-def febs_case(name, *, batch=volumes, **options):
+def febs_case(name, *, batch=volumes, attributes=1, **options):
+    sizes = sizes_of(attributes)
+
+    def mean_over_attributes(oracle):
+        if attributes == 1:
+            return lambda input, target, groups: oracle(input, target, groups, **options)
+        return lambda input, target, groups: sum(oracle(input, target, g, **options) for g in groups.T) / attributes
+
     return Case(
         f"febs-{name}",
         lambda num_groups=3, process_group=None: fairloss.FEBSLoss(
-            num_groups, num_classes=3, process_group=process_group, **options
+            sizes(num_groups), num_classes=3, process_group=process_group, **options
         ),
-        batch,
-        lambda input, target, groups: oracles.febs(input, target, groups, **options),
-        lambda num_groups=3, **batch: ff.febs(**batch, num_groups=num_groups, **options),
+        batch if attributes == 1 else two_attributes(batch),
+        mean_over_attributes(oracles.febs),
+        lambda num_groups=3, **batch: ff.febs(**batch, num_groups=sizes(num_groups), **options),
         differentiable=("input",),
-        oracle_gradient=lambda input, target, groups: oracles.febs_gradient(input, target, groups, **options),
+        oracle_gradient=mean_over_attributes(oracles.febs_gradient),
         zero_without_two_groups=False,
+        relabel=attributes == 1,
     )
 
 
@@ -132,6 +141,8 @@ CASES = [
     febs_case("mixed", gamma=2.0, dice_weight=0.4, include_background=False, max_weight=1.2),
     febs_case("soft", dice_weight=0.8, batch=soft_masks),
     febs_case("released", variant="released", gamma=0.5),
+    febs_case("two_attributes", attributes=2, dice_weight=0.7),
+    febs_case("two_attributes_released", attributes=2, variant="released"),
     distillation_case("default", (4,)),
     distillation_case("binary", (), temperature=3.0),
     distillation_case("pixels", (3, 2, 2), direction="student||teacher", distill_weight=0.5),
