@@ -26,7 +26,6 @@ __all__ = [
     "Rate",
     "common_classes",
     "confusion_cells",
-    "confusion_columns",
     "confusion_counts",
     "mean_over_classes",
     "mean_over_common",
@@ -71,14 +70,6 @@ def confusion_counts(
         flat = np.bincount(row + cells[:, k], weights=mass, minlength=4 * (num_groups + 1))
         counts[:, k] = flat.reshape(-1, 4)[1:]
     return counts
-
-
-def confusion_columns(pred: Predictions) -> Floats:
-    """(N, K * 4) indicator columns; weights times these are the counts."""
-    n, k = pred.target.shape
-    columns = confusion_cells(pred)[:, :, None] == np.arange(4)
-    columns = columns if pred.known is None else columns & pred.known[:, :, None]
-    return np.asarray(columns.reshape(n, k * 4), dtype=np.float64)
 
 
 def ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> Floats:

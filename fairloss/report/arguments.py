@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fairloss.core.arrays import frame_columns
-from fairloss.core.checks import choice, expected, integer, number
+from fairloss.core.checks import choice, expected, flag, integer, number
 from fairloss.groups.encode import LABEL_RULES, GroupEncoding
 from fairloss.metrics.arrays import Bools, Floats, as_attributes, as_groups, as_values, cross_groups
 from fairloss.metrics.per_group import METRICS
@@ -118,6 +118,7 @@ class Resampling(NamedTuple):
     level: float
     min_group_size: int
     seed: int
+    progress: bool = False
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Resampling:
@@ -127,6 +128,7 @@ class Resampling(NamedTuple):
         number("level", found.level, above=0, below=1)
         integer("min_group_size", found.min_group_size, minimum=0)
         integer("seed", found.seed, minimum=0)
+        flag("progress", found.progress)
         return found
 
 

@@ -5,8 +5,9 @@ along together. Groups with patients in common (age bands or scanners over sever
 patients are drawn as a whole, so that their groups' sizes vary: a stratum for every combination of groups would often
 hold a single patient, who is then in every replicate, and intervals would be too narrow.
 
-Rates, calibration errors and means are functions of sums over samples, so a block of replicates is one product of
-resampling counts with per-sample columns; an AUC is one sort and cumulative sums.
+Very many patients are drawn as units of several (:mod:`fairloss.report.resampling`). Every metric is a function of sums over
+samples (:mod:`fairloss.report.sums`), which are added up once by group and unit, so that a block of replicates is one
+product of these with how often each unit was drawn.
 
 A mean over classes keeps the values of each class. A replicate in which a class vanishes from a group changes the group's
 mean by the mean change of the classes that are left, so that point value and replicates are of the same classes.
@@ -15,26 +16,21 @@ Intervals are in :mod:`fairloss.report.intervals`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fairloss.metrics.arrays import Bools, Floats, Ints
-from fairloss.metrics.calibration import bin_edges, bin_index, sample_errors, top_label
 from fairloss.metrics.per_group import class_values
-from fairloss.metrics.predictions import Predictions
-from fairloss.metrics.ranking import weighted_auc
-from fairloss.metrics.rates import RATES, Convention, common_classes, confusion_columns, mean_over_classes, rates, ratio
+from fairloss.metrics.rates import RATES, Convention, common_classes, mean_over_classes
 from fairloss.report.intervals import unseen, weighting_slack
+from fairloss.report.resampling import resampling_counts, strata_of, units_of
 from fairloss.report.sample import Sample
+from fairloss.report.sums import Areas, Cells, MeansOfValues, MetricsOfPredictions, areas_by_group, sums_of
 
 __all__ = ["Draws", "bootstrap_groups"]
-
-_BLOCK = 2_000_000  # resampling counts at a time: 16 MB, about a cache
 
 
 @dataclass(frozen=True)
@@ -124,128 +120,6 @@ def _about(values: Floats, drawn: Floats) -> Floats:
     return np.asarray(mean_over_classes(values) + mean_over_classes(drawn - values))
 
 
-def _strata(patient: Ints, ids: Ints) -> Ints:
-    """(P,) stratum of each patient: the patient's group, or all the groups that patients join together."""
-    num_groups = int(ids.max()) + 1
-    known = ids >= 0
-    p, g = np.divmod(np.unique(patient[known] * num_groups + ids[known]), num_groups)
-    stratum = np.arange(num_groups)
-    found = np.full(int(patient.max()) + 1, num_groups)  # patients of unknown groups only: one more stratum
-    while True:  # each patient takes the smallest number of its groups, and each group that of its patients
-        np.minimum.at(found, p, stratum[g])
-        joined = stratum.copy()
-        np.minimum.at(joined, g, found[p])
-        if (joined == stratum).all():
-            return np.unique(found, return_inverse=True)[1].astype(np.int64)
-        stratum = joined
-
-
-def resampling_counts(strata: Ints, num_replicates: int, rng: np.random.Generator) -> Iterator[NDArray[np.float64]]:
-    """Blocks (r, P) of how often each patient is drawn; every stratum keeps its number of patients."""
-    members = [np.flatnonzero(strata == s) for s in range(int(strata.max()) + 1)]
-    block = max(1, _BLOCK // len(strata))
-    for start in range(0, num_replicates, block):
-        r = min(block, num_replicates - start)
-        counts = np.empty((r, len(strata)))
-        for m in members:
-            k = len(m)
-            drawn = rng.integers(0, k, size=(r, k), dtype=np.int64)
-            drawn += (np.arange(r) * k)[:, None]
-            counts[:, m] = np.bincount(drawn.ravel(), minlength=r * k).reshape(r, k)
-        yield counts
-
-
-class _Means:
-    """Means of (N, M) values, from sums of weighted columns; NaN values are left out."""
-
-    def __init__(self, values: Mapping[str, Floats], order: Ints) -> None:
-        self.metrics = tuple(values)
-        table = np.stack([np.asarray(v, dtype=np.float64) for v in values.values()], axis=1)[order]
-        defined = ~np.isnan(table)
-        self.columns = np.concatenate([np.where(defined, table, 0.0), defined], axis=1)
-
-    def from_sums(self, sums: Floats) -> list[Floats]:
-        """(..., 2 M) sums of weighted columns to M means (..., 1)."""
-        m = len(self.metrics)
-        return [ratio(sums[..., i, None], sums[..., m + i, None]) for i in range(m)]
-
-
-class _Metrics:
-    """Values of all metrics for blocks of sample weights; columns are laid out once."""
-
-    def __init__(self, pred: Predictions, metrics: Sequence[str], weight: Floats, convention: Convention) -> None:
-        self.pred, self.metrics, self.convention = pred, tuple(metrics), convention
-        blocks: dict[str, Floats] = {"n": np.ones((len(pred), 1))}
-        scored = [m for m in self.metrics if m not in RATES and m != "auc"]
-        p, o = top_label(pred) if scored else (weight, weight)
-        if any(m in RATES for m in self.metrics):
-            blocks["counts"] = confusion_columns(pred)
-        if "accuracy" in self.metrics:
-            blocks["correct"] = pred.correct()[:, None]
-        for name in scored:
-            if name == "ece":
-                # Bins stay those of the data at hand: a replicate does not move them.
-                edges = bin_edges(p, weight, 10, "uniform", pred.precision)
-                blocks[name] = (bin_index(p, edges)[:, None] == np.arange(len(edges) + 1)) * (p - o)[:, None]
-            else:
-                blocks[name] = sample_errors(name, p, o)[:, None]
-        ends = np.cumsum([b.shape[1] for b in blocks.values()]).tolist()
-        self.where = {name: slice(e - b.shape[1], e) for (name, b), e in zip(blocks.items(), ends, strict=True)}
-        self.columns = np.concatenate(list(blocks.values()), axis=1)
-
-    def from_sums(self, sums: Floats) -> list[Floats]:
-        """(..., C) sums of weighted columns to the values (..., K) of each metric; those of an AUC are left out."""
-        n, found = sums[..., :1], []
-        for name in self.metrics:
-            if name == "accuracy" and self.pred.task == "multiclass" and self.convention == "standard":
-                found.append(ratio(sums[..., self.where["correct"]], n))
-            elif name in RATES:
-                counts = sums[..., self.where["counts"]].reshape(*sums.shape[:-1], self.pred.target.shape[1], 4)
-                found.append(self.joined(rates(name, counts, convention=self.convention)))
-            elif name == "ece":
-                found.append(ratio(np.abs(sums[..., self.where[name]]).sum(axis=-1, keepdims=True), n))
-            else:
-                found.append(sums[..., :0] if name == "auc" else ratio(sums[..., self.where[name]], n))
-        return found
-
-    def joined(self, values: Floats) -> Floats:
-        """(..., K) values of the classes; in FairGRPO's convention their mean (..., 1), whichever classes there are."""
-        return mean_over_classes(values)[..., None] if self.convention == "fairgrpo" else values
-
-    def ece_bias(self, at: slice, weight: Floats, patient: Ints) -> float:
-        """Largest bias of the calibration error of the samples ``at``.
-
-        A bin's |d| of a sum d with standard error s is too large by at most E|N(0, s^2)| = s sqrt(2 / pi), where the bin is
-        calibrated, and by little where it is not.
-        """
-        total = weight.sum()
-        if not total > 0:
-            return 0.0
-        columns = self.columns[at, self.where["ece"]] * weight[:, None] / total
-        _, of = np.unique(patient, return_inverse=True)
-        by_patient = np.zeros((int(of.max()) + 1, columns.shape[1]))
-        np.add.at(by_patient, of.ravel(), columns)
-        return float(np.sqrt(2 / np.pi) * np.sqrt((by_patient**2).sum(axis=0)).sum())
-
-    def auc(self, at: slice, weight: Floats) -> Floats:
-        """(r, K) areas of the samples ``at``."""
-        score, target = self.pred.ranking[at], self.pred.target[at]
-        known = None if self.pred.known is None else self.pred.known[at]
-        areas = [
-            weighted_auc(score[:, k], target[:, k], weight if known is None else weight * known[:, k])
-            for k in range(score.shape[1])
-        ]
-        return self.joined(np.stack(areas, axis=-1))
-
-
-def _by_group(ids: Ints, num_groups: int) -> tuple[Ints, list[slice]]:
-    """The samples in order of their groups, unknown ones last, and the slice of each group."""
-    rows = np.where(ids < 0, num_groups, ids)
-    order = np.argsort(rows, kind="stable")
-    starts = np.searchsorted(rows[order], np.arange(num_groups + 2))
-    return order, [slice(int(a), int(b)) for a, b in pairwise(starts)]
-
-
 def bootstrap_groups(
     sample: Sample,
     ids: Ints,
@@ -255,40 +129,56 @@ def bootstrap_groups(
     num_replicates: int,
     rng: np.random.Generator,
     convention: Convention = "standard",
+    advance: Callable[[int], None] = lambda replicates: None,
 ) -> dict[str, Draws]:
-    """Point values and replicates of the predictions' ``metrics``, or of the values, in the groups ``ids``; see the module."""
-    order, slices = _by_group(ids, num_groups)
-    strata, weight, patient = _strata(sample.patient, ids), sample.weight[order], sample.patient[order]
-    source: _Means | _Metrics
+    """Point values and replicates of the predictions' ``metrics``, or of the values, in the groups ``ids``; see the module.
+
+    ``advance`` is told how many more replicates are done.
+    """
+    weight, patient = sample.weight, sample.patient
+    units = units_of(strata_of(patient, ids), rng)
+    unit = units.of[patient]
+    cells = Cells.made(ids, num_groups, unit, len(units))
+    source: MeansOfValues | MetricsOfPredictions
     if sample.pred is None:
-        source = _Means(sample.values, order)
-        sums = np.stack([weight[s] @ source.columns[s] for s in slices])
+        source = MeansOfValues(sample.values)
+    else:
+        source = MetricsOfPredictions(sample.pred, metrics, weight, convention)
+    table = sums_of(source.columns, cells, weight)
+    if isinstance(source, MeansOfValues):
+        sums = np.stack([table[rows].sum(axis=0) for rows in cells.rows])
         points, overall = source.from_sums(sums[:-1]), source.from_sums(sums.sum(axis=0))
     else:
-        source = _Metrics(sample.pred.take(order), metrics, weight, convention)
-        of = [class_values(m, sample.pred, sample.weight, convention=convention) for m in metrics]
+        of = [class_values(m, source.pred, weight, convention=convention) for m in metrics]
         points = [source.joined(values(ids, num_groups)) for values in of]
         overall = [source.joined(values(np.zeros_like(ids), 1))[0] for values in of]
+    areas: list[Areas] = []
+    if isinstance(source, MetricsOfPredictions) and "auc" in metrics:
+        everyone = Areas(source.pred, slice(None), unit, len(units), weight)
+        areas = [everyone, *areas_by_group(source.pred, cells, weight, ids)]
     drawn = [np.empty((num_replicates, *values.shape)) for values in points]
     drawn_overall = [np.empty((num_replicates, values.shape[1])) for values in points]
     start = 0
-    for counts in resampling_counts(strata, num_replicates, rng):
-        w = counts[:, patient] * weight
-        rows = slice(start, start + len(w))
-        sums = np.stack([w[:, s] @ source.columns[s] for s in slices], axis=1)  # (r, G + 1, C)
+    for counts in resampling_counts(units.sizes, num_replicates, rng):
+        rows = slice(start, start + counts.shape[1])
+        parts = [cells.drawn(counts, g) for g in range(num_groups + 1)]
+        sums = np.stack(
+            [part.T @ table[at] for part, at in zip(parts, cells.rows, strict=True)], axis=1
+        )  # (r, G + 1, C)
         found = zip(source.metrics, source.from_sums(sums[:, :-1]), source.from_sums(sums.sum(axis=1)), strict=True)
         for m, (name, of_groups, of_all) in enumerate(found):
-            if name == "auc" and isinstance(source, _Metrics):
-                of_all = source.auc(slice(None), w)
-                areas = [source.auc(s, w[:, s]) for s in slices[:-1]]  # none where no group is known
-                of_groups = np.stack(areas, axis=1) if areas else np.empty((len(w), 0, of_all.shape[1]))
+            if name == "auc" and isinstance(source, MetricsOfPredictions):
+                each = [source.joined(area(w)) for area, w in zip(areas, [counts, *parts[:-1]], strict=True)]
+                of_all = each[0]  # without a known group there are no others
+                of_groups = np.stack(each[1:], axis=1) if num_groups else np.empty((len(of_all), 0, of_all.shape[1]))
             drawn[m][rows], drawn_overall[m][rows] = of_groups, of_all
-        start += len(w)
+        start = rows.stop
+        advance(counts.shape[1])
     result = {}
     for m, name in enumerate(source.metrics):
         bias = np.zeros(num_groups)
-        if name == "ece" and isinstance(source, _Metrics):
-            bias = np.array([source.ece_bias(s, weight[s], patient[s]) for s in slices[:-1]])
+        if name == "ece" and isinstance(source, MetricsOfPredictions):
+            bias = source.ece_bias(ids, num_groups, weight, patient)
         trials = sample.trials(name, ids, num_groups, points[m].shape[1])
         kind = {
             "disjoint": sample.pred is not None and sample.pred.task == "multiclass",

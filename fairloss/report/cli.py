@@ -136,7 +136,11 @@ def _wrong_input() -> Iterator[None]:
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     names = ("threshold", "level", "min_group_size", "seed", "logits")
-    return {"num_replicates": arguments.replicates, **{name: getattr(arguments, name) for name in names}}
+    return {
+        "num_replicates": arguments.replicates,
+        "progress": True,
+        **{name: getattr(arguments, name) for name in names},
+    }
 
 
 def _read(path: Path, arguments: argparse.Namespace) -> FilePredictions:

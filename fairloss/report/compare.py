@@ -28,6 +28,7 @@ from fairloss.report.class_gaps import mean_difference, mean_gap
 from fairloss.report.comparisons import judged_groups
 from fairloss.report.intervals import gap_difference
 from fairloss.report.options import OPTION_KINDS, PREDICTION_OPTIONS, PredictionOptions
+from fairloss.report.progress import Progress
 from fairloss.report.results import GapDifference, ModelComparison, count_of, metric_title
 from fairloss.report.sample import read_sample
 
@@ -152,6 +153,7 @@ def compare_models(
         raise ValueError(expected("scores", wanted, f"decisions of {', '.join(deciding)} alone", cure))
     n = len(next(iter(predictions.values())))
     everyone = as_groups(groups, n, **{rule: o[rule] for rule in LABEL_RULES})
+    progress = Progress(how.num_replicates * len(predictions), shown=how.progress)
     for model, pred in predictions.items():
         notes = list(said)
         sample, present = read_sample(pred, {}, n, o["patients"], o["sample_weight"], notes)
@@ -166,6 +168,7 @@ def compare_models(
             metrics=names,
             num_replicates=how.num_replicates,
             rng=np.random.default_rng(how.seed),  # the same draws for every model
+            advance=progress.advance,
         )
         report = attribute_report(attribute, encoding, draws, sample, how, notes)
         gaps = {m: report.gap(m) for m in names}
@@ -188,6 +191,7 @@ def compare_models(
         for m, d in draws.items():
             for label in undefined_labels(encoding.labels, np.isnan(d.by_class), pred.classes):
                 missing[m].setdefault(label, []).append(model)
+    progress.close()
     _warn_of_undefined(missing, len(found))
     return found
 

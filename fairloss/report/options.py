@@ -33,6 +33,7 @@ class SampleOptions(LabelRules, total=False):
         level: of all intervals.
         min_group_size: groups with fewer patients, or with fewer than ten positives or negatives, are warned of.
         seed: of the resampling.
+        progress: whether to say on standard error how far a bootstrap of more than two seconds is, and the time left.
     """
 
     patients: Any
@@ -41,6 +42,7 @@ class SampleOptions(LabelRules, total=False):
     level: float
     min_group_size: int
     seed: int
+    progress: bool
 
 
 class PredictionOptions(SampleOptions, ReadingOptions, total=False):
@@ -105,7 +107,7 @@ class FileOptions(PredictionOptions, ReportOptions, total=False):
 
 SAMPLE_OPTIONS = {
     **LABEL_RULES, "patients": None, "sample_weight": None, "num_replicates": 2000,
-    "level": 0.95, "min_group_size": 30, "seed": 0,
+    "level": 0.95, "min_group_size": 30, "seed": 0, "progress": False,
 }  # fmt: skip
 PREDICTION_OPTIONS = {"threshold": 0.5, "strict": False, **READING_OPTIONS, **SAMPLE_OPTIONS}
 REPORT_OPTIONS = {"margin": 0.05, "model_name": ""}

@@ -47,6 +47,8 @@ from fairloss.report.options import (
     SampleOptions,
 )
 from fairloss.report.prediction_files import FileColumns, FileForm, FilePredictions, as_names, read_predictions
+from fairloss.report.progress import Progress
+from fairloss.report.resampling import cost_of
 from fairloss.report.results import ReportData
 from fairloss.report.sample import Sample, read_sample
 from fairloss.report.tables import as_dict, as_frame, as_markdown
@@ -262,9 +264,12 @@ class FairnessReport(ReportData):
         convention: Convention = "standard",
     ) -> FairnessReport:
         """The report of the sample, with the same draws for every attribute."""
+        everyone = np.zeros(len(sample), dtype=np.int64)
+        costs = sum(cost_of(ids) for ids in (everyone, *(e.ids for e in encodings.values())))
+        progress = Progress(how.num_replicates * costs, shown=how.progress)
 
         def drawn(ids: Ints, num_groups: int) -> dict[str, Draws]:
-            rng = np.random.default_rng(how.seed)
+            rng, cost = np.random.default_rng(how.seed), cost_of(ids)
             return bootstrap_groups(
                 sample,
                 ids,
@@ -273,16 +278,18 @@ class FairnessReport(ReportData):
                 num_replicates=how.num_replicates,
                 rng=rng,
                 convention=convention,
+                advance=lambda replicates: progress.advance(replicates * cost),
             )
 
-        overall = overall_estimates(drawn(np.zeros(len(sample), dtype=np.int64), 1), sample, how, kinds)
+        overall = overall_estimates(drawn(everyone, 1), sample, how, kinds)
         reports = tuple(
             attribute_report(name, e, drawn(e.ids, e.num_groups), sample, how, notes, kinds, margins)
             for name, e in encodings.items()
         )
+        progress.close()
         settings |= {"samples": len(sample), "patients": sample.patients, "weighted": sample.weighted}
-        settings |= {"effective": float(sample.effective(np.zeros(len(sample), dtype=np.int64), 1)[0])}
-        settings |= {name.removeprefix("num_"): value for name, value in how._asdict().items()}
+        settings |= {"effective": float(sample.effective(everyone, 1)[0])}
+        settings |= {name.removeprefix("num_"): v for name, v in how._asdict().items() if name != "progress"}
         settings |= {"margins": dict(margins)}
         settings |= {"version": __version__, "date": date.today().isoformat()}
         return cls(overall, reports, tuple(notes), settings)

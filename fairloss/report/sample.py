@@ -20,6 +20,7 @@ from fairloss.groups.encode import number_labels
 from fairloss.groups.labels import is_unknown, may_be_missing
 from fairloss.metrics.arrays import Bools, Floats, Ints, as_array, as_weights
 from fairloss.metrics.predictions import Predictions
+from fairloss.report.resampling import numbered
 from fairloss.report.results import count_of
 
 __all__ = ["Sample", "effective_patients", "patient_codes", "read_sample"]
@@ -92,7 +93,7 @@ def effective_patients(ids: Ints, num_groups: int, patient: Ints, weight: Floats
     if not len(ids):
         return np.zeros(num_groups)
     people = int(patient.max()) + 1
-    codes, of = np.unique(ids * people + patient, return_inverse=True)
+    codes, of = numbered(ids * people + patient)
     groups, mean = codes // people, np.bincount(of, weights=weight) / np.bincount(of)
     largest = np.ones(num_groups)
     largest[np.unique(groups)] = np.maximum.reduceat(mean, np.searchsorted(groups, np.unique(groups)))

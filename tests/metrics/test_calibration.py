@@ -14,7 +14,7 @@ from fairloss.metrics.arrays import round_as
 from fairloss.metrics.calibration import bin_index, uniform_index
 from fairloss.metrics.predictions import as_predictions
 from fairloss.report import FairnessReport
-from fairloss.report.bootstrap import _Metrics
+from fairloss.report.sums import Cells, MetricsOfPredictions, sums_of
 from tests.oracles import metrics as oracle
 
 Y, P = [1, 0, 1, 0], [0.9, 0.2, 0.4, 0.6]
@@ -177,8 +177,9 @@ def test_the_report_bins_as_the_function_does(kind):
     assert [group.metrics["ece"].value for group in found["group"].groups] == pytest.approx(by_hand, abs=1e-7)
     # Replicates are binned alike: their middle lies above the value by the noise of the bins alone.
     pred = as_predictions(y, score)
-    drawn = _Metrics(pred, ["ece"], np.ones(400), "standard")
-    (ece,) = drawn.from_sums(drawn.columns.sum(axis=0))
+    drawn = MetricsOfPredictions(pred, ["ece"], np.ones(400), "standard")
+    cells = Cells.made(np.zeros(400, dtype=np.int64), 1, np.arange(400), 400)
+    (ece,) = drawn.from_sums(sums_of(drawn.columns, cells, np.ones(400)).sum(axis=0))
     assert ece == pytest.approx(ece_of_hundredths(y, k.tolist()), abs=1e-7)
 
 

@@ -9,7 +9,7 @@ from scipy import stats
 import fairloss.metrics as fm
 import fairloss.report as fr
 from fairloss.metrics.predictions import as_predictions
-from fairloss.report import bootstrap, intervals
+from fairloss.report import bootstrap, intervals, resampling
 from fairloss.report.sample import patient_codes, read_sample
 from tests.oracles import metrics as oracle
 from tests.report.test_report import METRICS, data
@@ -34,10 +34,10 @@ def test_replicates_equal_the_naive_metrics_of_the_drawn_samples(clustered):
     # The same generator draws the same counts again; samples are in order of their groups.
     order = np.argsort(np.where(g < 0, 3, g), kind="stable")
     codes = patient_codes(patients, 60)[order]
-    strata = bootstrap._strata(codes, g[order])
-    counts = np.concatenate(list(bootstrap.resampling_counts(strata, 12, np.random.default_rng(3))))
+    units = resampling.units_of(resampling.strata_of(codes, g[order]), np.random.default_rng(3))
+    (counts,) = resampling.resampling_counts(units.sizes, 12, np.random.default_rng(3))
     w = np.empty((12, 60))
-    w[:, order] = counts[:, codes]
+    w[:, order] = counts[units.of[codes]].T
     edges = np.linspace(0, 1, 11)
     for r in range(12):
         for k in range(3):
@@ -58,9 +58,11 @@ def test_samples_of_a_patient_come_together_even_across_groups():
     patients = np.array(["a", "a", "b", "c", "c", "d", "e", "f", "f", "g"])
     ids = np.array([0, 1, 0, 1, 2, 2, 3, 3, -1, -1])  # a and c join the groups 0, 1 and 2; an unknown group joins none
     codes = patient_codes(patients, 10)
-    strata = bootstrap._strata(codes, ids)
+    strata = resampling.strata_of(codes, ids)
     assert strata.tolist() == [0, 0, 0, 0, 1, 1, 2]
-    (counts,) = bootstrap.resampling_counts(strata, 200, np.random.default_rng(0))
+    units = resampling.units_of(strata, np.random.default_rng(0))
+    (counts,) = resampling.resampling_counts(units.sizes, 200, np.random.default_rng(0))
+    counts = counts[units.of].T
     assert (counts[:, :4].sum(axis=1) == 4).all()
     assert (counts[:, 4:6].sum(axis=1) == 2).all()
     assert all(set(counts[:, i]) >= {0, 1, 2} for i in range(6))
