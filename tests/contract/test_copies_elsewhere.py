@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import warnings
@@ -188,6 +189,37 @@ def test_the_closure_of_lbfgs_counts_once_inside_frozen():
     """Three steps of four samples, and one call before and after: 20 seen; 240 where every evaluation counts."""
     assert closure_steps(True).seen.sum().item() == pytest.approx(20, rel=0.01)
     assert closure_steps(False).seen.sum().item() > 60
+
+
+@pytest.mark.parametrize("counts_once", [True, False])
+def test_the_second_pass_of_sam_reads_the_state_inside_frozen(counts_once):
+    """Sharpness-aware minimization by hand: the ascent counts, the pass at the weights it leads to does not."""
+    torch.manual_seed(0)
+    model, criterion, ascents = torch.nn.Linear(2, 1), fairloss.GroupDROLoss(2), fairloss.GroupDROLoss(2)
+    x, y, groups = torch.randn(4, 2), torch.randn(4), torch.tensor([0, 1, 0, 0])
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def each():
+        return (model(x).squeeze(1) - y).square()
+
+    for _ in range(5):
+        ascents(each().detach(), groups)
+        criterion(each(), groups).backward()
+        with torch.no_grad():
+            norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
+            moves = [0.05 * p.grad / norm for p in model.parameters()]
+            for p, move in zip(model.parameters(), moves, strict=True):
+                p.add_(move)
+        optimizer.zero_grad()
+        with fairloss.frozen(criterion) if counts_once else contextlib.nullcontext():
+            criterion(each(), groups).backward()
+        with torch.no_grad():
+            for p, move in zip(model.parameters(), moves, strict=True):
+                p.sub_(move)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert torch.equal(criterion.log_q, ascents.log_q) == counts_once
+    assert criterion.seen.sum().item() == pytest.approx(20 if counts_once else 40, rel=0.01)
 
 
 def test_a_second_run_starts_anew_after_reset():
