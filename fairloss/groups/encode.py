@@ -133,7 +133,7 @@ def encode_groups(
             edges that do not increase, or labels for them that are no numbers.
 
     Warns:
-        GroupLabelWarning: labels differ in case, blanks or type alone.
+        GroupLabelWarning: labels may mean the same: they differ in case, blanks or type alone, or a letter is short for a word.
 
     Example:
         >>> codes = encode_groups(["F", "M", None, "F"])

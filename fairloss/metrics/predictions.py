@@ -120,6 +120,12 @@ class Predictions:
         parts = {k: getattr(self, k) for k in ("target", "decided", "score", "known", "log_odds")}
         return replace(self, **{k: v[index] for k, v in parts.items() if v is not None})
 
+    def label(self, k: int) -> Predictions:
+        """One of several labels by itself, a binary task."""
+        parts = {name: getattr(self, name) for name in ("target", "decided", "score", "known", "log_odds")}
+        columns = {name: v[:, [k]] for name, v in parts.items() if v is not None}
+        return replace(self, task="binary", classes=(1,), **columns)
+
     def weights(self, sample_weight: Any) -> Floats:
         """(N,) weights, 0 where no label of a sample is known."""
         weight = as_weights(sample_weight, len(self))

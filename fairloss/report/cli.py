@@ -173,7 +173,8 @@ def _report(arguments: argparse.Namespace) -> None:
         _write_json(arguments.json, report.to_dict())
     if arguments.html is not None:
         report.to_html(arguments.html)
-    print_report(report)
+    for each in (report, *report.findings.values()):
+        print_report(each)
     for line in unknown_lines(file.groups):
         print(line)
     if arguments.html is not None:

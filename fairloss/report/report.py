@@ -9,6 +9,7 @@ means of each class's gap over the groups that have it, as in the named gaps of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,9 @@ from fairloss.core.options import given_options, with_options
 from fairloss.groups.encode import GroupEncoding
 from fairloss.metrics.arrays import Ints
 from fairloss.metrics.per_group import Metric
-from fairloss.metrics.predictions import READING_OPTIONS, as_predictions
+from fairloss.metrics.predictions import READING_OPTIONS, Predictions, as_predictions
 from fairloss.metrics.rates import Convention
+from fairloss.report import findings
 from fairloss.report.arguments import (
     KINDS,
     Kind,
@@ -51,7 +53,6 @@ from fairloss.report.progress import Progress
 from fairloss.report.resampling import cost_of
 from fairloss.report.results import ReportData
 from fairloss.report.sample import Sample, read_sample
-from fairloss.report.tables import as_dict, as_frame, as_markdown
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -129,21 +130,32 @@ class FairnessReport(ReportData):
         how, threshold, strict = Resampling.of(o), o["threshold"], o["strict"]
         reading = {name: o[name] for name in READING_OPTIONS}
         pred = as_predictions(y_true, y_score, threshold=threshold, strict=strict, **reading)
-        notes: list[str] = []
-        sample, present = read_sample(pred, {}, len(pred), o["patients"], o["sample_weight"], notes)
-        encodings = read_attributes(groups, present, intersections, o)
-        pred = sample.pred or pred
-        names = read_metrics(pred, metrics, notes)
-        settings = {
-            "title": title,
-            "task": pred.task,
-            "threshold": threshold,
-            "decision": "score > threshold" if strict else "score >= threshold",
-            "convention": convention,
-            "model_name": o["model_name"],
-        }
-        margins = read_margins(o["margin"], KINDS, names)
-        return cls._of(sample, encodings, names, KINDS, margins, how, settings, notes, convention)
+
+        def made(pred: Predictions, title: str) -> FairnessReport:
+            notes: list[str] = []
+            sample, present = read_sample(pred, {}, len(pred), o["patients"], o["sample_weight"], notes)
+            encodings = read_attributes(groups, present, intersections, o)
+            pred = sample.pred or pred
+            names = read_metrics(pred, metrics, notes)
+            settings = {
+                "title": title,
+                "task": pred.task,
+                "threshold": threshold,
+                "decision": "score > threshold" if strict else "score >= threshold",
+                "convention": convention,
+                "model_name": o["model_name"],
+            }
+            margins = read_margins(o["margin"], KINDS, names)
+            return cls._of(sample, encodings, names, KINDS, margins, how, settings, notes, convention)
+
+        report = made(pred, title)
+        if pred.task == "multilabel":
+            labels = {str(name): pred.label(k) for k, name in enumerate(pred.classes)}
+            known = {name: of for name, of in labels.items() if of.weights(o["sample_weight"]).any()}
+            report.findings.update({name: made(of, f"{title}: {name}") for name, of in known.items()})
+            lost = tuple(f"{name}: no label is known." for name in labels if name not in known)
+            report = replace(report, warnings=report.warnings + lost)
+        return report
 
     @classmethod
     @with_options(SAMPLE_OPTIONS | REPORT_OPTIONS, *OPTION_KINDS)
@@ -247,7 +259,8 @@ class FairnessReport(ReportData):
             raise ValueError(expected("higher_is_better", "values, of which it is", "labels and scores"))
         else:
             report = cls.from_predictions(file.y_true, file.y_score, file.groups, **file.reading, **options)
-        report.settings.update(source=file.name, sha256=file.sha256, read_as=file.notes)
+        for each in (report, *report.findings.values()):
+            each.settings.update(source=file.name, sha256=file.sha256, read_as=file.notes)
         return report
 
     @classmethod
@@ -296,21 +309,21 @@ class FairnessReport(ReportData):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries and lists that JSON can hold; None stands for an undefined value."""
-        return as_dict(self)
+        return findings.to_dict(self)
 
     def to_frame(self) -> Any:
         """One row a value: attribute, kind (overall, group or gap), name, metric, value, interval, counts (pandas)."""
-        return as_frame(self)
+        return findings.to_frame(self)
 
     def to_markdown(self) -> str:
         """Tables of groups and of gaps for each attribute."""
-        return as_markdown(self)
+        return findings.to_markdown(self)
 
     def to_html(self, path: str | Path | None = None) -> str:
         """One self-contained page with plots (matplotlib); written to ``path`` where one is given."""
         from fairloss.report.page import as_html
 
-        page: str = as_html(self)
+        page = findings.page_of_all(self, as_html)
         if path is not None:
             Path(path).write_text(page, encoding="utf-8")
         return page

@@ -186,12 +186,14 @@ class ReportData:
         attributes: one report per attribute, then the intersections.
         warnings: in words: small groups, undefined values.
         settings: what the numbers rest on (samples, threshold, replicates, level, seed, ...).
+        findings: of several labels (columns), the report of each by its name; what is above are means over them.
     """
 
     overall: dict[str, GroupEstimate]
     attributes: tuple[AttributeReport, ...]
     warnings: tuple[str, ...]
     settings: dict[str, Any] = field(default_factory=dict)
+    findings: dict[str, ReportData] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> AttributeReport:
         for found in self.attributes:

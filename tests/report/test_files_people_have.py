@@ -152,6 +152,24 @@ def test_findings_with_blanks(tmp_path, capsys):
         rates.append(sum(float(row[2 + k]) >= 0.5 for row in positive) / len(positive))
         assert len(kept) < len(rows)
     assert report.overall["tpr"].value == pytest.approx(np.mean(rates), abs=1e-12)
+    # And a report a finding, of the rows in which it is known.
+    for k, name in enumerate(options["target"]):
+        kept = [row for row in rows if row[k]]
+        y, p, sex = [int(r[k]) for r in kept], [float(r[2 + k]) for r in kept], [r[4] for r in kept]
+        alone = FairnessReport.from_predictions(y, p, {"sex": sex}, **QUICK)
+        found = report.findings[name]
+        assert found.to_dict()["attributes"] == alone.to_dict()["attributes"]
+        assert found.overall == alone.overall
+        assert f"# Fairness report: {name}\n" in report.to_markdown()
+        assert report.to_html().count(f"<h1>Fairness report: {name}</h1>") == 1
+    page = report.to_html()
+    assert page.count("</body>") == page.count("<body") == 1
+    frame = report.to_frame()
+    assert list(dict.fromkeys(frame["finding"])) == [None, "edema", "effusion"]
+    assert (frame["finding"] == "edema").sum() == len(report.findings["edema"].to_frame())
+    only = FairnessReport.from_predictions([[1, np.nan], [0, np.nan]] * 20, [[0.5, 0.5]] * 40, ["a", "b"] * 20, **QUICK)
+    assert list(only.findings) == ["0"]
+    assert "1: no label is known." in only.warnings
 
 
 def test_per_sample_values(tmp_path, capsys):
