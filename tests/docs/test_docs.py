@@ -22,7 +22,6 @@ from tests.contract import test_compile, test_contract
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 FRAMEWORKS = {
     "integrations/transformers.md": "docs/test_docs_transformers.py",
-    "integrations/trl.md": "docs/test_docs_trl.py",
     "integrations/verl.md": "integrations/with_verl/test_verl_loading.py",
     "recipes.md": "docs/test_recipes.py",
     "start/segmentation.md": "docs/test_journeys.py",

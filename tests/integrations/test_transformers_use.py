@@ -201,8 +201,8 @@ def test_outputs_that_are_no_tensors_do_not_reach_the_metrics(tmp_path, monkeypa
 
     plain = transformers.Trainer.prediction_step
 
-    def with_cache(*args, **kwargs):
-        loss, logits, labels = plain(*args, **kwargs)
+    def with_cache(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        loss, logits, labels = plain(self, model, inputs, prediction_loss_only, ignore_keys=ignore_keys)
         return loss, (logits, {"layers": (None, None)}), labels
 
     monkeypatch.setattr(transformers.Trainer, "prediction_step", with_cache)
