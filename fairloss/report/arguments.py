@@ -20,6 +20,7 @@ __all__ = [
     "KINDS",
     "Kind",
     "Resampling",
+    "check_number",
     "metric_names",
     "read_attributes",
     "read_margins",
@@ -28,13 +29,17 @@ __all__ = [
     "value_kinds",
 ]
 
+_MOST_GROUPS = 200  # 19,900 pairs
 _DEFAULT = ("accuracy", "auc", "tpr", "fpr", "fdr", "f1", "positive_rate", "ece")
 
 
 def read_attributes(
-    groups: Any, present: Bools, intersections: bool, options: Mapping[str, Any]
+    groups: Any, present: Bools, intersections: bool, options: Mapping[str, Any], notes: list[str]
 ) -> dict[str, GroupEncoding]:
-    """Ids and names of every attribute of the samples ``present``, and of all crossed where there are several."""
+    """Ids and names of every attribute of the samples ``present``, and of all crossed where there are several.
+
+    Combinations of more groups than can be compared are left out, of which ``notes`` are told.
+    """
     rules: Any = {rule: options[rule] for rule in LABEL_RULES}
     n = len(present)
     attributes = groups if isinstance(groups, Mapping) else frame_columns(groups)
@@ -50,6 +55,7 @@ def read_attributes(
     for name, encoding in found.items():
         if not encoding.num_groups:
             raise ValueError(expected("groups", "at least one known label", f"every sample of {name!r} is unknown"))
+        check_number(name, encoding)
         found[name] = encoding._replace(ids=encoding.ids[present])
     names = list(found)
     sizes = {2, len(names)} if intersections and len(names) > 1 else ()
@@ -60,9 +66,19 @@ def read_attributes(
             wanted, cure = "another name for each attribute and intersection", "rename it, or pass intersections=False"
             raise ValueError(expected("groups", wanted, given, cure))
         crossed = cross_groups({k: found[k] for k in several})
-        if crossed.num_groups:
+        if crossed.num_groups > _MOST_GROUPS:
+            notes.append(f"{title}: {crossed.num_groups} combinations are too many to compare, and are left out.")
+        elif crossed.num_groups:
             found[title] = crossed
     return found
+
+
+def check_number(name: str, encoding: GroupEncoding) -> None:
+    """Raise where an attribute has more groups than can be compared: each pair of them is."""
+    if encoding.num_groups > _MOST_GROUPS:
+        given = f"{encoding.num_groups} different labels, such as {encoding.labels[0]!r}"
+        cure = "leave it out where it is an id, or pass fewer groups (bins= cuts numbers into bands)"
+        raise ValueError(expected(f"groups[{name!r}]", f"at most {_MOST_GROUPS} groups", given, cure))
 
 
 def read_metrics(pred: Predictions, metrics: Sequence[str] | None, notes: list[str]) -> tuple[str, ...]:

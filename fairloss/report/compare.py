@@ -21,7 +21,7 @@ from fairloss.metrics.arrays import Bools, as_groups, as_values
 from fairloss.metrics.per_group import Metric
 from fairloss.metrics.predictions import READING_OPTIONS, SCORED, Predictions, as_predictions
 from fairloss.metrics.undefined import UndefinedGroupWarning, undefined_labels
-from fairloss.report.arguments import Resampling, metric_names, only_decides
+from fairloss.report.arguments import Resampling, check_number, metric_names, only_decides
 from fairloss.report.bootstrap import Draws, bootstrap_groups
 from fairloss.report.build import attribute_report
 from fairloss.report.class_gaps import mean_difference, mean_gap
@@ -153,6 +153,7 @@ def compare_models(
         raise ValueError(expected("scores", wanted, f"decisions of {', '.join(deciding)} alone", cure))
     n = len(next(iter(predictions.values())))
     everyone = as_groups(groups, n, **{rule: o[rule] for rule in LABEL_RULES})
+    check_number(attribute, everyone)
     progress = Progress(how.num_replicates * len(predictions), shown=how.progress)
     for model, pred in predictions.items():
         notes = list(said)

@@ -101,6 +101,7 @@ def numbers(table: Table, column: str, mark: str, *, noun: str, blank: bool = Fa
             raise InputError(f"{table.where(table.columns[column].at(other))}: {column!r} has {given}; {cure}")
         table.notes.append(f"{column}: percentages, divided by 100")
     found: list[float] = []
+    missing = "; leave the cell empty where there is none" if blank else ""
     for place, cell in enumerate(cells):
         text = cell[:-1].rstrip() if percent[place] else cell
         if not cell and blank:
@@ -110,7 +111,9 @@ def numbers(table: Table, column: str, mark: str, *, noun: str, blank: bool = Fa
             found.append(float(pointed(text, mark) + "e-2" * percent[place]))
         else:
             where = table.where(table.columns[column].at(place))
-            raise InputError(f"{where}: {column!r} is {cell!r}; a {noun} must be a finite number{_cure(text, mark)}")
+            raise InputError(
+                f"{where}: {column!r} is {cell!r}; a {noun} must be a finite number{_cure(text, mark)}" + missing
+            )
     return np.array(found)[codes]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import re
 from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -179,9 +180,10 @@ def _opened(content: Content, wanted: list[str], separator: str | None, codec: s
 
     start, comments, named = 0, list[str](), ""
     for line in lines_of_text():
-        text = line.strip().strip('"')
-        if text.startswith("sep=") and len(text) == 5 and not named:
-            named = text[4]
+        text = line.strip()
+        sep = re.fullmatch(r'"?sep=(.)"?[\r\n]*', line.lstrip())
+        if sep and not named:
+            named = sep[1]
         elif text.startswith("#"):
             comments.append(text.lstrip("# "))
         elif text.strip(" ,;\t|"):

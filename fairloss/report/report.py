@@ -134,7 +134,7 @@ class FairnessReport(ReportData):
         def made(pred: Predictions, title: str) -> FairnessReport:
             notes: list[str] = []
             sample, present = read_sample(pred, {}, len(pred), o["patients"], o["sample_weight"], notes)
-            encodings = read_attributes(groups, present, intersections, o)
+            encodings = read_attributes(groups, present, intersections, o, notes)
             pred = sample.pred or pred
             names = read_metrics(pred, metrics, notes)
             settings = {
@@ -203,7 +203,7 @@ class FairnessReport(ReportData):
             raise ValueError(expected("values", "values of one length", f"lengths {sorted(lengths)}"))
         notes: list[str] = []
         sample, present = read_sample(None, arrays, lengths.pop(), o["patients"], o["sample_weight"], notes)
-        encodings = read_attributes(groups, present, intersections, o)
+        encodings = read_attributes(groups, present, intersections, o, notes)
         kinds = value_kinds(sample.values, higher_is_better)
         settings = {"title": title, "task": "values", "model_name": o["model_name"]}
         margins = read_margins(o["margin"], kinds, tuple(arrays))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import csv
+import gzip
 import io
+import lzma
 import re
 import tempfile
 import warnings
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 
 from fairloss.report.cli import main
@@ -121,6 +125,45 @@ def test_reading(data, unknown):
     assert set(table.y_true.tolist()) <= {0, 1}
     assert np.isfinite(table.y_score).all()
     assert not set(map(str, table.groups["g"].labels)) & set(unknown)
+
+
+SCORES = st.builds(
+    lambda whole, digits, minus: f"{'-' * minus}{whole}" + (f".{digits}" if digits else ""),
+    st.sampled_from((0, 0, 0, 1, 3, 12, 1234)),
+    st.text("0123456789", max_size=4),
+    st.booleans(),
+)
+LABELS = st.sampled_from(("F", "M", "a,b", "a;b", 'say "x"', "#1", "é", "two words", "x\ty", "a|b", "-", "90+"))
+
+
+@fuzz(
+    rows=st.lists(st.tuples(st.sampled_from("01"), SCORES, LABELS), min_size=1, max_size=12),
+    separator=st.sampled_from(",;\t|"),
+    mark=st.sampled_from(".,"),
+    quoting=st.sampled_from((csv.QUOTE_MINIMAL, csv.QUOTE_ALL)),
+    ends=st.sampled_from(("\n", "\r\n", "\r")),
+    encoding=st.sampled_from(("utf-8", "utf-8-sig", "utf-16", "utf-16-be", "cp1252")),
+    before=st.sampled_from(("", "sep", "# a comment; of two, parts", "\n")),
+    pack=st.sampled_from((bytes, gzip.compress, bz2.compress, lzma.compress)),
+)
+def test_forms_give_the_same_table_or_are_refused(rows, separator, mark, quoting, ends, encoding, before, pack):
+    """No form of a table is read as another table; what is refused can be read in two ways."""
+    text = io.StringIO()
+    text.write({"": "", "sep": f"sep={separator}"}.get(before, before) + (ends if before else ""))
+    table = [["y", "p", "g"], *([y, p.replace(".", mark), g] for y, p, g in rows)]
+    csv.writer(text, delimiter=separator, quoting=quoting, lineterminator=ends).writerows(table)
+    path = FOLDER / "form.csv"
+    path.write_bytes(pack(text.getvalue().encode(encoding)))
+    columns = FileColumns(["y"], ["p"], groups=["g"])
+    either = all(re.fullmatch(r"-?[1-9]\d{0,2}\.\d{3}", p) or "." not in p for _, p, _ in rows)
+    if mark == "," and either and any("." in p for _, p, _ in rows):
+        with pytest.raises(InputError, match="which may be"):
+            read_predictions(path, columns, FileForm())
+        return
+    found = read_predictions(path, columns, FileForm())
+    assert found.y_true.tolist() == [int(y) for y, _, _ in rows]
+    assert found.y_score.tolist() == [float(p) for _, p, _ in rows]
+    assert found.groups["g"].decode(found.groups["g"].ids) == [g for _, _, g in rows]
 
 
 def run(argv):

@@ -291,6 +291,36 @@ def test_two_readings_and_damage(content, message, tmp_path):
         FairnessReport.from_file(path, "sex", target="y", score=scores)
 
 
+def test_classes_as_decisions(tmp_path):
+    for name, classes in (("words", ["benign", "nevus", "other"]), ("numbers", [0, 1, 2])):
+        path = tmp_path / f"{name}.csv"
+        pairs = [(0, 0), (1, 1), (2, 2), (2, 1)] * 10
+        path.write_text("y,p,g\n" + "".join(f"{classes[a]},{classes[b]},{'FM'[b % 2]}\n" for a, b in pairs))
+        report = FairnessReport.from_file(path, "g", target="y", score="p", **QUICK)
+        assert report.settings["task"] == "multiclass"
+        assert report.overall["accuracy"].value == 0.75
+    # A third label beside decisions of two is a mistake, or --labels says that it is none.
+    path.write_text("y,p,g\n" + "0,1,F\n1,1,M\n2,0,F\n" * 10)
+    with pytest.raises(ValueError, match=r"line 4: 'y' is '2'; a label must be 0 or 1"):
+        FairnessReport.from_file(path, "g", target="y", score="p")
+    named = FairnessReport.from_file(path, "g", target="y", score="p", labels=[0, 1, 2], **QUICK)
+    assert named.overall["accuracy"].value == pytest.approx(1 / 3)
+
+
+def test_too_many_groups_to_compare_are_refused_at_once(tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    path.write_text("y,p,id,a,b\n" + "".join(f"{k % 2},0.{k % 9},P{k},a{k % 20},b{k % 19}\n" for k in range(3000)))
+    start = time.process_time()
+    error = fails(capsys, "report", path, "--target", "y", "--score", "p", "--group", "id")
+    assert time.process_time() - start < 1
+    assert "at most 200 groups, got 3000 different labels, such as 'P0'; leave it out where it is an id" in error
+    with pytest.raises(ValueError, match="at most 200 groups"):
+        compare_models([0, 1] * 150, {"a": [0.5] * 300}, [f"P{k}" for k in range(300)])
+    report = FairnessReport.from_file(path, ["a", "b"], target="y", score="p", **QUICK)
+    assert [a.name for a in report.attributes] == ["a", "b"]
+    assert "a & b: 380 combinations are too many to compare, and are left out." in report.warnings
+
+
 def test_rows_between_comments_and_without_cells(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("y,p,sex\n" + "1,0.9,F\n0,0.2,M\n" * 10 + "# half time\n,,\n\n" + "0,0.7,F\n1,0.1,M\n" * 10)
