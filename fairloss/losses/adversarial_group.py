@@ -135,6 +135,13 @@ class AdversarialGroupLoss(ConstantsModule):
     References:
         Zhang, Lemoine and Mitchell, *Mitigating Unwanted Biases with Adversarial Learning*, 2018;
         Madras et al., *Learning Adversarially Fair and Transferable Representations*, 2018.
+
+    Reference:
+        LAFTR 2018: https://arxiv.org/abs/1802.06309
+        Zhang et al. 2018: https://arxiv.org/abs/1801.07593
+
+    See Also:
+        :class:`MomentAlignmentLoss`, :class:`CrossGroupContrastiveLoss`
     """
 
     def __init__(

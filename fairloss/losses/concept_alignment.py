@@ -122,6 +122,12 @@ class ConceptAlignmentLoss(ConstantsModule):
 
     References:
         FairMed-VLM, *Toward Equitable Medical Diagnosis with Vision-Language Models*, section 3.3.
+
+    Reference:
+        FairMed-VLM, section 3.3: https://openreview.net/forum?id=DtbykQBmE5
+
+    See Also:
+        :class:`CrossGroupContrastiveLoss`, :class:`MomentAlignmentLoss`
     """
 
     _OPTIONS = option_names(concept_alignment, without=("concepts",))

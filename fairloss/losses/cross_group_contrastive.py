@@ -198,6 +198,12 @@ class CrossGroupContrastiveLoss(ConstantsModule):
     References:
         FairMed-VLM, *Toward Equitable Medical Diagnosis with Vision-Language Models*, section 3.4;
         Khosla et al., *Supervised Contrastive Learning*, 2020.
+
+    Reference:
+        FairMed-VLM, section 3.4: https://openreview.net/forum?id=DtbykQBmE5
+
+    See Also:
+        :class:`MomentAlignmentLoss`, :class:`ConceptAlignmentLoss`, :class:`EmbeddingQueue`
     """
 
     _OPTIONS = option_names(cross_group_contrastive, without=("return_parts",))

@@ -154,6 +154,12 @@ class DistributionAlignmentLoss(ConstantsModule):
 
     References:
         Luo et al., *FairCLIP: Harnessing Fairness in Vision-Language Learning*, 2024.
+
+    Reference:
+        FairCLIP 2024: https://arxiv.org/abs/2403.19949
+
+    See Also:
+        :class:`DemographicParityLoss`, :class:`MomentAlignmentLoss`
     """
 
     _OPTIONS = option_names(distribution_alignment, without=("reference",))

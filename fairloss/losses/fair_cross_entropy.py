@@ -224,6 +224,12 @@ class FairCrossEntropyLoss(ConstantsModule):
 
     References:
         Gu et al., *Fairness-Aware Fine-Tuning of Vision-Language Models for Medical Glaucoma Diagnosis*, eqs 3-9.
+
+    Reference:
+        fairness-aware LoRA 2025, eqs 3, 4, 8, 9: https://arxiv.org/abs/2512.03477
+
+    See Also:
+        :class:`MaxAccGapLoss`, :class:`InverseFrequencyWeighting`, :class:`GroupMemory`
     """
 
     weight: Tensor | None

@@ -237,6 +237,12 @@ class FairDistillationLoss(ConstantsModule):
     References:
         Masroor et al., *Fair Distillation: Teaching Fairness from Biased Teachers in Medical Imaging*, eqs 2-3.
         Hinton, Vinyals and Dean, *Distilling the Knowledge in a Neural Network*, 2015.
+
+    Reference:
+        FairDi 2024, eqs 2-3: https://arxiv.org/abs/2411.11939
+
+    See Also:
+        :class:`GroupHeads`, :class:`FISLoss`
     """
 
     _OPTIONS = option_names(fair_distillation, without=("teacher_logits",))

@@ -246,6 +246,12 @@ class FEBSLoss(ConstantsModule):
     References:
         Tian et al., *FairSeg: A Large-Scale Medical Image Segmentation Dataset for Fairness Learning Using Segment Anything
         Model with Fair Error-Bound Scaling*, 2024.
+
+    Reference:
+        FairSeg 2024: https://arxiv.org/abs/2311.02189
+
+    See Also:
+        :class:`GroupDROLoss`, :class:`FISLoss`
     """
 
     def __init__(self, num_groups: int | Sequence[int], *, num_classes: int, **options: Unpack[FEBSOptions]) -> None:

@@ -151,6 +151,13 @@ class FISLoss(ConstantsModule):
     References:
         Masroor et al., *Fair Distillation: Teaching Fairness from Biased Teachers in Medical Imaging*, eq 1.
         Luo et al., *FairVision: Equitable Deep Learning for Eye Disease Screening via Fair Identity Scaling*.
+
+    Reference:
+        FairDi 2024, eq 1: https://arxiv.org/abs/2411.11939
+        FairVision 2023, code: https://arxiv.org/abs/2310.02492
+
+    See Also:
+        :class:`FairDistillationLoss`, :class:`GroupDROLoss`, :class:`GroupMemory`
     """
 
     @with_options(FIS_OPTIONS, FISOptions)

@@ -156,6 +156,12 @@ class GroupDROLoss(StatefulModule):
 
     References:
         Sagawa et al., *Distributionally Robust Neural Networks for Group Shifts*, algorithm 1.
+
+    Reference:
+        Sagawa et al. 2019, algorithm 1: https://arxiv.org/abs/1911.08731
+
+    See Also:
+        :class:`FISLoss`, :class:`InverseFrequencyWeighting`, :class:`GroupBatchSampler`
     """
 
     log_q: Tensor

@@ -177,6 +177,12 @@ class InverseFrequencyWeighting(ConstantsModule):
 
     References:
         Gu et al., *Fairness-Aware Fine-Tuning of Vision-Language Models for Medical Glaucoma Diagnosis*, eq 8.
+
+    Reference:
+        fairness-aware LoRA 2025, eq 8: https://arxiv.org/abs/2512.03477
+
+    See Also:
+        :class:`FairCrossEntropyLoss`, :class:`BalancedGroupSampler`, :class:`GroupDROLoss`
     """
 
     weights: Tensor

@@ -87,6 +87,12 @@ class LossVarianceLoss(ConstantsModule):
 
     References:
         Sukumaran et al., *FairLoRA: Unpacking Bias Mitigation in Vision Models with Fairness-Driven Low-Rank Adaptation*.
+
+    Reference:
+        FairLoRA 2024: https://arxiv.org/abs/2410.17358
+
+    See Also:
+        :class:`MaxAccGapLoss`, :class:`GroupDROLoss`
     """
 
     _OPTIONS = option_names(loss_variance)

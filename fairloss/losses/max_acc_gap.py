@@ -108,6 +108,12 @@ class MaxAccGapLoss(ConstantsModule):
 
     References:
         Gu et al., *Fairness-Aware Fine-Tuning of Vision-Language Models for Medical Glaucoma Diagnosis*, eqs 5-6.
+
+    Reference:
+        fairness-aware LoRA 2025, eqs 5-6: https://arxiv.org/abs/2512.03477
+
+    See Also:
+        :class:`FairCrossEntropyLoss`, :class:`EqualizedOddsLoss`, :class:`GroupMemory`
     """
 
     _OPTIONS = option_names(max_acc_gap)

@@ -230,6 +230,12 @@ class MomentAlignmentLoss(ConstantsModule):
 
     References:
         FairMed-VLM, *Toward Equitable Medical Diagnosis with Vision-Language Models*, section 3.4.
+
+    Reference:
+        FairMed-VLM, section 3.4: https://openreview.net/forum?id=DtbykQBmE5
+
+    See Also:
+        :class:`CrossGroupContrastiveLoss`, :class:`AdversarialGroupLoss`
     """
 
     _OPTIONS = option_names(moment_alignment)

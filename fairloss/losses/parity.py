@@ -199,6 +199,12 @@ class DemographicParityLoss(_ParityLoss):
 
     References:
         Dwork et al., *Fairness Through Awareness*, 2012.
+
+    Reference:
+        Dwork et al. 2012: https://arxiv.org/abs/1104.3913
+
+    See Also:
+        :class:`EqualOpportunityLoss`, :class:`EqualizedOddsLoss`, :class:`DistributionAlignmentLoss`
     """
 
     _OPTIONS = option_names(demographic_parity)
@@ -230,6 +236,12 @@ class EqualOpportunityLoss(_ParityLoss):
 
     References:
         Hardt et al., *Equality of Opportunity in Supervised Learning*, 2016.
+
+    Reference:
+        Hardt et al. 2016: https://arxiv.org/abs/1610.02413
+
+    See Also:
+        :class:`EqualizedOddsLoss`, :class:`DemographicParityLoss`, :class:`MaxAccGapLoss`
     """
 
     _OPTIONS = option_names(equal_opportunity)
@@ -263,6 +275,12 @@ class EqualizedOddsLoss(_ParityLoss):
 
     References:
         Hardt et al., *Equality of Opportunity in Supervised Learning*, 2016.
+
+    Reference:
+        Hardt et al. 2016: https://arxiv.org/abs/1610.02413
+
+    See Also:
+        :class:`EqualOpportunityLoss`, :class:`DemographicParityLoss`, :class:`MaxAccGapLoss`
     """
 
     _OPTIONS = option_names(equalized_odds)

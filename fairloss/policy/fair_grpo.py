@@ -99,7 +99,10 @@ class FairGRPOAdvantage(ConstantsModule):
         [('0', 2.0, 0.75, 0.48), ('1', 1.0, 0.25, 2.04)]
 
     Reference:
-        Dai et al., FairGRPO: Fair Reinforcement Learning for Equitable Clinical Reasoning, 2025.
+        FairGRPO 2025, eqs 1-2: https://arxiv.org/abs/2510.19893
+
+    See Also:
+        :class:`GroupDROAdvantage`, :func:`fair_grpo_policy_loss`
     """
 
     last: Result | None
