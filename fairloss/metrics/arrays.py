@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -121,6 +121,14 @@ def as_groups(
 ) -> GroupEncoding:
     """Ids and labels of one attribute, or of the intersection of several; a :class:`GroupEncoding` is taken as it is."""
     if isinstance(groups, GroupEncoding):
+        for rule, value in rules.items():
+            if (
+                value is not None
+                and value is not LABEL_RULES[rule]
+                and not (isinstance(value, Sized) and not len(value))
+            ):
+                wanted = "no such option beside encoded groups"
+                raise ValueError(expected(rule, wanted, repr(value), "pass it to encode_groups"))
         encoding = groups
     elif (frame := frame_columns(groups)) is not None or isinstance(groups, Mapping):
         encoding = _cross(groups if frame is None else frame, " & ", name, option, **rules)

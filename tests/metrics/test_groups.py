@@ -7,6 +7,7 @@ import pytest
 
 import fairloss.metrics as fm
 from fairloss.groups.encode import GroupLabelWarning, _distinct_integers, encode_groups
+from fairloss.report import FairnessReport, compare_models
 
 Y, S, G = [1, 0, 1, 0], [0.9, 0.5, 0.4, 0.1], ["F", "F", "M", "M"]
 
@@ -43,6 +44,24 @@ def test_numbers_are_cut_into_bands_by_every_function_of_groups(rng):
             call(age, bins=15)
     with pytest.raises(TypeError, match="score_bins: expected an option among"):
         fm.max_accuracy_gap(y, s, bands, score_bins=5)
+
+
+@pytest.mark.parametrize(
+    "rule", [{"bins": [40, 65]}, {"unknown": ["F"]}, {"known": ["NA"]}, {"unknown": {"sex": ["F"]}}]
+)
+def test_encoded_groups_are_not_read_again(rule):
+    codes = encode_groups(G)
+    for call in (
+        lambda o: fm.group_metric("accuracy", Y, S, codes, **o).gap(),
+        lambda o: fm.group_mean(S, codes, **o).gap(),
+        lambda o: fm.max_accuracy_gap(Y, S, codes, **o),
+        lambda o: fm.auc_gap(Y, S, codes, **o),
+        lambda o: compare_models(Y, {"m": S}, codes, num_replicates=100, **o)[0].gaps["accuracy"][0],
+        lambda o: FairnessReport.from_predictions(Y, S, codes, num_replicates=100, **o)["group"].gap("accuracy").best,
+    ):
+        assert call({"bins": None, "unknown": []}) == call({})
+        with pytest.raises(ValueError, match=f"{next(iter(rule))}: .*encoded groups.*; pass it to encode_groups"):
+            call(rule)
 
 
 def test_intersections_and_encodings():
