@@ -49,6 +49,17 @@ def _parameters(made: Any) -> griffe.Parameters:
     )
 
 
+def _at_run_time(obj: griffe.Object) -> Any:
+    """The object itself, where a decorator of its own or of its class may have changed it; else None."""
+    changed = obj.decorators or (obj.name == "__init__" and obj.parent.decorators)
+    if not changed or obj.path.startswith("fairloss.integrations."):  # whose frameworks may be missing
+        return None
+    made = importlib.import_module(obj.module.path)
+    for name in obj.path.removeprefix(obj.module.path + ".").split("."):
+        made = inspect.getattr_static(made, name)
+    return getattr(made, "__func__", made)
+
+
 class Roles(griffe.Extension):
     """Rewrites docstrings before they are parsed."""
 
@@ -83,17 +94,20 @@ class Roles(griffe.Extension):
 
     def on_function_instance(self, *, func: griffe.Function, **_: Any) -> None:
         """A function whose options a decorator writes shows them."""
-        if not func.decorators or func.path.startswith("fairloss.integrations."):  # whose frameworks may be missing
-            return
-        made = importlib.import_module(func.module.path)
-        for name in func.path.removeprefix(func.module.path + ".").split("."):
-            made = inspect.getattr_static(made, name)
-        made = getattr(made, "__func__", made)
+        made = _at_run_time(func)
         if "__signature__" in getattr(made, "__dict__", {}):
             func.parameters = _parameters(made)
-            if func.docstring:
-                func.docstring.value = inspect.getdoc(made) or ""
-                self.on_instance(obj=func)
+            self._document(func, made)
+
+    def on_class_instance(self, *, cls: griffe.Class, **_: Any) -> None:
+        """Likewise a class's documentation."""
+        if cls.decorators and "with_options" in str(cls.decorators[0].value):
+            self._document(cls, _at_run_time(cls))
+
+    def _document(self, obj: griffe.Object, made: Any) -> None:
+        if obj.docstring:
+            obj.docstring.value = inspect.getdoc(made) or ""
+            self.on_instance(obj=obj)
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         """Every object that has a docstring."""

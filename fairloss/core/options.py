@@ -45,9 +45,11 @@ def with_options(defaults: Mapping[str, Any], *kinds: type) -> Callable[[_Made],
     types: dict[str, Any] = {}
     meanings: dict[str, str] = {}
     for kind in kinds:
-        scope = vars(sys.modules[kind.__module__])  # a name such as Task means nothing where the function is read
-        texts = {name: getattr(t, "__forward_arg__", t) for name, t in kind.__annotations__.items()}
-        types |= {name: scope.get(text, text) if isinstance(text, str) else text for name, text in texts.items()}
+        for name, t in kind.__annotations__.items():
+            text = getattr(t, "__forward_arg__", t)
+            # A name such as Task means nothing where the function is read, but where it was inherited from.
+            scope = vars(sys.modules[getattr(t, "__forward_module__", None) or kind.__module__])
+            types[name] = scope.get(text, text) if isinstance(text, str) else text
         listed = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")[2]
         for name, meaning in re.findall(r"^    (\w+): (.*(?:\n        .*)*)", listed, re.MULTILINE):
             meanings.setdefault(name, f"    {name}: {meaning}")

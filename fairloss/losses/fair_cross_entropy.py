@@ -9,8 +9,8 @@ enter as a linear, mean-1 weighting (see :mod:`fairloss.losses.inverse_frequency
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, get_args
 
 import torch
 from torch import Tensor
@@ -18,15 +18,18 @@ from torch import Tensor
 from fairloss.core import checks
 from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, all_reduce_sum
-from fairloss.core.options import option_names, options_of
+from fairloss.core.options import given_options, options_of, with_options
 from fairloss.core.state import ConstantsModule
 from fairloss.core.tensor_checks import floating
-from fairloss.groups.ids import GroupTable, check_group_counts, check_groups
+from fairloss.groups.ids import GroupTable, check_group_counts, check_groups, check_num_groups
 from fairloss.groups.memory import GroupMemory, check_memory
 from fairloss.losses.gaps import Direction, check_gap_options, gap_of_values
 from fairloss.losses.inverse_frequency_weighting import inverse_frequency_weights
 from fairloss.losses.likelihood import TOKEN_REDUCTIONS, TokenReduction, likelihood_of, rows_of
 from fairloss.losses.tasks import Task, check_task, class_last, resolve_task
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["CrossEntropyParts", "FairCrossEntropyLoss", "fair_cross_entropy"]
 
@@ -53,43 +56,71 @@ class CrossEntropyParts(NamedTuple):
     weights: Tensor | None = None
 
 
+class CrossEntropyOptions(TypedDict, total=False):
+    """Keyword arguments of :class:`FairCrossEntropyLoss`."""
+
+    gap_weight: float
+    group_counts: GroupTable | None
+    max_weight: float
+    weight: Tensor | None
+    pos_weight: Tensor | None
+    label_smoothing: float
+    ignore_index: int
+    reduction: Reduction
+    memory: GroupMemory | None
+    smoothing: float | None
+    direction: Direction
+    task: Task
+    token_reduction: TokenReduction
+    process_group: ProcessGroup | None
+
+
+CROSS_ENTROPY_OPTIONS: CrossEntropyOptions = {
+    "gap_weight": 0.0,
+    "group_counts": None,
+    "max_weight": 10.0,
+    "weight": None,
+    "pos_weight": None,
+    "label_smoothing": 0.0,
+    "ignore_index": -100,
+    "reduction": "mean",
+    "memory": None,
+    "smoothing": None,
+    "direction": "both",
+    "task": "auto",
+    "token_reduction": "mean",
+    "process_group": None,
+}
+# What a module keeps: the weights by group in place of the counts.
+_KEPT = tuple(name for name in CROSS_ENTROPY_OPTIONS if name not in ("group_counts", "max_weight"))
+
+
 def _terms(
     input: Tensor,
     target: Tensor,
     groups: Tensor,
-    *,
-    num_groups: tuple[int, ...],
-    gap_weight: float,
+    sizes: tuple[int, ...],
+    o: Mapping[str, Any],
     weight_tables: dict[torch.dtype, Tensor] | None,
-    weight: Tensor | None,
-    pos_weight: Tensor | None,
-    label_smoothing: float,
-    ignore_index: int,
-    reduction: Reduction,
-    memory: GroupMemory | None,
-    smoothing: float | None,
-    direction: Direction,
-    task: Task,
-    token_reduction: TokenReduction,
-    process_group: ProcessGroup | None,
     return_parts: bool,
 ) -> Tensor | CrossEntropyParts:
     """The criterion on checked options: task term, then the gap between groups."""
+    task, token_reduction, process_group = o["task"], o["token_reduction"], o["process_group"]
+    gap_weight, reduction = o["gap_weight"], o["reduction"]
     kind = resolve_task(input, target, task)
     shape = target.shape
     input, target, kind = class_last(input, target, kind)
-    if memory is not None:
-        check_memory(memory, num_groups, device=input.device)
-    ids = check_groups(groups, num_groups, input.shape[0], device=input.device)
+    check_memory(o["memory"], sizes, device=input.device)
+    ids = check_groups(groups, sizes, input.shape[0], device=input.device)
     rows = rows_of(
         input,
         target,
         task=kind,
         auto=task == "auto",
-        ignore_index=ignore_index,
-        weight=weight,
-        pos_weight=pos_weight,
-        label_smoothing=label_smoothing,
+        ignore_index=o["ignore_index"],
+        weight=o["weight"],
+        pos_weight=o["pos_weight"],
+        label_smoothing=o["label_smoothing"],
         with_prob=gap_weight > 0 or return_parts,
     )
 
@@ -120,52 +151,45 @@ def _terms(
         # Divided by the norm before the lookup, which is a division less in backward.
         table = weight_tables[losses.dtype]
         of_sample = (table / norm if reduction == "mean" else table)[row]
-        if len(num_groups) > 1:
-            of_sample = of_sample.reshape(-1, len(num_groups)).mean(1)
+        if len(sizes) > 1:
+            of_sample = of_sample.reshape(-1, len(sizes)).mean(1)
         total = torch.dot(of_sample, losses if losses.ndim == 1 else losses.sum(1))
     task_term = all_reduce_sum(total, process_group)
     if likelihood is None:
         gap, loss = torch.zeros_like(task_term), task_term
     else:
-        gap = gap_of_values(
-            likelihood.prob,
-            ids,
-            valid=likelihood.valid,
-            rows=row,
-            smoothing=smoothing,
-            direction=direction,
-            memory=memory,
-            attribute_reduction="mean",
-            process_group=process_group,
-        )
+        gap_options = {**o, "attribute_reduction": "mean"}
+        gap = gap_of_values(likelihood.prob, ids, gap_options, valid=likelihood.valid, rows=row)
         loss = torch.add(task_term, gap, alpha=gap_weight)
     return CrossEntropyParts(loss, task_term, gap, *_by_group()) if return_parts else loss
 
 
-def _check_options(
-    num_groups: int | Sequence[int], gap_weight: float, group_counts: GroupTable | None, max_weight: float,
-    label_smoothing: float, ignore_index: int, reduction: str, memory: GroupMemory | None, smoothing: float | None,
-    direction: str, task: str, token_reduction: str, process_group: ProcessGroup | None,
-) -> tuple[tuple[int, ...], Tensor | None]:  # fmt: skip
-    """The attributes' sizes and the weights of the groups, with all scalar options checked."""
-    sizes = check_gap_options(num_groups, smoothing, direction, "mean", process_group)
-    checks.number("gap_weight", gap_weight, minimum=0)
-    checks.number("label_smoothing", label_smoothing, minimum=0, maximum=1)
-    checks.integer("ignore_index", ignore_index, minimum=-(2**63))
-    checks.choice("reduction", reduction, ("mean", "sum", "none"))
-    if reduction == "none" and gap_weight > 0:
+def _checked(options: Mapping[str, Any], sizes: tuple[int, ...]) -> tuple[dict[str, Any], Tensor | None]:
+    """What is given and the defaults, checked, and the weights by group after that of the unknown, 1."""
+    o = given_options(options, CROSS_ENTROPY_OPTIONS)
+    check_gap_options({**o, "attribute_reduction": "mean"})
+    check_memory(o["memory"], sizes)
+    checks.number("gap_weight", o["gap_weight"], minimum=0)
+    checks.number("label_smoothing", o["label_smoothing"], minimum=0, maximum=1)
+    checks.integer("ignore_index", o["ignore_index"], minimum=-(2**63))
+    checks.choice("reduction", o["reduction"], get_args(Reduction))
+    if o["reduction"] == "none" and o["gap_weight"] > 0:
         cure = "the gap is one number per batch: pass gap_weight=0"
         raise ValueError(expected("reduction", "'mean' or 'sum' with a gap", "'none'", cure))
-    check_memory(memory, sizes)
-    check_task(task)
-    checks.choice("token_reduction", token_reduction, TOKEN_REDUCTIONS)
-    checks.number("max_weight", max_weight, minimum=1)
-    if group_counts is None:
-        return sizes, None
-    counts = check_group_counts(group_counts, sizes)
-    return sizes, torch.cat([inverse_frequency_weights(part, max_weight=max_weight) for part in counts])
+    check_task(o["task"])
+    checks.choice("token_reduction", o["token_reduction"], TOKEN_REDUCTIONS)
+    checks.number("max_weight", o["max_weight"], minimum=1)
+    for name in ("weight", "pos_weight"):
+        if o[name] is not None:
+            floating(name, o[name])
+    if o["group_counts"] is None:
+        return o, None
+    counts = check_group_counts(o["group_counts"], sizes)
+    weights = [inverse_frequency_weights(part, max_weight=o["max_weight"]) for part in counts]
+    return o, torch.cat([torch.ones(1, dtype=torch.float64), *weights])
 
 
+@with_options(CROSS_ENTROPY_OPTIONS, CrossEntropyOptions)
 class FairCrossEntropyLoss(ConstantsModule):
     """Cross-entropy that answers for groups: a drop-in for ``nn.CrossEntropyLoss`` and ``nn.BCEWithLogitsLoss``.
 
@@ -236,41 +260,20 @@ class FairCrossEntropyLoss(ConstantsModule):
     pos_weight: Tensor | None
     _wide: Tensor | None
     _narrow: Tensor | None
-    _OPTIONS = option_names(_terms, without=("return_parts",))
 
-    def __init__(
-        self,
-        num_groups: int | Sequence[int],
-        *,
-        gap_weight: float = 0.0,
-        group_counts: GroupTable | None = None,
-        max_weight: float = 10.0,
-        weight: Tensor | None = None,
-        pos_weight: Tensor | None = None,
-        label_smoothing: float = 0.0,
-        ignore_index: int = -100,
-        reduction: Reduction = "mean",
-        memory: GroupMemory | None = None,
-        smoothing: float | None = None,
-        direction: Direction = "both",
-        task: Task = "auto",
-        token_reduction: TokenReduction = "mean",
-        process_group: ProcessGroup | None = None,
-    ) -> None:
+    def __init__(self, num_groups: int | Sequence[int], **options: Unpack[CrossEntropyOptions]) -> None:
         super().__init__()
-        self.num_groups, group_weights = _check_options(
-            num_groups, gap_weight, group_counts, max_weight, label_smoothing, ignore_index, reduction, memory, smoothing,
-            direction, task, token_reduction, process_group,
-        )  # fmt: skip
-        self.gap_weight, self.label_smoothing, self.ignore_index = gap_weight, label_smoothing, ignore_index
-        self.reduction, self.memory, self.smoothing, self.task = reduction, memory, smoothing, task
-        self.direction, self.token_reduction, self.process_group = direction, token_reduction, process_group
-        for name, table in (("weight", weight), ("pos_weight", pos_weight)):
-            if table is not None and not bool(torch.isfinite(floating(name, table)).all() and (table >= 0).all()):
+        self.num_groups = check_num_groups(num_groups)
+        o, wide = _checked(options, self.num_groups)
+        for name in _KEPT:
+            if name not in ("weight", "pos_weight"):
+                setattr(self, name, o[name])
+        for name in ("weight", "pos_weight"):
+            table = o[name]
+            if table is not None and not bool(torch.isfinite(table).all() and (table >= 0).all()):
                 raise ValueError(expected(name, "finite weights >= 0", table.tolist()))
             self.register_constant(name, table)
         # One of each dtype of the losses: a conversion per step costs as much as the lookup.
-        wide = None if group_weights is None else torch.nn.functional.pad(group_weights, (1, 0), value=1.0)
         self.register_constant("_wide", wide)
         self.register_constant("_narrow", None if wide is None else wide.to(torch.float32))
 
@@ -290,33 +293,22 @@ class FairCrossEntropyLoss(ConstantsModule):
         self, input: Tensor, target: Tensor, groups: Tensor, *, return_parts: bool = False
     ) -> Tensor | CrossEntropyParts:
         """Loss of a batch, with ``return_parts=True`` beside its terms; see the class."""
-        return _terms(input, target, groups, return_parts=return_parts, **options_of(self, self._OPTIONS))
+        o = options_of(self, _KEPT)
+        return _terms(input, target, groups, self.num_groups, o, self.weight_tables, return_parts)
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"num_groups={self.num_groups}, gap_weight={self.gap_weight}, weighted={self.group_weights is not None}"
 
 
+@with_options(CROSS_ENTROPY_OPTIONS, CrossEntropyOptions)
 def fair_cross_entropy(
     input: Tensor,
     target: Tensor,
     groups: Tensor,
     *,
     num_groups: int | Sequence[int],
-    gap_weight: float = 0.0,
-    group_counts: GroupTable | None = None,
-    max_weight: float = 10.0,
-    weight: Tensor | None = None,
-    pos_weight: Tensor | None = None,
-    label_smoothing: float = 0.0,
-    ignore_index: int = -100,
-    reduction: Reduction = "mean",
-    memory: GroupMemory | None = None,
-    smoothing: float | None = None,
-    direction: Direction = "both",
-    task: Task = "auto",
-    token_reduction: TokenReduction = "mean",
-    process_group: ProcessGroup | None = None,
     return_parts: bool = False,
+    **options: Unpack[CrossEntropyOptions],
 ) -> Tensor | CrossEntropyParts:
     """Cross-entropy with group weights and a soft accuracy gap as a function; see :class:`FairCrossEntropyLoss`.
 
@@ -330,20 +322,10 @@ def fair_cross_entropy(
         >>> print(f"{parts.loss:.4f} = {parts.task:.4f} + 0.5 * {parts.gap:.4f}")
         0.5060 = 0.3157 + 0.5 * 0.3808
     """
-    sizes, group_weights = _check_options(
-        num_groups, gap_weight, group_counts, max_weight, label_smoothing, ignore_index, reduction, memory, smoothing,
-        direction, task, token_reduction, process_group,
-    )  # fmt: skip
-    for name, table in (("weight", weight), ("pos_weight", pos_weight)):
-        if table is not None:
-            floating(name, table)
+    sizes = check_num_groups(num_groups)
+    o, wide = _checked(options, sizes)
     tables = None
-    if group_weights is not None:
-        table = torch.nn.functional.pad(group_weights, (1, 0), value=1.0).to(floating("input", input).device)
-        tables = {dtype: table.to(dtype) for dtype in (torch.float64, torch.float32)}
-    return _terms(
-        input, target, groups, num_groups=sizes, gap_weight=gap_weight, weight_tables=tables, weight=weight,
-        pos_weight=pos_weight, label_smoothing=label_smoothing, ignore_index=ignore_index, reduction=reduction,
-        memory=memory, smoothing=smoothing, direction=direction, task=task, token_reduction=token_reduction,
-        process_group=process_group, return_parts=return_parts,
-    )  # fmt: skip
+    if wide is not None:
+        wide = wide.to(floating("input", input).device)
+        tables = {dtype: wide.to(dtype) for dtype in (torch.float64, torch.float32)}
+    return _terms(input, target, groups, sizes, o, tables, return_parts)

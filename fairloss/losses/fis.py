@@ -104,6 +104,7 @@ def _of_batch(
     return weighting_parts(loss, sums, counts, weights, sizes, task=x.mean() if len(x) else x.sum())
 
 
+@with_options(FIS_OPTIONS, FISOptions)
 class FISLoss(ConstantsModule):
     """Fair Identity Scaling: a mean of per-sample losses with larger weights where the model does worse.
 
@@ -160,7 +161,6 @@ class FISLoss(ConstantsModule):
         :class:`FairDistillationLoss`, :class:`GroupDROLoss`, :class:`GroupMemory`
     """
 
-    @with_options(FIS_OPTIONS, FISOptions)
     def __init__(self, num_groups: int | Sequence[int], **options: Unpack[FISOptions]) -> None:
         super().__init__()
         self.num_groups = check_num_groups(num_groups)

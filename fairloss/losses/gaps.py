@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from fairloss.core import checks
 from fairloss.core.checks import expected
 from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_process_group
 from fairloss.core.dtypes import statistics_dtype
+from fairloss.core.options import given_options, with_options
 from fairloss.core.tensor_checks import per_sample
 from fairloss.groups.ids import (
     ATTRIBUTE_REDUCTIONS,
@@ -21,40 +22,68 @@ from fairloss.groups.ids import (
     check_num_groups,
     reduce_attributes,
 )
-from fairloss.groups.memory import GroupMemory, check_memory
+from fairloss.groups.memory import GroupMemory, check_memory, check_memory_type
 from fairloss.ops import segments
 
-__all__ = ["Direction", "check_gap_options", "gap_of_means", "gap_of_values", "group_gap", "means_with_memory"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = [
+    "GAP_OPTIONS",
+    "Direction",
+    "GapOptions",
+    "check_gap_options",
+    "gap_of_means",
+    "gap_of_values",
+    "group_gap",
+    "means_with_memory",
+]
 
 Direction = Literal["both", "raise"]
 """Which ends of a gap move: both (the papers'), or the worse one alone."""
 
 
-def check_gap_options(
-    num_groups: int | Sequence[int],
-    smoothing: float | None,
-    direction: str,
-    attribute_reduction: str,
-    process_group: ProcessGroup | None,
-) -> tuple[int, ...]:
-    """The sizes of the attributes, with what every gap takes besides checked."""
-    if smoothing is not None:
-        checks.number("smoothing", smoothing, above=0)
-    checks.choice("direction", direction, ("both", "raise"))
-    checks.choice("attribute_reduction", attribute_reduction, ATTRIBUTE_REDUCTIONS)
-    check_process_group(process_group)
-    return check_num_groups(num_groups)
+class GapOptions(TypedDict, total=False):
+    """Keyword arguments of every gap.
+
+    Attributes:
+        smoothing: t > 0 replaces max and min by averages of the groups' means m weighted by softmax(+-m/t), which stay inside
+            [min, max] and tend to them as t -> 0; ``None`` is the hard gap.
+        direction: ``"both"``: the gradient moves the largest and the smallest mean; ``"raise"``: the worse of them alone, so
+            that the gap closes by the worst group's gain (with smoothing every group moves towards the better).
+        memory: a :class:`fairloss.GroupMemory`, so that small batches are ranked on more than themselves. It takes the batch
+            in when it is in training mode and gradients are enabled.
+        attribute_reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.
+        process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.core.distributed`.
+    """
+
+    smoothing: float | None
+    direction: Direction
+    memory: GroupMemory | None
+    attribute_reduction: AttributeReduction
+    process_group: ProcessGroup | None
 
 
-def gap_of_means(
-    means: Tensor,
-    absent: Tensor,
-    num_groups: tuple[int, ...],
-    *,
-    smoothing: float | None = None,
-    direction: Direction = "both",
-    attribute_reduction: AttributeReduction = "mean",
-) -> Tensor:
+GAP_OPTIONS: GapOptions = {
+    "smoothing": None,
+    "direction": "both",
+    "memory": None,
+    "attribute_reduction": "mean",
+    "process_group": None,
+}
+
+
+def check_gap_options(o: Mapping[str, Any]) -> None:
+    """Check what every gap takes, but for the memory, whose groups are the loss's business."""
+    if o["smoothing"] is not None:
+        checks.number("smoothing", o["smoothing"], above=0)
+    checks.choice("direction", o["direction"], get_args(Direction))
+    checks.choice("attribute_reduction", o["attribute_reduction"], ATTRIBUTE_REDUCTIONS)
+    check_memory_type(o["memory"])
+    check_process_group(o["process_group"])
+
+
+def gap_of_means(means: Tensor, absent: Tensor, num_groups: tuple[int, ...], o: Mapping[str, Any]) -> Tensor:
     """Largest minus smallest of the present groups' means: one gap per attribute, reduced over attributes.
 
     (G,) means give a scalar, (G, C) means the gaps of C columns at once; ``absent`` is broadcast to them. Fewer than two
@@ -62,10 +91,10 @@ def gap_of_means(
     alone (with smoothing, of the means at the weights that they have in it); where the largest is the worst, negate them.
     """
     if len(num_groups) == 1:
-        return _gap(means, absent, smoothing, direction)
+        return _gap(means, absent, o["smoothing"], o["direction"])
     pieces = zip(means.split(num_groups), absent.split(num_groups), strict=True)
-    gaps = torch.stack([_gap(m, away, smoothing, direction) for m, away in pieces])
-    return reduce_attributes(gaps, attribute_reduction)
+    gaps = torch.stack([_gap(m, away, o["smoothing"], o["direction"]) for m, away in pieces])
+    return reduce_attributes(gaps, o["attribute_reduction"])
 
 
 def _gap(m: Tensor, absent: Tensor, smoothing: float | None, direction: Direction) -> Tensor:
@@ -105,12 +134,8 @@ def _ends(m: Tensor) -> tuple[Tensor, Tensor]:
 def gap_of_values(
     values: Tensor,
     ids: GroupIds,
+    o: Mapping[str, Any],
     *,
-    smoothing: float | None,
-    direction: Direction,
-    memory: GroupMemory | None,
-    attribute_reduction: AttributeReduction,
-    process_group: ProcessGroup | None,
     higher_is_better: bool = True,
     valid: Tensor | None = None,
     rows: Tensor | None = None,
@@ -119,12 +144,13 @@ def gap_of_values(
 
     ``valid``, (N,) bool, leaves out samples; ``rows`` are ``ids.rows(valid)``, given where the values left out are finite.
     """
+    memory, process_group = o["memory"], o["process_group"]
     if rows is None:
         rows = ids.rows(valid)
         if len(ids.sizes) == 1:
             values = values.masked_fill(rows == 0, 0.0)  # 0 times infinity would be no 0
     alone = memory is None and process_group is None and len(ids.sizes) == 1
-    hard = alone and smoothing is None and direction == "both"
+    hard = alone and o["smoothing"] is None and o["direction"] == "both"
     each = values.detach() if hard else ids.per_attribute(values)
     totals = segments.row_totals(each, rows, sum(ids.sizes), valid if len(ids.sizes) == 1 else None)
     sums, counts = all_reduce_sums(totals, process_group)
@@ -141,10 +167,7 @@ def gap_of_values(
     else:
         known = ids if valid is None else ids.known(valid)
         means, absent = means_with_memory(values, known, sums, counts, memory, process_group)
-    return gap_of_means(
-        means if higher_is_better else -means, absent, ids.sizes,
-        smoothing=smoothing, direction=direction, attribute_reduction=attribute_reduction,
-    )  # fmt: skip
+    return gap_of_means(means if higher_is_better else -means, absent, ids.sizes, o)
 
 
 def means_with_memory(
@@ -169,36 +192,25 @@ def means_with_memory(
     return (sums.detach() + held_sums) / union.clamp(min=1) + scale * (sums - sums.detach()), union == 0
 
 
+@with_options(GAP_OPTIONS, GapOptions)
 def group_gap(
     values: Tensor,
     groups: Tensor,
     *,
     num_groups: int | Sequence[int],
-    smoothing: float | None = None,
-    direction: Direction = "both",
     higher_is_better: bool | None = None,
-    memory: GroupMemory | None = None,
-    attribute_reduction: AttributeReduction = "mean",
-    process_group: ProcessGroup | None = None,
+    **options: Unpack[GapOptions],
 ) -> Tensor:
     """Gap between the largest and the smallest group mean of any per-sample value.
 
-    gap = max_g m_g - min_g m_g over the groups present, m_g = mean_{i in g} v_i. With ``smoothing=t`` the max (min) is the
-    average of the m_g weighted by softmax(m/t) (softmax(-m/t)): inside [min, max], and hard as t -> 0. 0 means that all
-    groups' means are equal.
+    gap = max_g m_g - min_g m_g over the groups present, m_g = mean_{i in g} v_i. 0 means that all groups' means are equal.
 
     Args:
         values: (N,) floating: an accuracy, a loss, a Dice score.
         groups: (N,) integer or bool ids, -1 = unknown; (N, K) for K attributes.
         num_groups: number of groups; a tuple of K numbers for K attributes.
-        smoothing: t > 0, in the unit of the values; ``None`` is the hard gap.
-        direction: ``"both"``: the gradient moves the largest and the smallest mean; ``"raise"``: the worse of them alone, so
-            that the gap closes by that group's gain (with smoothing every group's mean moves towards the better).
-        higher_is_better: which of the ends is the worse one; needed, and used, by ``"raise"``.
-        memory: ranks the groups on memory and batch. It takes the batch in when it is in training mode and
-            gradients are enabled.
-        attribute_reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.
-        process_group: makes the result that of all its ranks' samples.
+        higher_is_better: which of the ends is the worse one; needed, and used, by ``direction="raise"``.
+        options: by keyword.
 
     Returns:
         A scalar in float32 (float64 for float64 values).
@@ -216,22 +228,16 @@ def group_gap(
         >>> group_gap(values, torch.tensor([0, 0, 1, 1]), num_groups=3)
         tensor(0.5000)
     """
-    sizes = check_gap_options(num_groups, smoothing, direction, attribute_reduction, process_group)
+    sizes, o = check_num_groups(num_groups), given_options(options, GAP_OPTIONS)
+    check_gap_options(o)
     if higher_is_better is not None:
         checks.flag("higher_is_better", higher_is_better)
-    elif direction == "raise":
+    elif o["direction"] == "raise":
         cure = "True for accuracies, False for losses"
         raise ValueError(expected("higher_is_better", "True or False with direction='raise'", None, cure))
     per_sample("values", values)
-    check_memory(memory, sizes, device=values.device)
+    check_memory(o["memory"], sizes, device=values.device)
     ids = check_groups(groups, sizes, values.shape[0], device=values.device)
     return gap_of_values(
-        values.to(statistics_dtype(values.dtype)),
-        ids,
-        smoothing=smoothing,
-        direction=direction,
-        higher_is_better=higher_is_better is not False,
-        memory=memory,
-        attribute_reduction=attribute_reduction,
-        process_group=process_group,
+        values.to(statistics_dtype(values.dtype)), ids, o, higher_is_better=higher_is_better is not False
     )

@@ -7,37 +7,77 @@ paper's estimate is undefined there), ``smoothing`` and ``memory`` are ours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from fairloss.core import checks
-from fairloss.core.distributed import ProcessGroup
-from fairloss.core.options import option_names, options_of
+from fairloss.core.options import given_options, options_of, with_options
 from fairloss.core.state import ConstantsModule
-from fairloss.groups.ids import AttributeReduction, check_groups
-from fairloss.groups.memory import GroupMemory, check_memory
-from fairloss.losses.gaps import Direction, check_gap_options, gap_of_values
+from fairloss.groups.ids import check_groups, check_num_groups
+from fairloss.groups.memory import check_memory
+from fairloss.losses.gaps import GAP_OPTIONS, GapOptions, check_gap_options, gap_of_values
 from fairloss.losses.likelihood import TOKEN_REDUCTIONS, TokenReduction, likelihood_of, rows_of
 from fairloss.losses.tasks import Task, check_task, class_last, resolve_task
 
-__all__ = ["MaxAccGapLoss", "max_acc_gap"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["ACCURACY_GAP_OPTIONS", "AccuracyGapOptions", "MaxAccGapLoss", "max_acc_gap"]
 
 
+class AccuracyGapOptions(GapOptions, total=False):
+    """Keyword arguments of :class:`MaxAccGapLoss`.
+
+    Attributes:
+        task: ``"auto"``, ``"binary"``, ``"multiclass"``, ``"multilabel"``, ``"tokens"`` or ``"dense"``; see
+            :mod:`fairloss.losses.tasks`.
+        ignore_index: targets that count for nothing: classes, or labels of a multilabel task (as NaN there).
+        token_reduction: an answer's likelihood: ``"mean"`` (exp of minus the mean token nll) or ``"sum"`` (its probability).
+    """
+
+    task: Task
+    ignore_index: int
+    token_reduction: TokenReduction
+
+
+ACCURACY_GAP_OPTIONS: AccuracyGapOptions = {
+    **GAP_OPTIONS,
+    "task": "auto",
+    "ignore_index": -100,
+    "token_reduction": "mean",
+}
+
+
+def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given and the defaults, checked."""
+    o = given_options(options, ACCURACY_GAP_OPTIONS)
+    check_gap_options(o)
+    check_task(o["task"])
+    checks.integer("ignore_index", o["ignore_index"], minimum=-(2**63))
+    checks.choice("token_reduction", o["token_reduction"], TOKEN_REDUCTIONS)
+    return o
+
+
+def _loss(input: Tensor, target: Tensor, groups: Tensor, sizes: tuple[int, ...], o: Mapping[str, Any]) -> Tensor:
+    input, target, kind = class_last(input, target, resolve_task(input, target, o["task"]))
+    check_memory(o["memory"], sizes, device=input.device)
+    # All ids are checked, those of samples without a likelihood included.
+    ids = check_groups(groups, sizes, input.shape[0], device=input.device)
+    rows = rows_of(input, target, task=kind, auto=o["task"] == "auto", ignore_index=o["ignore_index"])
+    likelihood = likelihood_of(rows, kind, target.shape, o["token_reduction"])
+    return gap_of_values(likelihood.prob, ids, o, valid=likelihood.valid)
+
+
+@with_options(ACCURACY_GAP_OPTIONS, AccuracyGapOptions)
 def max_acc_gap(
     input: Tensor,
     target: Tensor,
     groups: Tensor,
     *,
     num_groups: int | Sequence[int],
-    smoothing: float | None = None,
-    direction: Direction = "both",
-    memory: GroupMemory | None = None,
-    task: Task = "auto",
-    ignore_index: int = -100,
-    token_reduction: TokenReduction = "mean",
-    attribute_reduction: AttributeReduction = "mean",
-    process_group: ProcessGroup | None = None,
+    **options: Unpack[AccuracyGapOptions],
 ) -> Tensor:
     """Soft MaxAccGap as a function; see :class:`MaxAccGapLoss`.
 
@@ -47,26 +87,10 @@ def max_acc_gap(
         >>> max_acc_gap(logits, torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]), num_groups=2)
         tensor(0.3808)
     """
-    sizes = check_gap_options(num_groups, smoothing, direction, attribute_reduction, process_group)
-    checks.choice("token_reduction", token_reduction, TOKEN_REDUCTIONS)
-    input, target, kind = class_last(input, target, resolve_task(input, target, task))
-    check_memory(memory, sizes, device=input.device)
-    # All ids are checked, those of samples without a likelihood included.
-    ids = check_groups(groups, sizes, input.shape[0], device=input.device)
-    rows = rows_of(input, target, task=kind, auto=task == "auto", ignore_index=ignore_index)
-    likelihood = likelihood_of(rows, kind, target.shape, token_reduction)
-    return gap_of_values(
-        likelihood.prob,
-        ids,
-        valid=likelihood.valid,
-        smoothing=smoothing,
-        direction=direction,
-        memory=memory,
-        attribute_reduction=attribute_reduction,
-        process_group=process_group,
-    )
+    return _loss(input, target, groups, check_num_groups(num_groups), _checked(options))
 
 
+@with_options(ACCURACY_GAP_OPTIONS, AccuracyGapOptions, GapOptions)
 class MaxAccGapLoss(ConstantsModule):
     """Soft MaxAccGap: the largest minus the smallest group's mean probability of the true label.
 
@@ -75,16 +99,7 @@ class MaxAccGapLoss(ConstantsModule):
 
     Args:
         num_groups: number of groups; a tuple for several attributes.
-        smoothing: t > 0 replaces max and min by softmax(+-acc/t)-weighted averages; ``None`` is the paper's hard gap.
-        direction: ``"both"``, the paper's: the best group's accuracy is lowered as readily as the worst one's is raised;
-            ``"raise"``: the gap closes by the worst group's gain alone.
-        memory: a :class:`fairloss.GroupMemory`, so that small batches are ranked on more than themselves.
-        task: ``"auto"``, ``"binary"``, ``"multiclass"``, ``"multilabel"``, ``"tokens"`` or ``"dense"``; see
-            :mod:`fairloss.losses.tasks`.
-        ignore_index: targets that count for nothing: classes, or labels of a multilabel task (as NaN there).
-        token_reduction: ``"mean"`` or ``"sum"`` of the token nlls of an answer.
-        attribute_reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.
-        process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.core.distributed`.
+        options: by keyword.
 
     Shape:
         - input: logits (N,), (N, 1), (N, C), (N, T, V) or (N, C, *spatial), float16 to float64 (computed in float32 at least)
@@ -116,34 +131,16 @@ class MaxAccGapLoss(ConstantsModule):
         :class:`FairCrossEntropyLoss`, :class:`EqualizedOddsLoss`, :class:`GroupMemory`
     """
 
-    _OPTIONS = option_names(max_acc_gap)
-
-    def __init__(
-        self,
-        num_groups: int | Sequence[int],
-        *,
-        smoothing: float | None = None,
-        direction: Direction = "both",
-        memory: GroupMemory | None = None,
-        task: Task = "auto",
-        ignore_index: int = -100,
-        token_reduction: TokenReduction = "mean",
-        attribute_reduction: AttributeReduction = "mean",
-        process_group: ProcessGroup | None = None,
-    ) -> None:
+    def __init__(self, num_groups: int | Sequence[int], **options: Unpack[AccuracyGapOptions]) -> None:
         super().__init__()
-        self.num_groups = check_gap_options(num_groups, smoothing, direction, attribute_reduction, process_group)
-        check_memory(memory, self.num_groups)
-        self.smoothing, self.memory, self.process_group = smoothing, memory, process_group
-        self.direction = direction
-        self.task = check_task(task)
-        self.ignore_index = checks.integer("ignore_index", ignore_index, minimum=-(2**63))
-        self.token_reduction = checks.choice("token_reduction", token_reduction, TOKEN_REDUCTIONS)
-        self.attribute_reduction = attribute_reduction
+        self.num_groups, o = check_num_groups(num_groups), _checked(options)
+        check_memory(o["memory"], self.num_groups)
+        for name, value in o.items():
+            setattr(self, name, value)
 
     def forward(self, input: Tensor, target: Tensor, groups: Tensor) -> Tensor:
         """Loss of a batch; see the class."""
-        return max_acc_gap(input, target, groups, **options_of(self, self._OPTIONS))
+        return _loss(input, target, groups, self.num_groups, options_of(self, tuple(ACCURACY_GAP_OPTIONS)))
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"num_groups={self.num_groups}, smoothing={self.smoothing}, direction={self.direction!r}, task={self.task!r}"

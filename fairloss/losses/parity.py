@@ -8,25 +8,26 @@ its rate as 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from torch import Tensor
 
 from fairloss.core import checks
-from fairloss.core.distributed import ProcessGroup
-from fairloss.core.options import option_names, options_of
+from fairloss.core.options import options_of, with_options
 from fairloss.core.state import ConstantsModule
-from fairloss.groups.ids import AttributeReduction
-from fairloss.groups.memory import GroupMemory, check_memory_type
-from fairloss.losses.gaps import Direction
-from fairloss.losses.rates import check_parity_options, check_parity_task, gaps_of_rates
-from fairloss.losses.tasks import Task, check_task
+from fairloss.groups.ids import check_num_groups
+from fairloss.losses.gaps import GapOptions
+from fairloss.losses.rates import PARITY_OPTIONS, ParityOptions, Rate, checked_options, gaps_of_rates
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = [
     "DemographicParityLoss",
     "EqualOpportunityLoss",
     "EqualizedOddsLoss",
+    "ParityOptions",
     "demographic_parity",
     "equal_opportunity",
     "equalized_odds",
@@ -35,20 +36,33 @@ __all__ = [
 OddsAggregation = Literal["mean", "worst_case"]
 
 
+class OddsOptions(ParityOptions, total=False):
+    """Keyword arguments of :class:`EqualizedOddsLoss`."""
+
+    agg: OddsAggregation
+
+
+ODDS_OPTIONS: OddsOptions = {"agg": "mean", **PARITY_OPTIONS}
+
+
+def _checked(options: Mapping[str, Any], defaults: Mapping[str, Any] = PARITY_OPTIONS) -> dict[str, Any]:
+    o = checked_options(options, defaults)
+    checks.choice("agg", o.get("agg", "mean"), get_args(OddsAggregation))
+    return o
+
+
+def _loss(
+    input: Tensor, target: Tensor, groups: Tensor, rate: Rate, sizes: tuple[int, ...], o: Mapping[str, Any]
+) -> Tensor:
+    gaps = gaps_of_rates(input, target, groups, rate, sizes, o)
+    if rate == "tpr and fpr":
+        gaps = gaps.mean(0) if o["agg"] == "mean" else gaps.amax(0)
+    return gaps.mean()
+
+
+@with_options(PARITY_OPTIONS, ParityOptions)
 def demographic_parity(
-    input: Tensor,
-    target: Tensor,
-    groups: Tensor,
-    *,
-    num_groups: int | Sequence[int],
-    positive_class: int | None = None,
-    smoothing: float | None = None,
-    direction: Direction = "both",
-    memory: GroupMemory | None = None,
-    task: Task = "auto",
-    ignore_index: int = -100,
-    attribute_reduction: AttributeReduction = "mean",
-    process_group: ProcessGroup | None = None,
+    input: Tensor, target: Tensor, groups: Tensor, *, num_groups: int | Sequence[int], **options: Unpack[ParityOptions]
 ) -> Tensor:
     """Gap between groups of the soft positive rate as a function; see :class:`DemographicParityLoss`.
 
@@ -58,27 +72,12 @@ def demographic_parity(
         >>> demographic_parity(logits, target, torch.tensor([0, 0, 1]), num_groups=2)
         tensor(0.3808)
     """
-    return gaps_of_rates(
-        input, target, groups, "all", num_groups=num_groups, positive_class=positive_class, smoothing=smoothing,
-        direction=direction, memory=memory, task=task, ignore_index=ignore_index,
-        attribute_reduction=attribute_reduction, process_group=process_group,
-    ).mean()  # fmt: skip
+    return _loss(input, target, groups, "all", check_num_groups(num_groups), _checked(options))
 
 
+@with_options(PARITY_OPTIONS, ParityOptions)
 def equal_opportunity(
-    input: Tensor,
-    target: Tensor,
-    groups: Tensor,
-    *,
-    num_groups: int | Sequence[int],
-    positive_class: int | None = None,
-    smoothing: float | None = None,
-    direction: Direction = "both",
-    memory: GroupMemory | None = None,
-    task: Task = "auto",
-    ignore_index: int = -100,
-    attribute_reduction: AttributeReduction = "mean",
-    process_group: ProcessGroup | None = None,
+    input: Tensor, target: Tensor, groups: Tensor, *, num_groups: int | Sequence[int], **options: Unpack[ParityOptions]
 ) -> Tensor:
     """Gap between groups of the soft true positive rate as a function; see :class:`EqualOpportunityLoss`.
 
@@ -88,28 +87,12 @@ def equal_opportunity(
         >>> equal_opportunity(logits, target, torch.tensor([0, 1, 0, 1]), num_groups=2)
         tensor(0.3808)
     """
-    return gaps_of_rates(
-        input, target, groups, "tpr", num_groups=num_groups, positive_class=positive_class, smoothing=smoothing,
-        direction=direction, memory=memory, task=task, ignore_index=ignore_index,
-        attribute_reduction=attribute_reduction, process_group=process_group,
-    ).mean()  # fmt: skip
+    return _loss(input, target, groups, "tpr", check_num_groups(num_groups), _checked(options))
 
 
+@with_options(ODDS_OPTIONS, OddsOptions)
 def equalized_odds(
-    input: Tensor,
-    target: Tensor,
-    groups: Tensor,
-    *,
-    num_groups: int | Sequence[int],
-    agg: OddsAggregation = "mean",
-    positive_class: int | None = None,
-    smoothing: float | None = None,
-    direction: Direction = "both",
-    memory: GroupMemory | None = None,
-    task: Task = "auto",
-    ignore_index: int = -100,
-    attribute_reduction: AttributeReduction = "mean",
-    process_group: ProcessGroup | None = None,
+    input: Tensor, target: Tensor, groups: Tensor, *, num_groups: int | Sequence[int], **options: Unpack[OddsOptions]
 ) -> Tensor:
     """Gaps between groups of the soft true and false positive rates as a function; see :class:`EqualizedOddsLoss`.
 
@@ -119,45 +102,30 @@ def equalized_odds(
         >>> equalized_odds(logits, target, torch.tensor([0, 1, 0, 1]), num_groups=2)
         tensor(0.1904)
     """
-    checks.choice("agg", agg, ("mean", "worst_case"))
-    gaps = gaps_of_rates(
-        input, target, groups, "tpr and fpr", num_groups=num_groups, positive_class=positive_class, smoothing=smoothing,
-        direction=direction, memory=memory, task=task, ignore_index=ignore_index,
-        attribute_reduction=attribute_reduction, process_group=process_group,
-    )  # fmt: skip
-    return (gaps.mean(0) if agg == "mean" else gaps.amax(0)).mean()
+    o = _checked(options, ODDS_OPTIONS)
+    return _loss(input, target, groups, "tpr and fpr", check_num_groups(num_groups), o)
 
 
 class _ParityLoss(ConstantsModule):
-    """Options that all three hold."""
+    """What all three do."""
 
-    def __init__(
-        self,
-        num_groups: int | Sequence[int],
-        *,
-        positive_class: int | None = None,
-        smoothing: float | None = None,
-        direction: Direction = "both",
-        memory: GroupMemory | None = None,
-        task: Task = "auto",
-        ignore_index: int = -100,
-        attribute_reduction: AttributeReduction = "mean",
-        process_group: ProcessGroup | None = None,
-    ) -> None:
+    _RATE: Rate
+
+    def __init__(self, num_groups: int | Sequence[int], o: Mapping[str, Any]) -> None:
         super().__init__()
-        self.num_groups = check_parity_options(
-            num_groups, positive_class, smoothing, direction, ignore_index, attribute_reduction, process_group
-        )
-        self.positive_class, self.smoothing, self.direction = positive_class, smoothing, direction
-        self.task, self.ignore_index = check_task(task), ignore_index
-        check_parity_task(task)
-        check_memory_type(memory)
-        self.memory, self.attribute_reduction, self.process_group = memory, attribute_reduction, process_group
+        self.num_groups, self._options = check_num_groups(num_groups), tuple(o)
+        for name, value in o.items():
+            setattr(self, name, value)
+
+    def forward(self, input: Tensor, target: Tensor, groups: Tensor) -> Tensor:
+        """Loss of a batch; see the class."""
+        return _loss(input, target, groups, self._RATE, self.num_groups, options_of(self, self._options))
 
     def extra_repr(self) -> str:
         return f"num_groups={self.num_groups}, positive_class={self.positive_class}, task={self.task!r}"
 
 
+@with_options(PARITY_OPTIONS, ParityOptions, GapOptions)
 class DemographicParityLoss(_ParityLoss):
     """Gap between groups of the soft positive rate.
 
@@ -167,16 +135,7 @@ class DemographicParityLoss(_ParityLoss):
 
     Args:
         num_groups: number of groups; a tuple for several attributes.
-        positive_class: the class or label whose rate counts; ``None``: the mean over them. Not for binary tasks.
-        smoothing: t > 0 replaces max and min by softmax(+-r/t)-weighted averages.
-        direction: ``"both"``: the highest rate falls and the lowest rises; ``"raise"``: the worst group alone moves, the
-            one of the lowest positive rate or TPR, or of the highest FPR.
-        memory: a :class:`fairloss.GroupMemory`, so that small batches are ranked on more than themselves:
-            ``GroupMemory(num_groups, ...)``, for several classes or labels ``GroupMemory((num_groups,) * classes, ...)``.
-        task: ``"auto"``, ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
-        ignore_index: labels of a multilabel task that count for nothing (as NaN there) where labels count.
-        attribute_reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.
-        process_group: makes the loss that of all its ranks' samples; see :mod:`fairloss.core.distributed`.
+        options: by keyword.
 
     Shape:
         - input: logits (N,), (N, 1) or (N, C), float16 to float64 (computed in float32 at least)
@@ -188,8 +147,9 @@ class DemographicParityLoss(_ParityLoss):
         TypeError, ValueError: naming the argument, before any work or change of state.
 
     Note:
-        Absent groups take no part; fewer than two present give 0. Where prevalence differs between groups a perfect
-        classifier has a loss above 0.
+        Under ``"raise"`` the worst group is the one of the lowest rate (of the highest false positive rate). For several
+        classes or labels a memory is ``GroupMemory((num_groups,) * classes, ...)``. Absent groups take no part; fewer than two
+        present give 0. Where prevalence differs between groups a perfect classifier has a loss above 0.
 
     Example:
         >>> import torch
@@ -207,13 +167,13 @@ class DemographicParityLoss(_ParityLoss):
         :class:`EqualOpportunityLoss`, :class:`EqualizedOddsLoss`, :class:`DistributionAlignmentLoss`
     """
 
-    _OPTIONS = option_names(demographic_parity)
+    _RATE = "all"
 
-    def forward(self, input: Tensor, target: Tensor, groups: Tensor) -> Tensor:
-        """Loss of a batch; see the class."""
-        return demographic_parity(input, target, groups, **options_of(self, self._OPTIONS))
+    def __init__(self, num_groups: int | Sequence[int], **options: Unpack[ParityOptions]) -> None:
+        super().__init__(num_groups, _checked(options))
 
 
+@with_options(PARITY_OPTIONS, ParityOptions)
 class EqualOpportunityLoss(_ParityLoss):
     """Gap between groups of the soft true positive rate.
 
@@ -244,13 +204,13 @@ class EqualOpportunityLoss(_ParityLoss):
         :class:`EqualizedOddsLoss`, :class:`DemographicParityLoss`, :class:`MaxAccGapLoss`
     """
 
-    _OPTIONS = option_names(equal_opportunity)
+    _RATE = "tpr"
 
-    def forward(self, input: Tensor, target: Tensor, groups: Tensor) -> Tensor:
-        """Loss of a batch; see the class."""
-        return equal_opportunity(input, target, groups, **options_of(self, self._OPTIONS))
+    def __init__(self, num_groups: int | Sequence[int], **options: Unpack[ParityOptions]) -> None:
+        super().__init__(num_groups, _checked(options))
 
 
+@with_options(ODDS_OPTIONS, OddsOptions)
 class EqualizedOddsLoss(_ParityLoss):
     """Gaps between groups of the soft true and false positive rates.
 
@@ -260,7 +220,6 @@ class EqualizedOddsLoss(_ParityLoss):
     Args, shapes, errors: those of :class:`EqualOpportunityLoss`, and
 
     Args:
-        num_groups: number of groups; a tuple for several attributes.
         agg: ``"mean"`` of the two gaps, or ``"worst_case"``, the larger one.
 
     Note:
@@ -283,29 +242,7 @@ class EqualizedOddsLoss(_ParityLoss):
         :class:`EqualOpportunityLoss`, :class:`DemographicParityLoss`, :class:`MaxAccGapLoss`
     """
 
-    _OPTIONS = option_names(equalized_odds)
+    _RATE = "tpr and fpr"
 
-    def __init__(
-        self,
-        num_groups: int | Sequence[int],
-        *,
-        agg: OddsAggregation = "mean",
-        positive_class: int | None = None,
-        smoothing: float | None = None,
-        direction: Direction = "both",
-        memory: GroupMemory | None = None,
-        task: Task = "auto",
-        ignore_index: int = -100,
-        attribute_reduction: AttributeReduction = "mean",
-        process_group: ProcessGroup | None = None,
-    ) -> None:
-        super().__init__(
-            num_groups, positive_class=positive_class, smoothing=smoothing, direction=direction, memory=memory, task=task,
-            ignore_index=ignore_index, attribute_reduction=attribute_reduction, process_group=process_group,
-        )  # fmt: skip
-        checks.choice("agg", agg, ("mean", "worst_case"))
-        self.agg: OddsAggregation = agg
-
-    def forward(self, input: Tensor, target: Tensor, groups: Tensor) -> Tensor:
-        """Loss of a batch; see the class."""
-        return equalized_odds(input, target, groups, **options_of(self, self._OPTIONS))
+    def __init__(self, num_groups: int | Sequence[int], **options: Unpack[OddsOptions]) -> None:
+        super().__init__(num_groups, _checked(options, ODDS_OPTIONS))

@@ -2,46 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from fairloss.core import checks
 from fairloss.core.checks import expected
-from fairloss.core.distributed import ProcessGroup, all_reduce_sum
+from fairloss.core.distributed import all_reduce_sum
 from fairloss.core.dtypes import statistics_dtype
-from fairloss.groups.ids import AttributeReduction, GroupIds, check_groups
-from fairloss.groups.memory import GroupMemory, check_memory
-from fairloss.losses.gaps import Direction, check_gap_options, gap_of_means, means_with_memory
-from fairloss.losses.tasks import Task, check_fractions, check_range, masked, resolve_task
+from fairloss.core.options import given_options
+from fairloss.groups.ids import GroupIds, check_groups
+from fairloss.groups.memory import check_memory
+from fairloss.losses.gaps import GAP_OPTIONS, GapOptions, check_gap_options, gap_of_means, means_with_memory
+from fairloss.losses.tasks import Task, check_fractions, check_range, check_task, masked, resolve_task
 
-__all__ = ["check_parity_options", "check_parity_task", "gaps_of_rates"]
+__all__ = ["PARITY_OPTIONS", "ParityOptions", "checked_options", "gaps_of_rates"]
 
 Rate = Literal["all", "tpr", "tpr and fpr"]
 
 
-def check_parity_task(task: str) -> None:
+class ParityOptions(GapOptions, total=False):
+    """Keyword arguments of every gap of rates.
+
+    Attributes:
+        positive_class: the class or label whose rate counts; ``None``: the mean over them. Not for binary tasks.
+        task: ``"auto"``, ``"binary"``, ``"multiclass"`` or ``"multilabel"``.
+        ignore_index: labels of a multilabel task that count for nothing (as NaN there) where labels count.
+    """
+
+    positive_class: int | None
+    task: Task
+    ignore_index: int
+
+
+PARITY_OPTIONS: ParityOptions = {"positive_class": None, **GAP_OPTIONS, "task": "auto", "ignore_index": -100}
+
+
+def checked_options(options: Mapping[str, Any], defaults: Mapping[str, Any] = PARITY_OPTIONS) -> dict[str, Any]:
+    """What is given and the defaults, checked."""
+    o = given_options(options, defaults)
+    check_gap_options(o)
+    if o["positive_class"] is not None:
+        checks.integer("positive_class", o["positive_class"], minimum=0)
+    checks.integer("ignore_index", o["ignore_index"], minimum=-(2**63))
+    _check_parity_task(check_task(o["task"]))
+    return o
+
+
+def _check_parity_task(task: str) -> None:
     """Raise unless ``task`` has positives and negatives for each sample."""
     if task in ("tokens", "dense"):
         raise ValueError(expected("task", "'binary', 'multiclass' or 'multilabel'", repr(task)))
-
-
-def check_parity_options(
-    num_groups: int | Sequence[int],
-    positive_class: int | None,
-    smoothing: float | None,
-    direction: str,
-    ignore_index: int,
-    attribute_reduction: str,
-    process_group: ProcessGroup | None,
-) -> tuple[int, ...]:
-    """The sizes of the attributes, with the other options checked."""
-    if positive_class is not None:
-        checks.integer("positive_class", positive_class, minimum=0)
-    checks.integer("ignore_index", ignore_index, minimum=-(2**63))
-    return check_gap_options(num_groups, smoothing, direction, attribute_reduction, process_group)
 
 
 def _positive_probabilities(
@@ -52,7 +65,7 @@ def _positive_probabilities(
     The labels' range is checked where the loss is ``by_label``.
     """
     kind = resolve_task(input, target, task)
-    check_parity_task(kind)
+    _check_parity_task(kind)
     valid = None
     if by_label:
         target, valid = masked(target, kind, ignore_index)
@@ -81,27 +94,12 @@ def _positive_probabilities(
 
 
 def gaps_of_rates(
-    input: Tensor,
-    target: Tensor,
-    groups: Tensor,
-    rate: Rate,
-    *,
-    num_groups: int | Sequence[int],
-    positive_class: int | None,
-    smoothing: float | None,
-    direction: Direction,
-    memory: GroupMemory | None,
-    task: Task,
-    ignore_index: int,
-    attribute_reduction: AttributeReduction,
-    process_group: ProcessGroup | None,
+    input: Tensor, target: Tensor, groups: Tensor, rate: Rate, sizes: tuple[int, ...], o: Mapping[str, Any]
 ) -> Tensor:
     """(C',) gaps between groups of a rate of each class, or (2, C') those of two rates."""
-    sizes = check_parity_options(
-        num_groups, positive_class, smoothing, direction, ignore_index, attribute_reduction, process_group
-    )
+    memory, process_group = o["memory"], o["process_group"]
     p, labels, valid = _positive_probabilities(
-        input, target, task, positive_class, ignore_index, by_label=rate != "all"
+        input, target, o["task"], o["positive_class"], o["ignore_index"], by_label=rate != "all"
     )
     cells = tuple((1 if rate == "all" else 2) * size for size in sizes) * p.shape[1]
     what = "num_groups for each class" if rate == "all" else "2 x num_groups (positives, then negatives) for each class"
@@ -129,9 +127,7 @@ def gaps_of_rates(
         rates, weights = all_reduce_sum(ids.sum(torch.cat(columns, 1)), process_group).chunk(2, 1)
         absent = weights == 0
         means = rates / weights.detach().masked_fill(absent, 1.0)
-    gaps = gap_of_means(
-        means, absent, sizes, smoothing=smoothing, direction=direction, attribute_reduction=attribute_reduction
-    )
+    gaps = gap_of_means(means, absent, sizes, o)
     return gaps.reshape(2, -1) if rate == "tpr and fpr" else gaps
 
 
