@@ -115,9 +115,6 @@ def overlap(
     """Per-sample sums of (B, C, *spatial) logits; see :class:`Overlap` and :func:`sample_dice_loss`."""
     floating("input", input, "(B, C, *spatial)")
     real("target", target, "a tensor of class ids or probabilities")
-    # MONAI's MetaTensor overrides methods that the ops call.
-    if type(input) is not Tensor or type(target) is not Tensor:
-        input, target = input.as_subclass(Tensor), target.as_subclass(Tensor)
     sigmoid, ignore_index = o["activation"] == "sigmoid", o["ignore_index"]
     least = 1 if sigmoid else 2
     if input.ndim < 3 or input.shape[1] < least or (num_classes is not None and input.shape[1] != num_classes):

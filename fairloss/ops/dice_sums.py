@@ -160,7 +160,7 @@ def dice_sums_op(
 def _empty(logits: Tensor) -> tuple[Tensor, Tensor]:
     dtype = statistics_dtype(logits.dtype)
     shape = (logits.shape[0], 3, logits.shape[1])
-    return logits.new_empty(shape, dtype=dtype), logits.new_empty(logits.shape[0], dtype=dtype)
+    return logits.new_empty(shape, dtype=dtype), logits.new_empty((logits.shape[0],), dtype=dtype)
 
 
 dice_sums_op.register_fake(lambda logits, *_: _empty(logits))
