@@ -78,7 +78,7 @@ def group_metric(
     """The value of ``metric`` in every group.
 
     Args:
-        metric: a name among ``accuracy, tpr, tnr, fpr, fnr, precision, fdr, f1, balanced_accuracy, positive_rate,
+        metric: a name among ``accuracy, tpr, tnr, fpr, fnr, precision, npv, fdr, f1, balanced_accuracy, positive_rate,
             prevalence, auc, ece, mean_abs_calibration_error, bce, brier``, or a function of (y_true, y_pred) and, where
             weights are given, ``sample_weight=``, as in scikit-learn. What it returns other than one number (a confusion
             matrix) is kept in ``values`` and ``overall`` as it is; of these there is no gap.

@@ -35,8 +35,9 @@ __all__ = [
 
 Convention = Literal["standard", "fairgrpo"]
 Rate = Literal[
-    "accuracy", "tpr", "tnr", "fpr", "fnr", "precision", "fdr", "f1", "balanced_accuracy", "positive_rate", "prevalence"
-]
+    "accuracy", "tpr", "tnr", "fpr", "fnr", "precision", "npv", "fdr", "f1", "balanced_accuracy", "positive_rate",
+    "prevalence",
+]  # fmt: skip
 RATES: tuple[Rate, ...] = get_args(Rate)
 # Numerator and denominator; the balanced accuracy is the mean of two ratios.
 _PARTS: dict[str, Callable[[Floats, Floats, Floats, Floats], tuple[Floats, Floats]]] = {
@@ -46,6 +47,7 @@ _PARTS: dict[str, Callable[[Floats, Floats, Floats, Floats], tuple[Floats, Float
     "fpr": lambda tp, fp, fn, tn: (fp, fp + tn),
     "fnr": lambda tp, fp, fn, tn: (fn, tp + fn),
     "precision": lambda tp, fp, fn, tn: (tp, tp + fp),
+    "npv": lambda tp, fp, fn, tn: (tn, fn + tn),
     "fdr": lambda tp, fp, fn, tn: (fp, tp + fp),
     "f1": lambda tp, fp, fn, tn: (2 * tp, 2 * tp + fp + fn),
     "positive_rate": lambda tp, fp, fn, tn: (tp + fp, tp + fp + fn + tn),

@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 _MOST_GROUPS = 200  # 19,900 pairs
+_BINARY = ("accuracy", "auc", "tpr", "tnr", "precision", "npv", "f1", "positive_rate", "prevalence", "ece")
 _DEFAULT = ("accuracy", "auc", "tpr", "fpr", "fdr", "f1", "positive_rate", "ece")
 
 
@@ -93,7 +94,7 @@ def read_metrics(pred: Predictions, metrics: Sequence[str] | None, notes: list[s
 
 
 def _allowed(pred: Predictions, notes: list[str]) -> list[str]:
-    names = list(_DEFAULT)
+    names = list(_BINARY if pred.task == "binary" else _DEFAULT)
     if pred.task == "multiclass":
         names.remove("positive_rate")  # its mean over classes is one over their number in every group
     score = pred.score

@@ -40,9 +40,12 @@ class _Sizes:
         self.patients = effective_patients(of, num_groups, patient, np.ones(len(of))).astype(np.int64)
         self.effective = sample.effective(ids, num_groups, counted) if self.weighted else self.patients.astype(float)
         self.positives: Ints | None = None
+        self.confusion: Ints | None = None
         if sample.pred is not None and sample.pred.task == "binary":
             positive, each = sample.pred.target[at, 0], np.arange(len(of))
             self.positives = np.bincount(of[positive], minlength=num_groups)
+            cell = 4 * of + np.where(positive, 2, 0) + ~sample.pred.decided[at, 0]
+            self.confusion = np.bincount(cell, minlength=4 * num_groups).reshape(-1, 4)[:, [2, 0, 3, 1]]
             sides = [(of[side], num_groups, each[side], sample.weight[at][side]) for side in (positive, ~positive)]
             self.effective_sides = np.array([effective_patients(*side) for side in sides])
 
@@ -127,7 +130,8 @@ def attribute_report(
             )
         positives = None if whole.positives is None else int(whole.positives[g])
         counts = int(whole.samples[g]), int(whole.patients[g]), float(whole.effective[g])
-        groups.append(Group(label, *counts, positives, values, bool(reason)))
+        outcomes = None if whole.confusion is None else tuple(whole.confusion[g].tolist())
+        groups.append(Group(label, *counts, positives, values, bool(reason), outcomes))
     compare = Comparisons(groups, draws, how, kinds, {} if margins is None else margins)
     gaps = compare.gaps() + ([] if sample.pred is None else compare.combined())
     out: dict[tuple[str, ...], list[str]] = {}

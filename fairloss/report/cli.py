@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairloss.core.extras import require
-from fairloss.report.cli_options import add_input_options, comma_list, file_columns, label_options
+from fairloss.report.cli_options import (
+    add_input_options,
+    comma_list,
+    file_columns,
+    label_options,
+    limit_list,
+    margin_of,
+)
 from fairloss.report.file_bytes import InputError
 
 if TYPE_CHECKING:
@@ -37,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; those of the process by default.
 
     Returns:
-        The exit code: 0, or 2 for wrong input.
+        The exit code: 0, 1 where the report is beyond a limit, or 2 for wrong input.
     """
     for stream in (sys.stdout, sys.stderr):
         # A label that the terminal cannot write is no reason to stop; other ways to write it are the user's choice.
@@ -47,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda text, *_: print(f"fairloss: warning: {text}", file=sys.stderr)
-            arguments.run(arguments)
+            return int(arguments.run(arguments) or 0)
     except (InputError, ImportError) as error:
         print(f"fairloss: error: {_with_flags(str(error))}", file=sys.stderr)
         return 2
@@ -57,7 +64,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"fairloss: error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,6 +100,12 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--title", default="Fairness report", help="title of the report")
     report.add_argument("--no-intersections", action="store_true", help="leave out combinations of attributes")
     report.add_argument("--html", type=Path, metavar="FILE", help="write one self-contained page with plots")
+    report.add_argument("--model-card", type=Path, metavar="FILE", help="write the Markdown section of a model card")
+    report.add_argument("--model-name", default="", metavar="NAME", help="of the model, for the record")
+    limits: dict[str, Any] = {"type": limit_list, "action": "extend", "default": [], "metavar": "METRIC=NUMBER"}
+    report.add_argument("--margin", **limits, help="largest gap of no concern: tpr=.02, or .05 for all (default .05)")
+    report.add_argument("--max-gap", **limits, help="exit 1 where a gap is larger: tpr=.05; repeatable")
+    report.add_argument("--min", **limits, help="exit 1 where a group's value is lower: sensitivity=.8; repeatable")
     report.set_defaults(run=_report)
     compare = commands.add_parser(
         "compare",
@@ -151,8 +163,8 @@ def _read(path: Path, arguments: argparse.Namespace) -> FilePredictions:
     return read_predictions(path, file_columns(arguments), form, **labels, **label_options(arguments))
 
 
-def _report(arguments: argparse.Namespace) -> None:
-    _can_write(arguments.html, arguments.json)
+def _report(arguments: argparse.Namespace) -> int:
+    _can_write(arguments.html, arguments.json, arguments.model_card)
     file = _read(arguments.file, arguments)
     if arguments.html is not None:
         require("matplotlib")  # before any work
@@ -166,19 +178,27 @@ def _report(arguments: argparse.Namespace) -> None:
             higher_is_better=dict.fromkeys(arguments.lower_is_better, False),
             intersections=not arguments.no_intersections,
             title=arguments.title,
+            model_name=arguments.model_name,
+            margin=margin_of(arguments.margin),
             **_settings(arguments),
         )
+        breaches = report.breaches(max_gap=dict(arguments.max_gap), minimum=dict(arguments.min))
     # Files first: who reads the table through `head` closes the pipe on what comes after.
     if arguments.json is not None:
         _write_json(arguments.json, report.to_dict())
     if arguments.html is not None:
         report.to_html(arguments.html)
+    if arguments.model_card is not None:
+        arguments.model_card.write_text(report.to_model_card(), encoding="utf-8")
     for each in (report, *report.findings.values()):
         print_report(each)
     for line in unknown_lines(file.groups):
         print(line)
-    if arguments.html is not None:
-        print(f"wrote {arguments.html}")
+    for path in filter(None, (arguments.html, arguments.model_card)):
+        print(f"wrote {path}")
+    for breach in breaches:
+        print(f"fairloss: breach: {breach}", file=sys.stderr)
+    return int(bool(breaches))
 
 
 def _compare(arguments: argparse.Namespace) -> None:
@@ -291,7 +311,7 @@ def _can_write(*paths: Path | None) -> None:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    from fairloss.report.tables import plain_data
+    from fairloss.report.plain import plain_data
 
     path.write_text(json.dumps(plain_data(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     print(f"wrote {path}")

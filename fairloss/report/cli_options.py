@@ -14,7 +14,7 @@ from fairloss.report.file_bytes import InputError
 if TYPE_CHECKING:
     from fairloss.report.prediction_files import FileColumns
 
-__all__ = ["add_input_options", "comma_list", "file_columns", "label_options"]
+__all__ = ["add_input_options", "comma_list", "file_columns", "label_options", "limit_list", "margin_of"]
 
 
 def add_input_options(parser: argparse.ArgumentParser) -> None:
@@ -123,6 +123,28 @@ def comma_list(text: str) -> list[str]:
     if not found or not all(found):
         raise argparse.ArgumentTypeError(f"expected names with commas between them, got {text!r}")
     return found
+
+
+def limit_list(text: str) -> list[tuple[str, float]]:
+    """``tpr=.05,auc=.02``: metrics and numbers; "" for a number alone."""
+    pairs = []
+    for part in comma_list(text):
+        name, _, value = part.rpartition("=")
+        pairs.append((name.strip(), _number(value)))
+    return pairs
+
+
+def margin_of(pairs: list[tuple[str, float]]) -> float | dict[str, float]:
+    """One margin for all metrics, or one for each that is named.
+
+    Raises:
+        InputError: both.
+    """
+    if not pairs:
+        return 0.05
+    if len(pairs) > 1 and any(not name for name, _ in pairs):
+        raise InputError("--margin: expected one number, or METRIC=NUMBER of each metric, got both")
+    return dict(pairs) if pairs[0][0] else pairs[0][1]
 
 
 def _bins(text: str) -> str:

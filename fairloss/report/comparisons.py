@@ -25,8 +25,10 @@ __all__ = ["Comparisons", "judged_groups", "value_range"]
 _TITLES = {
     "accuracy": "accuracy gap",
     "auc": "AUC gap",
-    "tpr": "equal opportunity difference (TPR)",
+    "tpr": "equal opportunity difference (sensitivity, TPR)",
+    "tnr": "specificity difference (1 - FPR)",
     "fpr": "false positive rate difference",
+    "precision": "predictive parity difference (PPV)",
     "fdr": "predictive parity difference (FDR)",
     "positive_rate": "demographic parity difference",
     "ece": "calibration gap (ECE)",

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from fairloss.core.extras import require
+from fairloss.report.markdown import as_markdown
+from fairloss.report.plain import as_dict, as_frame
 from fairloss.report.results import ReportData
-from fairloss.report.tables import as_dict, as_frame, as_markdown
 
 __all__ = ["page_of_all", "to_dict", "to_frame", "to_markdown"]
 

@@ -70,6 +70,14 @@ class ReportOptions(TypedDict, total=False):
     model_name: str
 
 
+class ReportOfPredictions(PredictionOptions, ReportOptions, total=False):
+    """Those of a report of predictions."""
+
+
+class ReportOfValues(SampleOptions, ReportOptions, total=False):
+    """Those of a report of values."""
+
+
 class FileOptions(PredictionOptions, ReportOptions, total=False):
     """Those of a report of a file, where what is data elsewhere is the name of a column.
 

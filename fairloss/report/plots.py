@@ -11,11 +11,13 @@ from fairloss.core.checks import expected
 from fairloss.core.extras import require
 from fairloss.metrics.significance import FriedmanNemenyi
 from fairloss.report.compare import pareto_front
-from fairloss.report.results import ReportData, metric_title
+from fairloss.report.results import ReportData, metric_heading
 
 __all__ = ["plot_critical_difference", "plot_gaps", "plot_groups", "plot_pareto"]
 
 _BLUE, _GRAY, _ORANGE = "#1f5fa8", "#8a8f98", "#c8640f"
+_MARKS = {"shown": ("D", _ORANGE), "smaller": ("s", _BLUE)}
+_OTHERS = ("demographic_parity_ratio", "equity_scaled_auc")  # no gaps
 
 
 def _figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Any, Any]:
@@ -64,7 +66,8 @@ def plot_groups(report: ReportData, *, attribute: str | None = None, metrics: Se
             color = _GRAY if e.few else _BLUE
             axis.plot([e.low, e.high], [row, row], color=color, linewidth=2, alpha=0.6, solid_capstyle="butt")
             axis.plot(e.value, row, "o", color=color, markersize=6, markerfacecolor="white" if e.few else color)
-        axis.set_title(_literal(metric_title(name)), fontsize=10)
+        axis.set_xlim(_scale(report, name))
+        axis.set_title(_literal(metric_heading(name)), fontsize=10)
         axis.set_ylim(count - 0.4, -0.6)
         first = axis in axes[:, 0]
         axis.set_yticks(range(count), [_literal(g.label) for g in found.groups] if first else [""] * count)
@@ -74,6 +77,15 @@ def plot_groups(report: ReportData, *, attribute: str | None = None, metrics: Se
     for axis in axes.ravel()[len(names) :]:
         axis.set_visible(False)
     return figure
+
+
+def _scale(report: ReportData, metric: str) -> tuple[float, float]:
+    """Of a metric, the same over all attributes: what is longer is so on every picture."""
+    found = [group.metrics[metric] for a in report.attributes for group in a.groups] + [report.overall[metric]]
+    ends = [v for e in found for v in (e.value, e.low, e.high) if v == v] or [0.0, 1.0]
+    low, high = min(ends), max(ends)
+    edge = 0.05 * (high - low) or 0.05
+    return low - edge, high + edge
 
 
 def _rows(axis: Any) -> Any:
@@ -94,7 +106,7 @@ def plot_gaps(report: ReportData, *, attribute: str | None = None) -> Any:
         KeyError: an unknown attribute.
     """
     found = report.attributes[0] if attribute is None else report[attribute]
-    gaps = [g for g in found.gaps if g.name not in ("demographic_parity_ratio", "equity_scaled_auc")]
+    gaps = [g for g in found.gaps if g.name not in _OTHERS]
     figure, axes = _figure(7.2, 1.0 + 0.32 * len(gaps))
     axis = axes[0, 0]
     for row, gap in enumerate(gaps):
@@ -102,15 +114,20 @@ def plot_gaps(report: ReportData, *, attribute: str | None = None) -> Any:
         if e.value != e.value:
             axis.text(0.02, row, "undefined", color=_GRAY, va="center", transform=_rows(axis))
             continue
-        color = _ORANGE if gap.clear else _GRAY
+        marker, color = _MARKS.get(gap.verdict or "", ("o", _GRAY))
         axis.plot([e.low, e.high], [row, row], color=color, linewidth=5, alpha=0.35, solid_capstyle="butt")
-        axis.plot(e.value, row, "o", color=color, markersize=6)
+        axis.plot(e.value, row, marker, color=color, markersize=7, markerfacecolor="white" if marker == "o" else color)
         axis.plot([gap.corrected] * 2, [row - 0.28, row + 0.28], color="black", linewidth=1.5)
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_yticks(range(len(gaps)), [_literal(g.title) for g in gaps])
     axis.set_ylim(len(gaps) - 0.4, -0.6)
-    axis.set_xlim(left=-0.01)
-    axis.set_xlabel("gap (dot), interval (band), bias-corrected (bar); orange: the interval excludes 0", fontsize=8)
+    if report.settings["task"] == "values":
+        axis.set_xlim(left=-0.01 * (axis.get_xlim()[1] or 1.0))
+    else:  # one scale for all attributes
+        ends = [g.estimate.high for a in report.attributes for g in a.gaps if g.name not in _OTHERS]
+        axis.set_xlim(-0.01, max([0.1, *(1.05 * high for high in ends if high == high)]))
+    text = "mark: gap, band: interval, bar: bias-corrected; diamond: shown, square: small, open: not shown"
+    axis.set_xlabel(text, fontsize=8)
     axis.grid(axis="x", alpha=0.25)
     axis.tick_params(labelsize=8)
     return figure

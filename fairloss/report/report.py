@@ -37,6 +37,8 @@ from fairloss.report.arguments import (
 )
 from fairloss.report.bootstrap import Draws, bootstrap_groups
 from fairloss.report.build import attribute_report, overall_estimates
+from fairloss.report.limits import Breach, find_breaches
+from fairloss.report.markdown import as_model_card
 from fairloss.report.options import (
     FILE_OPTIONS,
     OPTION_KINDS,
@@ -44,9 +46,6 @@ from fairloss.report.options import (
     REPORT_OPTIONS,
     SAMPLE_OPTIONS,
     FileOptions,
-    PredictionOptions,
-    ReportOptions,
-    SampleOptions,
 )
 from fairloss.report.prediction_files import FileColumns, FileForm, FilePredictions, as_names, read_predictions
 from fairloss.report.progress import Progress
@@ -57,16 +56,9 @@ from fairloss.report.sample import Sample, read_sample
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from fairloss.report.options import ReportOfPredictions, ReportOfValues
+
 __all__ = ["FairnessReport"]
-
-
-if TYPE_CHECKING:
-
-    class _OfPredictions(PredictionOptions, ReportOptions, total=False):
-        pass
-
-    class _OfValues(SampleOptions, ReportOptions, total=False):
-        pass
 
 
 class FairnessReport(ReportData):
@@ -91,7 +83,7 @@ class FairnessReport(ReportData):
         convention: Convention = "standard",
         intersections: bool = True,
         title: str = "Fairness report",
-        **options: Unpack[_OfPredictions],
+        **options: Unpack[ReportOfPredictions],
     ) -> FairnessReport:
         """Compute the report.
 
@@ -101,8 +93,9 @@ class FairnessReport(ReportData):
                 :func:`fairloss.metrics.group_metric`.
             groups: attribute name to (N,) labels (a mapping or a data frame), or the labels of one attribute. None, NaN
                 and -1 are unknown.
-            metrics: names as in :func:`group_metric`; by default all that the predictions allow of accuracy, AUC, TPR,
-                FPR, FDR, F1, positive rate and ECE.
+            metrics: names as in :func:`group_metric`; by default all that the predictions allow of accuracy, AUC,
+                sensitivity (TPR), specificity (TNR), PPV (precision), NPV, F1, positive rate, prevalence and ECE; of several
+                classes or labels FPR and FDR in place of TNR, PPV, NPV and prevalence.
             convention: ``"standard"`` or ``"fairgrpo"``.
             intersections: with several attributes, also report every pair of them, and all together.
             title: of the report.
@@ -167,7 +160,7 @@ class FairnessReport(ReportData):
         higher_is_better: bool | Mapping[str, bool] = True,
         intersections: bool = True,
         title: str = "Fairness report",
-        **options: Unpack[_OfValues],
+        **options: Unpack[ReportOfValues],
     ) -> FairnessReport:
         """Compute the report of per-sample values: Dice or IoU of each image, a loss, an error in years.
 
@@ -318,6 +311,28 @@ class FairnessReport(ReportData):
     def to_markdown(self) -> str:
         """Tables of groups and of gaps for each attribute."""
         return findings.to_markdown(self)
+
+    def to_model_card(self) -> str:
+        """A Markdown section for a model card or paper: performance in subgroups with intervals (TRIPOD+AI, item 23a)."""
+        return as_model_card(self)
+
+    def breaches(
+        self, *, max_gap: Mapping[str, float] | None = None, minimum: Mapping[str, float] | None = None
+    ) -> list[Breach]:
+        """What is beyond limits, for continuous integration; ``str`` of each is a line that says whether it is shown.
+
+        Args:
+            max_gap: metric, or ``"equalized_odds"``, to the largest gap over any attribute.
+            minimum: metric to the lowest value of any group. "sensitivity", "specificity" and "ppv" are names, too.
+
+        Returns:
+            One entry per gap and group beyond its limit, over the mean of several findings and over each. Groups too small
+            to judge are held against none; a limit that nothing can be held against is an entry of its own.
+
+        Raises:
+            ValueError: a metric that the report has not, or no finite number.
+        """
+        return find_breaches(self, max_gap or {}, minimum or {})
 
     def to_html(self, path: str | Path | None = None) -> str:
         """One self-contained page with plots (matplotlib); written to ``path`` where one is given."""

@@ -16,17 +16,24 @@ __all__ = [
     "ReportData",
     "Verdict",
     "count_of",
+    "metric_heading",
     "metric_title",
     "round_up",
 ]
 
 Verdict = Literal["shown", "smaller", "not shown", "too few"]
-_UPPER = ("auc", "tpr", "tnr", "fpr", "fnr", "fdr", "f1", "ece", "bce")
+_UPPER = ("auc", "tpr", "tnr", "fpr", "fnr", "npv", "fdr", "f1", "ece", "bce")
+_CLINICAL = {"tpr": "sensitivity (TPR)", "tnr": "specificity (TNR)", "precision": "PPV (precision)"}
 
 
 def metric_title(metric: str) -> str:
     """A metric's name for people."""
     return metric.upper() if metric in _UPPER else metric.replace("_", " ")
+
+
+def metric_heading(metric: str) -> str:
+    """A metric's name above a column: the clinician's and, where they differ, the engineer's."""
+    return _CLINICAL.get(metric) or metric_title(metric)
 
 
 def round_up(n: int) -> int:
@@ -70,7 +77,10 @@ class GroupEstimate(Estimate):
 
 @dataclass(frozen=True)
 class Group:
-    """One group: its counts and its value of every metric; ``small`` where it is too small to judge by any of them."""
+    """One group: its counts and its value of every metric; ``small`` where it is too small to judge by any of them.
+
+    ``confusion`` are the samples by outcome, TP, FP, FN and TN, of a binary task.
+    """
 
     label: Any
     samples: int
@@ -79,6 +89,7 @@ class Group:
     positives: int | None
     metrics: dict[str, GroupEstimate]
     small: bool
+    confusion: tuple[int, int, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,8 +102,8 @@ class Gap:
         title: in words.
         estimate: value and interval.
         corrected: bias-corrected value (NaN where none is defined).
-        best: label of the best group (for a rate without direction the highest); None where all are alike, and for
-            comparisons of two rates.
+        best: label of the best group (of a rate without direction, see ``directed``, the highest); None where all are
+            alike, and for comparisons of two rates.
         worst: label of the worst group (the lowest), or None.
         margin: largest gap that is of no concern; NaN where none was given.
         at_most: upper bound of the gap, at risk 1 - level: the gap is shown to be smaller than anything above it.
@@ -113,6 +124,11 @@ class Gap:
     missing: tuple[tuple[Any, int], ...] | None = None
     left_out: tuple[Any, ...] = ()
     judged: bool = True
+
+    @property
+    def directed(self) -> bool:
+        """Whether a value is better than another: not so of positive rates and prevalences, which are lower or higher."""
+        return self.name not in ("positive_rate", "prevalence")
 
     @property
     def clear(self) -> bool:

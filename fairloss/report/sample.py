@@ -78,6 +78,8 @@ class Sample:
                 masks = [positive, ~positive]
             elif metric in ("fpr", "tnr"):
                 masks = [~positive]
+            elif metric == "npv":
+                masks = [~decided]
             else:
                 masks = [decided if metric in ("precision", "fdr") else np.ones_like(positive)]
             if pred.known is not None:

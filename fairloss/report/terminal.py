@@ -6,8 +6,10 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fairloss.report.markdown import as_markdown
 from fairloss.report.results import Estimate, GapDifference, ModelComparison, ReportData, metric_title
-from fairloss.report.tables import as_markdown, format_estimate, format_value, legend, settings_line, tables
+from fairloss.report.tables import format_estimate, format_value, overall_table, tables
+from fairloss.report.words import findings, legend, provenance, settings_line
 
 __all__ = ["print_comparison", "print_report"]
 
@@ -28,8 +30,12 @@ def print_report(report: ReportData) -> None:
         return
     console.print(report.settings["title"], style="bold", markup=False)
     console.print(settings_line(report), style="dim", markup=False)
-    everything, *rest = tables(report)
-    for groups, gaps in zip(rest[::2], rest[1::2], strict=True):
+    for name, found in findings(report):
+        console.print(f"{name}:", style="bold", markup=False)
+        console.print(*found, sep="\n", markup=False)
+    everything = overall_table(report)
+    for of in tables(report):
+        groups, gaps = of.groups, of.comparisons
         # Metrics down and groups across, as many groups a table as the terminal holds.
         overall = dict(zip(everything.header, everything.rows[0], strict=True))
         columns = [["all", *[overall.get(h, "") for h in groups.header[1:]]], *groups.rows]
@@ -43,15 +49,16 @@ def print_report(report: ReportData) -> None:
                 table.add_row(name, *[_text(columns[i][r].replace(" [", "\n[")) for i in part])
             console.print(table)
         table = _table(gaps.title)
-        for name in gaps.header[:-1]:
+        for name in gaps.header:
             numeric = name in ("value", "bias-corrected")
             table.add_column(name, justify="right" if numeric else "left", no_wrap=name == "value")
         for row, clear in zip(gaps.rows, gaps.marked, strict=True):
-            table.add_row(*map(_text, row[:-1]), style="bold" if clear else None)
+            table.add_row(*map(_text, row), style="bold" if clear else None)
         console.print(table)
     for warning in report.warnings:
         console.print(f"Warning: {warning}", style="yellow", markup=False)
-    console.print("Clear (bold): the interval excludes equality.", *legend(report), sep="\n", style="dim", markup=False)
+    made = [f"{name}: {text}" for name, text in provenance(report)]
+    console.print(*legend(report), *made, sep="\n", style="dim", markup=False)
 
 
 def print_comparison(found: Mapping[str, Sequence[ModelComparison]], metrics: Sequence[str], front: Any) -> None:

@@ -1,6 +1,7 @@
 """The command line: what it prints and writes, and one clear line with exit code 2 for wrong input."""
 
 import hashlib
+import html
 import json
 import re
 import sys
@@ -42,7 +43,9 @@ def test_report(file, tmp_path, capsys, monkeypatch):
     assert found["settings"].pop("sha256") == hashlib.sha256(Path(file).read_bytes()).hexdigest()
     assert found["settings"].pop("read_as") == []
     assert found == expected
-    assert f"Made from {file} on {expected['settings']['date']} by fairloss" in page.read_text()
+    made = html.unescape(page.read_text())
+    assert f"<dd>on {expected['settings']['date']} by fairloss {expected['settings']['version']}</dd>" in made
+    assert f"<dd>{file}, SHA-256 {hashlib.sha256(Path(file).read_bytes()).hexdigest()}</dd>" in made
     assert "<title>Mine</title>" in page.read_text()
     size = "200 samples, each taken as one patient"
     for text in ("Mine", "sex: comparisons", "sex & age: comparisons", "accuracy gap", size):

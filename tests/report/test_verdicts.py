@@ -10,7 +10,7 @@ from scipy import stats
 
 import fairloss.report as fr
 from benchmarks.verdicts import gap_of, shares
-from fairloss.report.tables import legend
+from fairloss.report.words import legend
 
 
 @pytest.mark.parametrize(
