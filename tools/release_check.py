@@ -64,6 +64,13 @@ BASE = {
     ),
 }
 
+IMPORTS = (
+    "import fairloss",
+    "import fairloss.metrics",
+    "from fairloss.metrics import max_accuracy_gap",
+    "from fairloss import FairCrossEntropyLoss",
+)
+
 
 def run(*command: str | Path, cwd: Path = ROOT, ok: bool = True) -> subprocess.CompletedProcess[str]:
     """Run a command; its output is shown where it fails."""
@@ -130,6 +137,12 @@ def import_seconds(python: Path, cwd: Path, statement: str) -> float:
     return seconds(statement) - seconds("pass")
 
 
+def imports(python: Path, cwd: Path, statement: str) -> None:
+    """A line with the seconds of an import, and their ratio to those of torch in the same environment."""
+    own, torch = import_seconds(python, cwd, statement), import_seconds(python, cwd, "import torch")
+    check(f"`{statement}`", True, f"{own:.2f} s, {own / torch:.2f} times `import torch`")
+
+
 def main() -> None:
     """All checks, in order."""
     parser = argparse.ArgumentParser(description="Build the release and try it in clean environments.")
@@ -173,12 +186,13 @@ def main() -> None:
         done = run(python, "-c", code, cwd=empty, ok=False)
         last = (done.stderr.strip().splitlines() or ["no error"])[-1]
         check(f"base, without {name}", done.returncode == 1 and message in last, last)
-    for statement in ("import fairloss", "import fairloss.metrics", "from fairloss.report import FairnessReport"):
-        check(f"seconds of `{statement}`", True, f"{import_seconds(python, empty, statement):.3f}")
+    for statement in IMPORTS:
+        imports(python, empty, statement)
     for name in args.extras:
         python = environment(args.work / name, wheel, name, base)
         done = run(python, "-c", PRESENT[name], cwd=empty, ok=False)
         check(f"fairloss[{name}]", done.returncode == 0, done.stderr.strip()[-300:] if done.returncode else "")
+        imports(python, empty, PRESENT[name].splitlines()[0])
 
 
 if __name__ == "__main__":
