@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairloss.groups.encode import GroupEncoding, GroupLabelWarning, read_labels
-from fairloss.groups.labels import is_unknown, may_be_missing
+from fairloss.groups.labels import is_unknown, lookalikes, may_be_missing
 from fairloss.metrics.arrays import Floats
 from fairloss.report.file_bytes import InputError
 from fairloss.report.file_numbers import is_number, number_of, numbers
@@ -61,6 +61,17 @@ def labels_and_scores(
     }
     named = None if labels is None else [read(label) for label in labels]
     decisions = _decisions(table, score, [v for v in values if v is not _IGNORED], named, positive, mark)
+    as_zero_one = (
+        positive is None and named is None and len(score) == 1 and (decisions is None or decisions.dtype == bool)
+    )
+    if as_zero_one:
+        values = [_zero_one(table, target, k, left_out, "0 or 1") for k, left_out in enumerate(ignored)]
+    else:
+        for place, cell in enumerate(cells):
+            if not ignored[place] and (not cell or may_be_missing(cell)) and cell not in given:
+                where = table.where(table.columns[target].at(place))
+                cure = "ignore_index= leaves such rows out, labels= names it as a class"
+                raise InputError(f"{where}: {target!r} is {cell!r}; a label is needed; {cure}")
     if len(score) > 1:
         classes = list(dict.fromkeys(v for v in values if v is not _IGNORED))
         reading["labels"] = named or _order_of(table, score, classes)
@@ -71,8 +82,6 @@ def labels_and_scores(
         scores, reading["labels"] = decisions, named
     else:
         scores, reading["labels"] = numbers(table, score[0], mark, noun="score"), named
-    if positive is None and named is None and len(score) == 1 and decisions is None:
-        values = [_zero_one(table, target, k, left_out, "0 or 1") for k, left_out in enumerate(ignored)]
     return _array(values)[codes], scores, reading
 
 
@@ -83,14 +92,21 @@ def _array(values: list[Any]) -> NDArray[Any]:
 def _decisions(
     table: Table, score: Sequence[str], values: list[Any], named: list[Any] | None, positive: str | None, mark: str
 ) -> NDArray[Any] | None:
-    """Decisions in place of scores: texts where the labels are, or whole numbers beside several or named labels."""
+    """Decisions in place of scores: truth values, texts where labels are, whole numbers beside several or named labels."""
     cells, codes = table.columns[score[0]]
+    if len(score) == 1 and positive is None and named is None and all(cell.lower() in _ZERO_ONE for cell in cells):
+        return np.array([cell.lower() == "true" for cell in cells])[codes]
     texts, numeric = any(isinstance(v, str) for v in values), [is_number(cell, mark) for cell in cells]
     if len(score) > 1 or (texts and any(numeric)):
         return None
     if texts:
-        several = positive is not None or named is not None or len(set(values)) > 2
-        return _array(list(cells))[codes] if several else None
+        if positive is None and named is None:
+            if len(set(values)) < 3:
+                return None
+            alike = lookalikes([*values, *set(cells).difference(values)])
+            if alike:
+                raise InputError(f"{table.name}: {alike}, or name the classes: labels=")
+        return _array(list(cells))[codes]
     if not all(numeric) or not all(re.fullmatch(r"[+-]?\d+", cell) for cell in cells):
         return None
     whole = [int(cell) for cell in cells]

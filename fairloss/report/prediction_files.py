@@ -251,6 +251,8 @@ def check_same_samples(file: FilePredictions, first: FilePredictions, columns: F
     for g in columns.groups:
         here, there = (t.groups[g].decode(t.groups[g].ids) for t in (file, first))
         pairs.append((g, here, there))
+    if file.sample_weight is not None and first.sample_weight is not None:
+        pairs.append((str(columns.sample_weight), file.sample_weight.tolist(), first.sample_weight.tolist()))
     if file.patients is not None and first.patients is not None:
         pairs.append((str(columns.patients), file.patients.texts(), first.patients.texts()))
     for column, here, there in pairs:

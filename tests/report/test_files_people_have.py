@@ -299,12 +299,44 @@ def test_classes_as_decisions(tmp_path):
         report = FairnessReport.from_file(path, "g", target="y", score="p", **QUICK)
         assert report.settings["task"] == "multiclass"
         assert report.overall["accuracy"].value == 0.75
+    # Labels that may be one, or none, are no further class.
+    for third, message in [
+        ("Nevus", "'Nevus', 'nevus'"),
+        ("", "'y' is ''; a label is needed"),
+        ("NA", "'y' is 'NA'; a label"),
+    ]:
+        path.write_text("y,p,g\n" + f"nevus,benign,F\nbenign,benign,M\nother,nevus,F\n{third},nevus,M\n" * 10)
+        with pytest.raises(ValueError, match=message):
+            FairnessReport.from_file(path, "g", target="y", score="p")
+    kept = FairnessReport.from_file(path, "g", target="y", score="p", ignore_index="NA", **QUICK)
+    assert kept.settings["samples"] == 30
     # A third label beside decisions of two is a mistake, or --labels says that it is none.
     path.write_text("y,p,g\n" + "0,1,F\n1,1,M\n2,0,F\n" * 10)
     with pytest.raises(ValueError, match=r"line 4: 'y' is '2'; a label must be 0 or 1"):
         FairnessReport.from_file(path, "g", target="y", score="p")
     named = FairnessReport.from_file(path, "g", target="y", score="p", labels=[0, 1, 2], **QUICK)
     assert named.overall["accuracy"].value == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("pair", [("False", "True"), ("false", "TRUE"), ("0", "True"), ("0", "1.0")])
+def test_labels_and_decisions_that_are_truth_values(tmp_path, pair):
+    path = tmp_path / "a.csv"
+    path.write_text("y,p,g\n" + "".join(f"{pair[k % 2]},{k % 3 == 0},{'FM'[k % 5 > 1]}\n" for k in range(60)))
+    report = FairnessReport.from_file(path, "g", target="y", score="p", **QUICK)
+    y, p = np.arange(60) % 2, np.arange(60) % 3 == 0
+    assert report.overall["accuracy"].value == pytest.approx((y == p).mean())
+    path.write_text(path.read_text().replace("True", "yes").replace("False", "no"))
+    with pytest.raises(ValueError, match=r"name the positive label with positive=|p.* must be a finite number"):
+        FairnessReport.from_file(path, "g", target="y", score="p")
+
+
+def test_weights_that_differ_between_files_are_refused(tmp_path, capsys):
+    other = tmp_path / "other.csv"
+    other.write_text((WILD / "weights.csv").read_text().replace(",1\n", ",2\n", 1))
+    columns = ["--target", "y", "--score", "p", "--group", "sex", "--weights", "w"]
+    assert re.search(
+        "row [0-9]+: 'w' is 2.0, in .*weights.csv 1.0", fails(capsys, "compare", WILD / "weights.csv", other, *columns)
+    )
 
 
 def test_too_many_groups_to_compare_are_refused_at_once(tmp_path, capsys):
