@@ -16,7 +16,7 @@ from tests.oracles import metrics as oracle
 
 ARGUMENTS = (
     "y_true|y_pred|y_score|groups|sample_weight|threshold|task|values|labels|scores|score_a|score_b|overall|a and b|a:|b:"
-    "|performance|disparity|attributes|patients|undefined|is undefined in"
+    "|performance|disparity|attributes|patients|control|undefined|is undefined in"
 )
 SPOILS = (
     "none", "scalar", "short", "text", "letters", "nan", "inf", "negative", "two", "deeper", "ragged", "empty", "complex",
