@@ -36,11 +36,11 @@ def unboxed(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def column_names(values: Any) -> list[Any] | None:
-    """Those of a frame of several columns; None of anything else."""
+    """Those of a frame of several columns; None of anything else, and where they are but numbered."""
     if isinstance(values, np.ndarray) or not hasattr(values, "shape"):
         return None
     names = getattr(values, "column_names", getattr(values, "columns", None))
-    return None if names is None or len(names) < 2 else list(names)
+    return None if names is None or len(names) < 2 or list(names) == list(range(len(names))) else list(names)
 
 
 def column_labels(y_true: Any, true: NDArray[Any], y_pred: Any, labels: Sequence[Any] | None) -> Sequence[Any] | None:

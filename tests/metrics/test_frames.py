@@ -205,11 +205,21 @@ def test_columns_named_after_classes_are_theirs_in_any_order(kind, classes, rng)
         (found,) = compare_models(y, {"m": score}, g, metrics=["accuracy"], num_replicates=100, **positive)
         assert found.overall["accuracy"] == pytest.approx(np.mean(right))
         assert fm.group_metric("accuracy", y, score, g, labels=classes[order], **positive).overall == np.mean(right)
+        if kind == "pandas" and classes[order] == list(range(len(classes))):
+            continue  # numbered, as pandas does where no names are given
         with pytest.raises(ValueError, match="labels: expected the order of the columns of y_pred"):
             fm.group_metric("accuracy", y, score, g, labels=classes[order][::-1], **positive)
     at = y == classes[0]  # a site that lacks the others
     some = in_frame(kind, table[at][:, ::-1], classes[::-1])
     assert fm.group_metric("accuracy", y[at], some, g[at], **positive).overall == np.mean(right[at])
+
+
+def test_columns_that_are_only_numbered_are_no_classes(rng):
+    score, g = pd.DataFrame(rng.dirichlet(np.ones(2), 20)), [0, 1] * 10
+    y = np.ones(20, dtype=int)  # of labels 1 and 2
+    right = np.mean(score[1] < 0.5)
+    assert fm.group_metric("accuracy", y, score, g, positive=2).overall == right
+    assert fm.group_metric("accuracy", y, score, g, positive=2, labels=[1, 2]).overall == right
 
 
 def test_labels_in_another_order_than_their_scores_are_refused(rng):
