@@ -140,7 +140,7 @@ def import_seconds(python: Path, cwd: Path, statement: str) -> float:
 def imports(python: Path, cwd: Path, statement: str) -> None:
     """A line with the seconds of an import, and their ratio to those of torch in the same environment."""
     own, torch = import_seconds(python, cwd, statement), import_seconds(python, cwd, "import torch")
-    check(f"`{statement}`", True, f"{own:.2f} s, {own / torch:.2f} times `import torch`")
+    check(f"`{statement}`", True, f"{own:.2f} s, {own / torch:.3f} times `import torch`")
 
 
 def main() -> None:
