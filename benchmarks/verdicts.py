@@ -56,7 +56,7 @@ def main() -> None:
     cases += [((n, n), rates) for rates in TRUTHS for n in (100, 500)]
     for sizes, rates in cases:
         found = shares(rates, sizes, trials)
-        formula = chance_to_be_shown(*rates, *sizes, 0.95)
+        formula = chance_to_be_shown(*rates, *sizes, 0.95) if rates[0] != rates[1] else 0.05
         print(
             f"| {rates[0]:.2f} and {rates[1]:.2f} | {sizes[0]:,} and {sizes[1]:,} | {found['shown']:.1%} | "
             f"{found['small']:.1%} | {found['not shown']:.1%} | {formula:.0%} |"

@@ -1,7 +1,9 @@
 """Draws the pictures of docs/report.md from simulated predictions and from a published table.
 
-python docs/report_pictures.py && chromium --headless --no-sandbox --hide-scrollbars --window-size=1180,2195 \
+python docs/report_pictures.py && chromium --headless --no-sandbox --hide-scrollbars --window-size=1280,1840 \
     --screenshot=docs/img/report-page.png out/report.html
+chromium --headless --no-sandbox --no-pdf-header-footer --print-to-pdf=out/report.pdf out/report.html &&
+    pdftoppm -r 80 -f 1 -l 1 -singlefile -png out/report.pdf docs/img/report-print
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ def simulated() -> FairnessReport:
     score = 1 / (1 + np.exp(-logit))
     ids = np.arange(patients).repeat(2)
     groups = {"age": age, "sex": sex}
-    return FairnessReport.from_predictions(y, score, groups, patients=ids, title="Simulated predictions")
+    return FairnessReport.from_predictions(
+        y, score, groups, patients=ids, title="Simulated predictions", model_name="simulated"
+    )
 
 
 def main() -> None:

@@ -126,7 +126,7 @@ def plot_gaps(report: ReportData, *, attribute: str | None = None) -> Any:
     else:  # one scale for all attributes
         ends = [g.estimate.high for a in report.attributes for g in a.gaps if g.name not in _OTHERS]
         axis.set_xlim(-0.01, max([0.1, *(1.05 * high for high in ends if high == high)]))
-    text = "mark: gap, band: interval, bar: bias-corrected; diamond: shown, square: small, open: not shown"
+    text = "mark: gap, band: interval, bar: bias-corrected\ndiamond: shown, square: small, open: not shown"
     axis.set_xlabel(text, fontsize=8)
     axis.grid(axis="x", alpha=0.25)
     axis.tick_params(labelsize=8)
