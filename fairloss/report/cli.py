@@ -190,8 +190,7 @@ def _report(arguments: argparse.Namespace) -> int:
         report.to_html(arguments.html)
     if arguments.model_card is not None:
         arguments.model_card.write_text(report.to_model_card(), encoding="utf-8")
-    for each in (report, *report.findings.values()):
-        print_report(each)
+    print_report(report)
     for line in unknown_lines(file.groups):
         print(line)
     for path in filter(None, (arguments.html, arguments.model_card)):

@@ -23,11 +23,18 @@ def _console() -> Any:
 
 
 def print_report(report: ReportData) -> None:
-    """Print the report to the standard output."""
-    console = _console()
+    """Print the report to the standard output, and those of its findings; what they mean once, at the end."""
+    console, every = _console(), (report, *report.findings.values())
     if console is None:
-        print(as_markdown(report))
+        print(*map(as_markdown, every), sep="\n")
         return
+    for each in every:
+        _print_tables(console, each)
+    made = [f"{name}: {text}" for name, text in provenance(report)]
+    console.print(*legend(report), *made, sep="\n", style="dim", markup=False)
+
+
+def _print_tables(console: Any, report: ReportData) -> None:
     console.print(report.settings["title"], style="bold", markup=False)
     console.print(settings_line(report), style="dim", markup=False)
     for name, found in findings(report):
@@ -57,8 +64,6 @@ def print_report(report: ReportData) -> None:
         console.print(table)
     for warning in report.warnings:
         console.print(f"Warning: {warning}", style="yellow", markup=False)
-    made = [f"{name}: {text}" for name, text in provenance(report)]
-    console.print(*legend(report), *made, sep="\n", style="dim", markup=False)
 
 
 def print_comparison(found: Mapping[str, Sequence[ModelComparison]], metrics: Sequence[str], front: Any) -> None:

@@ -93,8 +93,10 @@ def settings_line(report: ReportData) -> str:
 def legend(report: ReportData) -> list[str]:
     """What the metrics and comparisons of the report mean, a sentence each."""
     values = report.settings["task"] == "values"
-    names = {gap.name for a in report.attributes for gap in a.gaps}
-    lines = [] if values else [f"{metric_heading(m)}: {_MEANINGS[m]}." for m in report.overall if m in _MEANINGS]
+    every = (report, *report.findings.values())
+    metrics = dict.fromkeys(m for each in every for m in each.overall)
+    names = {gap.name for each in every for a in each.attributes for gap in a.gaps}
+    lines = [] if values else [f"{metric_heading(m)}: {_MEANINGS[m]}." for m in metrics if m in _MEANINGS]
     lines.append(
         "A gap or difference is the largest minus the smallest group value; 0 means that the groups are alike. Those of "
         "small groups are too large on average: the bias-corrected value allows for that."

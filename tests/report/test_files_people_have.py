@@ -162,7 +162,12 @@ def test_findings_with_blanks(tmp_path, capsys):
         assert found.to_dict()["overall"] == alone.to_dict()["overall"]
         assert f"# Fairness report: {name}\n" in report.to_markdown()
         assert report.to_html().count(f"<h1>Fairness report: {name}</h1>") == 1
+    assert main(["report", str(WILD / "findings.csv"), *flags(["sex"], options)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("Fairness report: ") == 2
+    assert printed.count("ECE: expected calibration error") == printed.count("AUC: chance") == 1
     page = report.to_html()
+    assert page.count("AUC: chance that") == page.count("ECE: expected") == 1
     assert page.count("</body>") == page.count("<body") == 1
     frame = report.to_frame()
     assert list(dict.fromkeys(frame["finding"])) == [None, "edema", "effusion"]
