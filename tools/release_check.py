@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import time
 import venv
 import zipfile
 from email.parser import Parser
@@ -124,23 +123,15 @@ def environment(folder: Path, wheel: Path, extra: str | None, base: Path | None)
 
 
 def import_seconds(python: Path, cwd: Path, statement: str) -> float:
-    """Least of five: a process that imports, less one that does nothing."""
-
-    def seconds(code: str) -> float:
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            run(python, "-c", code, cwd=cwd)
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    return seconds(statement) - seconds("pass")
+    """Least of three: seconds of CPU of an import in a process of its own, which other work does not lengthen."""
+    code = f"import time\nstart = time.process_time()\n{statement}\nprint(time.process_time() - start)"
+    return min(float(run(python, "-c", code, cwd=cwd).stdout.split()[-1]) for _ in range(3))
 
 
 def imports(python: Path, cwd: Path, statement: str) -> None:
     """A line with the seconds of an import, and their ratio to those of torch in the same environment."""
     own, torch = import_seconds(python, cwd, statement), import_seconds(python, cwd, "import torch")
-    check(f"`{statement}`", True, f"{own:.2f} s, {own / torch:.3f} times `import torch`")
+    check(f"`{statement}`", True, f"{own:.2f} s of CPU, {own / torch:.2f} times `import torch`")
 
 
 def main() -> None:

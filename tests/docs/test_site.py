@@ -36,6 +36,8 @@ SEARCHES = {
     "MEDFAIR": "recipes/#medfair",
     "grpo_vlm": "recipes/#trls-grpo_vlm",
     "my gap did not move": "while-training/#my-gap-did-not-move",
+    "command line": "command-line/",
+    "sample size": "report/#verdicts",
     "AUROC": "glossary/",
     "GroupMemory": "methods/small-batches/",
     "BalancedGroupSampler": "methods/samplers/",
