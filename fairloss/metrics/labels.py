@@ -52,18 +52,25 @@ def column_labels(y_true: Any, true: NDArray[Any], y_pred: Any, labels: Sequence
     names = column_names(y_pred)
     if names is None:
         return labels
-    written = list(map(str, names))
+    written = _written(names)
     for name, other in (("labels", labels), ("y_true", column_names(y_true))):
-        if other is not None and sorted(map(str, other)) == sorted(written) and list(map(str, other)) != written:
+        if other is not None and sorted(_written(other)) == sorted(written) and _written(other) != written:
             raise ValueError(expected(name, f"the order of the columns of y_pred, {names}", list(other)))
     if labels is not None or true.ndim != 1:
         return labels
-    seen = {str(v): v for v in number_labels(true).labels}
+    known = number_labels(true).labels
+    seen = dict(zip(_written(known), known, strict=True))
     if not set(seen) <= set(written):
         return None
     numbers = true.dtype.kind in "biuf"
-    found = [seen[w] if w in seen else number_in(n) if numbers else n for w, n in zip(written, names, strict=True)]
+    found = [seen[w] if w in seen else number_in(w) if numbers else n for w, n in zip(written, names, strict=True)]
     return None if None in found else found
+
+
+def _written(labels: Sequence[Any]) -> list[str]:
+    """As the names of a frame's columns may write them; 8.0 as 8, bools as 0 and 1."""
+    texts = [{"False": "0", "True": "1"}.get(str(v), str(v)) for v in labels]
+    return [t if (n := number_in(t)) is None else f"{n:.12g}" for t in texts]
 
 
 def known_labels(

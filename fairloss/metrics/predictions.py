@@ -199,8 +199,8 @@ def as_predictions(
     same_length(true, pred)
     true = true[:, 0] if true.ndim == 2 and true.shape[1] == 1 else true
     pred = pred[:, 0] if true.ndim == 1 and pred.ndim == 2 and pred.shape[1] == 1 else pred
-    labels = column_labels(y_true, true, y_pred, labels)
     true, pred, known = known_labels(true, pred, ignore_index)
+    labels = column_labels(y_true, true, y_pred, labels)
     pair = class_pair(true, pred, labels, positive, task, logits=logits) if true.ndim == 1 and pred.ndim < 3 else None
     if pair is not None:
         found = _binary(true, pred, pair, logits)

@@ -151,7 +151,20 @@ def formed(p):
         "groups": _boxed_groups(groups, p, rng),
         "sample_weight": None if weight is None else boxed(weight, None, p, rng),
     }
+    takes_frames = p["path"] in ("functions", "group_metric", "report", "comparison")
+    if takes_frames and score.ndim == 2 and score.shape[1] > 1 and case.task != "multilabel" and p["boxes"] % 3 == 0:
+        case.given["y_pred"] = _named(score, p, case, rng)
     return case
+
+
+def _named(score, p, case, rng):
+    """Columns named after the classes, in any order, in place of ``labels``."""
+    default = PAIRS[p["pair"]] if case.task == "binary" else range(score.shape[1])
+    names = list(case.options.pop("labels", default))
+    ranked = np.sort(score, axis=1)
+    tied = len(names) > 2 and bool((ranked[:, -1] == ranked[:, -2]).any())  # of two largest scores the first decides
+    order = np.arange(len(names)) if tied else rng.permutation(len(names))
+    return pd.DataFrame(score[:, order], columns=pd.Index([names[i] for i in order], dtype=object))
 
 
 def _binary(p, case, rng):

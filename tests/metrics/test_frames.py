@@ -209,9 +209,26 @@ def test_columns_named_after_classes_are_theirs_in_any_order(kind, classes, rng)
             continue  # numbered, as pandas does where no names are given
         with pytest.raises(ValueError, match="labels: expected the order of the columns of y_pred"):
             fm.group_metric("accuracy", y, score, g, labels=classes[order][::-1], **positive)
+    ignored = np.where(np.arange(n) % 5 == 0, "?" if isinstance(classes[0], str) else -7, y)
+    found = fm.group_metric("accuracy", ignored, score, g, ignore_index=ignored[0].item(), **positive)
+    assert found.overall == pytest.approx(np.mean(right[np.arange(n) % 5 > 0]))
     at = y == classes[0]  # a site that lacks the others
     some = in_frame(kind, table[at][:, ::-1], classes[::-1])
     assert fm.group_metric("accuracy", y[at], some, g[at], **positive).overall == np.mean(right[at])
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"), [([3.0, 8.0], [3, 8]), ([3, 8], ["3.0", "8.0"]), ([False, True], ["0", "1"])]
+)
+def test_labels_and_columns_may_be_written_differently(labels, names, rng):
+    p, g = rng.random(30), [0, 1] * 15
+    y = np.array(labels)[rng.integers(0, 2, 30)]
+    score = pd.DataFrame({names[1]: p, names[0]: 1 - p})
+    wanted = fm.max_accuracy_gap((y == labels[1]).astype(int), p, g)
+    assert fm.max_accuracy_gap(y, score, g, positive=labels[1]) == wanted
+    assert fm.demographic_parity_difference(None, score, g, positive=labels[1], task="binary") == pytest.approx(
+        abs(np.mean(p[::2] >= 0.5) - np.mean(p[1::2] >= 0.5))
+    )
 
 
 def test_columns_that_are_only_numbered_are_no_classes(rng):
