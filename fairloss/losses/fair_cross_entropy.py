@@ -186,7 +186,7 @@ def _checked(options: Mapping[str, Any], sizes: tuple[int, ...]) -> tuple[dict[s
         return o, None
     counts = check_group_counts(o["group_counts"], sizes)
     weights = [inverse_frequency_weights(part, max_weight=o["max_weight"]) for part in counts]
-    return o, torch.cat([torch.ones(1, dtype=torch.float64), *weights])
+    return o, torch.cat([weights[0].new_ones(1), *weights])
 
 
 @with_options(CROSS_ENTROPY_OPTIONS, CrossEntropyOptions)
