@@ -140,12 +140,12 @@ class BalancedGroupSampler(_EpochSampler[int]):
     Args:
         groups: (N,) or (N, K) integer ids of the training set, -1 = unknown: a tensor, an array or a list. A column of labels
             makes strata of label and group.
-        max_ratio: > 0; small strata grow to this many median strata.
-        downsample: also cut large strata to t.
+        max_ratio: > 0; small strata grow to this many median strata (default 1.5).
+        downsample: also cut large strata to t (default False).
         max_repeats: largest number of times that one sample may occur in an epoch; a tiny stratum then stays below t.
         num_replicas: ranks that share an epoch. Leave 1 where the framework shards the sampler itself (accelerate, the
             transformers Trainer).
-        rank: this process.
+        rank: this process (default 0).
         drop_last: ranks get equal numbers of samples: True drops up to ``num_replicas - 1`` samples of the epoch, False
             repeats as many.
         seed: >= 0, the same on all ranks.
@@ -226,7 +226,7 @@ class GroupBatchSampler(_EpochSampler[list[int]]):
         batch_size: samples of a batch on one rank, at least ``min_per_group`` x number of strata.
         min_per_group: m >= 1.
         num_replicas: ranks that share an epoch's batches. Leave 1 where the framework shards the sampler itself.
-        rank: this process.
+        rank: this process (default 0).
         seed: >= 0, the same on all ranks.
 
     Attributes:

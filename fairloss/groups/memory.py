@@ -36,7 +36,8 @@ class GroupMemory(StatefulModule):
         shares: the groups' shares pi_g of the stream, (num_groups,), in any unit; for several attributes one list each. By
             default they are counted: from the samples seen, whatever sampler draws them, half of the count being forgotten
             every 10,000 samples.
-        max_weight: cap on 1 / pi_g in the gradient, >= 1: a group seen for the first time would weigh as much as the stream.
+        max_weight: cap on 1 / pi_g in the gradient, >= 1: a group seen for the first time would weigh as much as the stream
+            (default 20).
 
     Attributes:
         values: (G, 2 * capacity) float32, G the groups of all attributes: ring buffers of the values held, and of those held

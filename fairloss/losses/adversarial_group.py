@@ -97,12 +97,13 @@ class AdversarialGroupLoss(ConstantsModule):
     Args:
         num_groups: number of groups; a tuple for several attributes (one head with an output per group).
         embedding_dim: D of the embeddings.
-        scale: >= 0, strength of the reversed gradient; the attribute ``reversal.scale`` may be changed during training.
+        scale: >= 0, strength of the reversed gradient; the attribute ``reversal.scale`` may be changed during training
+            (default 1).
         criterion: ``"cross_entropy"`` or ``"laftr"``, whose bounded gradient reflects a gap in rates.
         num_classes: with it the adversary also sees the label and averages over (label, group) cells: groups are to be
             indistinguishable *within* each label (equalized odds). Without it, overall (demographic parity), which also
             removes what the label tells of the group.
-        hidden_dims: widths of the adversary's hidden layers; () is a linear adversary.
+        hidden_dims: widths of the adversary's hidden layers; () is a linear adversary (default (64,)).
         attribute_reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.
         process_group: makes the loss that of all its ranks' samples.
 

@@ -96,9 +96,9 @@ class ConceptAlignmentLoss(ConstantsModule):
     its concept than to any other (with cosines it stays above log(1 + (C - 1) e^{-2 / temperature})).
 
     Args:
-        temperature: tau_c > 0.
-        normalize: L2-normalize both sides.
-        ignore_index: samples of this id take no part.
+        temperature: tau_c > 0 (default 0.07).
+        normalize: L2-normalize both sides (default True).
+        ignore_index: samples of this id take no part (default -100).
         variant: ``"default"``, or ``"paper"``: a sum, other true concepts being negatives.
         process_group: makes the loss that of all its ranks' samples.
 

@@ -162,10 +162,10 @@ class CrossGroupContrastiveLoss(ConstantsModule):
     Args:
         num_groups: where given (a tuple for several attributes), ids are checked against it; the loss itself only compares
             them.
-        temperature: T > 0, of cosines.
-        margin: a cosine; samples of another label count as negatives only above it. -2 keeps all of them.
+        temperature: T > 0, of cosines (default 0.07).
+        margin: a cosine; samples of another label count as negatives only above it. -2 keeps all of them (default 0.3).
         memory: an :class:`fairloss.EmbeddingQueue` of past batches: more positives and negatives, without gradient.
-        ignore_index: samples of this label take no part.
+        ignore_index: samples of this label take no part (default -100).
         variant: ``"default"``, or ``"paper"``: the sum over anchors.
         process_group: makes the loss that of all its ranks' samples; embeddings are gathered with gradient.
 

@@ -127,7 +127,7 @@ class DistributionAlignmentLoss(ConstantsModule):
             one side is divided by its sum and the other is not; needs a reference.
         transport: of ``variant="released"``: ``"exact"`` distances, or ``"geomloss"``: that package's, as in the
             authors' code (one call per group, not compiled).
-        blur: geomloss's.
+        blur: geomloss's (default 1e-4).
         process_group: makes the loss that of all its ranks' samples, gathered (lengths are exchanged, which waits for the
             device); see :mod:`fairloss.core.distributed`.
 

@@ -26,7 +26,7 @@ class EmbeddingQueue(StatefulModule):
     Args:
         capacity: rows kept, >= 1; a batch longer than this leaves its last rows.
         dim: D of the embeddings.
-        num_attributes: K of the groups.
+        num_attributes: K of the groups (default 1).
 
     Attributes:
         embeddings: (2 * capacity, dim) float32: the rows held, and those held before the latest push.

@@ -209,11 +209,12 @@ class FairCrossEntropyLoss(ConstantsModule):
         gap_weight: lambda >= 0.
         group_counts: training-set counts per group, (G,), for the weights v; for several attributes one list each; ``None``:
             all 1.
-        max_weight: cap on N / N_g, >= 1.
+        max_weight: cap on N / N_g, >= 1 (default 10).
         weight: class weights, (C,), (V,) or one per label; as in torch the mean divides by their sum (multiclass, tokens).
         pos_weight: weight of the positives, binary and multilabel.
         label_smoothing: in [0, 1]; the accuracies always use the plain likelihood.
-        ignore_index: targets that count for nothing in either term: classes, or labels of a multilabel task (as NaN there).
+        ignore_index: targets that count for nothing in either term: classes, or labels of a multilabel task (as NaN there)
+            (default -100).
         reduction: of the task term, as in torch: ``"mean"`` over samples, labels or tokens, their ``"sum"``, or ``"none"``:
             each of them (then ``gap_weight`` must be 0).
         memory: a :class:`fairloss.GroupMemory`, so that small batches are ranked on more than themselves.

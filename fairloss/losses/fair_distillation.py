@@ -202,8 +202,8 @@ class FairDistillationLoss(ConstantsModule):
 
     Args:
         num_groups: number of groups of the one attribute.
-        distill_weight: w in [0, 1], the paper's lambda.
-        temperature: T > 0; larger values compare the whole distribution, smaller ones the top class.
+        distill_weight: w in [0, 1], the paper's lambda (default 0.95).
+        temperature: T > 0; larger values compare the whole distribution, smaller ones the top class (default 1.5).
         direction: ``"teacher||student"`` (covers what the teacher holds possible) or ``"student||teacher"``.
         variant: ``"default"``, or ``"paper"``: eq 3 to the letter, KL(student at 1 || teacher at T), whose minimum is the
             softened teacher, not the teacher.

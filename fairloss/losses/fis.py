@@ -114,16 +114,16 @@ class FISLoss(ConstantsModule):
 
     Args:
         num_groups: number of groups; a tuple for several attributes, which have a value each.
-        c: share of the group part in [0, 1]: 0 weighs by individual loss alone, 1 by group alone.
-        temperature: T > 0 of the individual part, in units of the losses. Small values approach the maximum.
+        c: share of the group part in [0, 1]: 0 weighs by individual loss alone, 1 by group alone (default 0.5).
+        temperature: T > 0 of the individual part, in units of the losses. Small values approach the maximum (default 1).
         group_temperature: T of the group part, dimensionless (default variant); ``None``: as ``temperature``.
         max_weight: largest weight in either part of the default variant, >= 1; ``None``: no cap.
         variant: ``"default"``; ``"paper"``: eq 1, unsigned, uncapped, each part summing to 1; ``"released"``: the authors'
             code. The last two shrink as 1/N.
-        right_asymptote: the released code's factor; used by ``variant="released"`` alone.
+        right_asymptote: the released code's factor; used by ``variant="released"`` alone (default 2).
         transport: of ``variant="released"``: ``"exact"`` distances, or ``"geomloss"``: that package's, as in the
             authors' code (one call per group, not compiled).
-        blur: geomloss's.
+        blur: geomloss's (default 0.1).
         memory: a :class:`fairloss.GroupMemory`: the distances are taken on memory and batch, and the memory takes the batch
             in when it is in training mode and gradients are enabled.
         attribute_reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.

@@ -109,7 +109,7 @@ class GroupDROLoss(StatefulModule):
 
     Args:
         num_groups: number of groups; a tuple for several attributes.
-        step_size: eta > 0 of the exponentiated-gradient step.
+        step_size: eta > 0 of the exponentiated-gradient step (default 0.01).
         adjustment: C >= 0 of the generalisation adjustment C / sqrt(N_g), one number or one per group; needs
             ``group_counts``.
         group_counts: training-set counts per group, (G,), N_g of the adjustment and nothing else; for several attributes one
@@ -118,7 +118,7 @@ class GroupDROLoss(StatefulModule):
             the samples seen, this batch included, whatever sampler draws them, half of the count (and of c) being forgotten
             every 10,000 samples.
         max_weight: cap on 1 / pi_g in value, gradient and step, >= 1: a group seen for the first time would weigh as much as
-            the stream before it.
+            the stream before it (default 20).
         variant: ``"default"`` as above; ``"released"``: batch means without c, all groups from the first step on, and the
             adjustment in the value as well.
         attribute_reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.

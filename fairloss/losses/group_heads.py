@@ -48,7 +48,7 @@ class GroupHeads(nn.Module):
         num_groups: G, number of groups of the one attribute.
         in_features: D.
         num_classes: C.
-        bias: whether the heads have b_g.
+        bias: whether the heads have b_g (default True).
 
     Shape:
         - features: (N, D), or (N, D, *spatial) for segmentation, where the heads are 1 x 1 convolutions

@@ -152,7 +152,7 @@ class InverseFrequencyWeighting(ConstantsModule):
 
     Args:
         group_counts: training-set counts per group, (G,), those of known samples; for several attributes one list each.
-        max_weight: cap on N / N_g, >= 1.
+        max_weight: cap on N / N_g, >= 1 (default 10).
         normalize: ``"constant"``: by wbar, linear in the samples. ``"batch"``: sum_i w_i l_i / sum_i w_i over the batch.
         variant: ``"default"``, or ``"paper"``: eq 8 to the letter, sum_g w_g mean_{i in g} l_i; unknown samples take no part.
         attribute_reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"``.

@@ -197,14 +197,14 @@ class MomentAlignmentLoss(ConstantsModule):
         num_classes: C, number of labels.
         cov_weight: lambda_Sigma >= 0; 0 aligns the means alone and costs O(N D). Embeddings of norm about 1 have covariances
             far smaller than their means.
-        normalize: L2-normalize the embeddings first.
+        normalize: L2-normalize the embeddings first (default False).
         attribute_reduction: over attributes: ``"mean"``, ``"sum"`` or ``"max"`` of each one's mean over its compared cells
             (those of labels with two values present or more).
         variant: ``"default"``, or ``"paper"``: the sum of all terms, over cells and attributes.
         form: ``"gram"``: O(N^2 D) time and O(N^2) memory, nothing of size D x D; ``"explicit"``: O(N D^2) and
             O(N D + cells D^2) in eager mode on the CPU, elsewhere O(cells N D^2) and O(cells D (N + D)); ``"auto"`` takes the
             one with fewer multiplications.
-        ignore_index: samples of this label take no part.
+        ignore_index: samples of this label take no part (default -100).
         process_group: makes the loss that of all its ranks' samples; embeddings are gathered with gradient.
 
     Shape:

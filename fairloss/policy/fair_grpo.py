@@ -61,18 +61,18 @@ class FairGRPOAdvantage(ConstantsModule):
 
     Args:
         num_groups: number of groups of the one attribute (join several with ``fairloss.intersect_groups``).
-        num_domains: number of domains; groups are nested in them.
+        num_domains: number of domains; groups are nested in them (default 1).
         history: what N and mean rewards rest on: "cumulative", everything since the start, this batch included; "ema", a
             past that fades by half every ``half_life`` prompts; "batch", this batch alone, which then scales weights and
             advantages as well (a batch of one prompt gets one warning).
-        half_life: of "ema".
+        half_life: of "ema" (default 1000).
         discover_groups: None, or "kmeans" to form groups of the prompts whose group is -1, within their domain, by how
             their rollouts are rewarded. It runs on the host, through scikit-learn, and waits for the device.
         num_clusters: "silhouette" (1 to 3; 1 if no split is clear, or if the prompts differ by no more than chance),
             "elbow" (the released rule, which nearly always returns 3), or a fixed number.
-        num_features: quantiles of a prompt's rewards that are clustered.
-        reservoir_size: prompts per domain that the clustering remembers.
-        seed: of the clustering.
+        num_features: quantiles of a prompt's rewards that are clustered (default 8).
+        reservoir_size: prompts per domain that the clustering remembers (default 512).
+        seed: of the clustering (default 0).
         reward_shift: as there, with the lowest reward ever seen, and one warning for "auto".
         variant: "paper" and "released" divide by the batch's deviation. "released" has a discovery of its own
             (``num_clusters``, ``num_features``, ``reservoir_size`` and ``seed`` do not apply), whose memory grows.
