@@ -31,7 +31,12 @@ def to_frame(report: ReportData) -> Any:
     }
     pandas = require("pandas")
     names = [name for name, frame in frames.items() for _ in range(len(frame))]
-    found = pandas.DataFrame({c: [v for f in frames.values() for v in f[c]] for c in frames[None].columns})
+    # Column by column: to put frames together pandas guesses their types anew, and makes floats of integer labels.
+    columns = {
+        c: pandas.Series([v for f in frames.values() for v in f[c]], dtype=kind)
+        for c, kind in frames[None].dtypes.items()
+    }
+    found = pandas.DataFrame(columns)
     found.insert(0, "finding", pandas.Series(names, dtype=object))
     return found
 

@@ -175,6 +175,8 @@ def test_findings_with_blanks(tmp_path, capsys):
     only = FairnessReport.from_predictions([[1, np.nan], [0, np.nan]] * 20, [[0.5, 0.5]] * 40, ["a", "b"] * 20, **QUICK)
     assert list(only.findings) == ["0"]
     assert "1: no label is known." in only.warnings
+    coded = FairnessReport.from_predictions([[1, 1], [0, 1]] * 20, [[0.5, 0.5]] * 40, [1, 2] * 20, **QUICK).to_frame()
+    assert {type(v) for v in coded["group"].dropna()} == {int}
 
 
 def test_per_sample_values(tmp_path, capsys):
