@@ -25,7 +25,9 @@ __all__ = [
     "read_attributes",
     "read_margins",
     "read_metrics",
+    "read_references",
     "read_values",
+    "threshold_at",
     "value_kinds",
 ]
 
@@ -59,6 +61,7 @@ def read_attributes(
         check_number(name, encoding)
         found[name] = encoding._replace(ids=encoding.ids[present])
     names = list(found)
+    inside = _within(found, options.get("within"))
     sizes = {2, len(names)} if intersections and len(names) > 1 else ()
     for several in (s for size in sorted(sizes) for s in combinations(names, size)):
         title = " & ".join(several)
@@ -71,7 +74,60 @@ def read_attributes(
             notes.append(f"{title}: {crossed.num_groups} combinations are too many to compare, and are left out.")
         elif crossed.num_groups:
             found[title] = crossed
-    return found
+    return found | inside
+
+
+def _within(found: Mapping[str, GroupEncoding], control: str | None) -> dict[str, GroupEncoding]:
+    """The other attributes within each value of ``control``; samples outside have id -2, as they are not unknown."""
+    if control is None:
+        return {}
+    by = found[choice("within", control, tuple(found))]
+    inside = {}
+    for name, encoding in found.items():
+        for value, label in enumerate(by.labels):
+            at = by.ids == value
+            kept = np.unique(encoding.ids[at & (encoding.ids >= 0)])
+            if name != control and len(kept):
+                rows = np.full(encoding.num_groups + 1, -1)
+                rows[kept] = np.arange(len(kept))
+                labels = tuple(encoding.labels[g] for g in kept)
+                ids = np.where(at, rows[encoding.ids], -2)
+                inside[f"{name} within {control} {label}"] = GroupEncoding(ids, labels)
+    return inside
+
+
+def read_references(reference: Any, encodings: Mapping[str, GroupEncoding]) -> dict[str, Any]:
+    """The reference group of each attribute that has one; a label alone is that of the only attribute."""
+    if reference is None:
+        return {}
+    if not isinstance(reference, Mapping):
+        if len(encodings) > 1:
+            names = ", ".join(map(repr, encodings))
+            raise ValueError(expected("reference", f"a group for each attribute, of {names}", repr(reference)))
+        reference = dict.fromkeys(encodings, reference)
+    for name, label in reference.items():
+        labels = encodings[choice("reference", name, tuple(encodings))].labels
+        if label not in labels:
+            raise ValueError(expected(f"reference[{name!r}]", f"one of {', '.join(map(repr, labels))}", repr(label)))
+    inside = {name: next((r for r in reference if name.startswith(f"{r} within ")), None) for name in encodings}
+    more = {n: reference[r] for n, r in inside.items() if r is not None and reference[r] in encodings[n].labels}
+    return {**more, **reference}
+
+
+def threshold_at(pred: Predictions, specificity: float, threshold: float, *, strict: bool) -> float:
+    """The lowest threshold at which the share of the negatives that are called negative is at least ``specificity``."""
+    number("at_specificity", specificity, above=0, below=1)
+    if pred.task != "binary" or pred.score is None or only_decides(pred):
+        raise ValueError(expected("at_specificity", "scores of two classes", f"{pred.task} decisions"))
+    if threshold != 0.5:
+        raise ValueError(expected("threshold", "none beside at_specificity=, which sets it", threshold))
+    known = np.ones(len(pred), dtype=bool) if pred.known is None else pred.known[:, 0]
+    negatives = np.sort(pred.score[known & ~pred.target[:, 0], 0])
+    if not len(negatives):
+        raise ValueError(expected("at_specificity", "negatives, of which it is a share", "none"))
+    least = int(np.ceil(specificity * len(negatives) - 1e-9))  # called negative at least
+    highest = float(negatives[least - 1])
+    return highest if strict else float(np.nextafter(highest, np.inf))
 
 
 def check_number(name: str, encoding: GroupEncoding) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -91,9 +92,10 @@ def attribute_report(
     notes: list[str],
     kinds: Mapping[str, Kind] = KINDS,
     margins: Mapping[str, float] | None = None,
+    reference: Any = None,
 ) -> AttributeReport:
     """Groups and comparisons of one attribute; appends what the reader should be warned of to ``notes``."""
-    ids, num_groups = encoding.ids, encoding.num_groups
+    ids, num_groups = np.maximum(encoding.ids, -1), encoding.num_groups
     whole = _Sizes(sample, ids, num_groups)
     sizes = {m: _Sizes(sample, ids, num_groups, m) if sample.values else whole for m in draws}
     estimates = {m: _estimates(d, sizes[m], how, kinds[m]) for m, d in draws.items()}
@@ -142,7 +144,8 @@ def attribute_report(
     for without, labels in out.items():
         of = "" if len(without) == len(gaps) else f" of {_names(without)}"
         notes.append(f"{name}: {', '.join(labels)} left out of the comparisons{of}, being too small to judge.")
-    return AttributeReport(name, compare.groups(), tuple(gaps), int((ids < 0).sum()))
+    unknown, beside = int((encoding.ids == -1).sum()), () if reference is None else compare.contrasts(reference)
+    return AttributeReport(name, compare.groups(), tuple(gaps), unknown, reference, beside)
 
 
 def _names(metrics: Sequence[str]) -> str:

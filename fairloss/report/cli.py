@@ -26,6 +26,7 @@ from fairloss.report.cli_options import (
     label_options,
     limit_list,
     margin_of,
+    references_of,
 )
 from fairloss.report.file_bytes import InputError
 
@@ -104,6 +105,13 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--model-name", default="", metavar="NAME", help="of the model, for the record")
     limits: dict[str, Any] = {"type": limit_list, "action": "extend", "default": [], "metavar": "METRIC=NUMBER"}
     report.add_argument("--margin", **limits, help="largest gap of no concern: tpr=.02, or .05 for all (default .05)")
+    report.add_argument(
+        "--reference", action="append", default=[], metavar="COLUMN=LABEL", help="group that others are compared with"
+    )
+    report.add_argument("--within", metavar="COLUMN", help="compare groups within each value of this group column, too")
+    report.add_argument(
+        "--at-specificity", type=float, metavar="SHARE", help="threshold at which so many negatives are called negative"
+    )
     report.add_argument("--max-gap", **limits, help="exit 1 where a gap is larger: tpr=.05; repeatable")
     report.add_argument("--min", **limits, help="exit 1 where a group's value is lower: sensitivity=.8; repeatable")
     report.set_defaults(run=_report)
@@ -180,6 +188,9 @@ def _report(arguments: argparse.Namespace) -> int:
             title=arguments.title,
             model_name=arguments.model_name,
             margin=margin_of(arguments.margin),
+            reference=references_of(arguments.reference),
+            within=arguments.within,
+            at_specificity=arguments.at_specificity,
             **_settings(arguments),
         )
         breaches = report.breaches(max_gap=dict(arguments.max_gap), minimum=dict(arguments.min))

@@ -14,7 +14,15 @@ from fairloss.report.file_bytes import InputError
 if TYPE_CHECKING:
     from fairloss.report.prediction_files import FileColumns
 
-__all__ = ["add_input_options", "comma_list", "file_columns", "label_options", "limit_list", "margin_of"]
+__all__ = [
+    "add_input_options",
+    "comma_list",
+    "file_columns",
+    "label_options",
+    "limit_list",
+    "margin_of",
+    "references_of",
+]
 
 
 def add_input_options(parser: argparse.ArgumentParser) -> None:
@@ -145,6 +153,18 @@ def margin_of(pairs: list[tuple[str, float]]) -> float | dict[str, float]:
     if len(pairs) > 1 and any(not name for name, _ in pairs):
         raise InputError("--margin: expected one number, or METRIC=NUMBER of each metric, got both")
     return dict(pairs) if pairs[0][0] else pairs[0][1]
+
+
+def references_of(texts: list[str]) -> dict[str, str] | None:
+    """The reference group of each column.
+
+    Raises:
+        InputError: no column.
+    """
+    for text in texts:
+        if "=" not in text:
+            raise InputError(f"--reference: expected COLUMN=LABEL, such as sex=F, got {text!r}")
+    return dict(text.split("=", 1) for text in texts) or None
 
 
 def _bins(text: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from fairloss.metrics.arrays import Bools, Floats
 from fairloss.report.arguments import KINDS, Kind, Resampling
 from fairloss.report.bootstrap import Draws
 from fairloss.report.class_gaps import class_noise, classes_compared, corrected_mean_gap, mean_gap, mean_gap_interval
-from fairloss.report.intervals import centered_interval, corrected_gap, gap_interval
-from fairloss.report.results import Estimate, Gap, Group, metric_title
+from fairloss.report.intervals import centered_interval, corrected_gap, gap_interval, skewed_errors
+from fairloss.report.results import Contrast, Estimate, Gap, Group, metric_title
 from fairloss.report.verdicts import are_shares, detectable_differences, missing_patients, upper_bound, variances
 
 __all__ = ["Comparisons", "judged_groups", "value_range"]
@@ -34,6 +35,31 @@ _TITLES = {
     "ece": "calibration gap (ECE)",
 }
 _NOTHING = Estimate(float("nan"), float("nan"), float("nan"))
+
+
+def difference_and_ratio(pair: Draws, level: float, scale: float) -> tuple[Estimate, Estimate]:
+    """The first group's value less the second's, with Newcombe's interval of shares; and their ratio, by percentiles.
+
+    A ratio has no interval where a replicate of either group is 0 or none varies.
+    """
+    values, drawn = pair.values, pair.drawn
+    if np.isnan(values).any():
+        return _NOTHING, _NOTHING
+    z, value = NormalDist().inv_cdf((1 + level) / 2), float(values[0] - values[1])
+    deviation = drawn[:, 0] - drawn[:, 1] - value
+    error = np.full(2, deviation[~np.isnan(deviation)].std())
+    down, up = skewed_errors(values, drawn, error, z) if are_shares(pair) else (error, error)
+    slack = float(pair.slack(scale, level).mean(axis=1).sum())
+    low, high = value - z * down[0] - slack - pair.bias[0], value + z * up[0] + slack + pair.bias[1]
+    difference = Estimate(value, max(-scale, float(low)), min(scale, float(high)))
+    if not values[1] > 0:
+        return difference, _NOTHING
+    share, ends = float(values[0] / values[1]), (float("nan"), float("nan"))
+    known = ~np.isnan(drawn).any(axis=1)
+    if not pair.still.any() and (drawn[known] > 0).all():
+        tail = (1 - level) / 2
+        ends = tuple(np.quantile(drawn[known, 0] / drawn[known, 1], [tail, 1 - tail]).tolist())
+    return difference, Estimate(share, *ends)
 
 
 def value_range(kind: Kind) -> float:
@@ -100,6 +126,18 @@ class Comparisons:
             found = Gap("equity_scaled_auc", "equity-scaled AUC (mean_abs)", scaled, float("nan"))
             gaps.append(replace(found, **self._basis(["auc"])))
         return gaps
+
+    def contrasts(self, reference: Any) -> tuple[Contrast, ...]:
+        """Of each metric and other group the difference from the reference group and the ratio to it."""
+        found, r = [], self.labels.index(reference)
+        for m, d in self.given.items():
+            for g, label in enumerate(self.labels):
+                if g != r:
+                    pair = replace(d, **{k: getattr(d, k)[[g, r]] for k in ("by_class", "bias", "trials")})
+                    pair = replace(pair, drawn_by_class=d.drawn_by_class[:, [g, r]])
+                    scale = value_range(self.kinds[m])
+                    found.append(Contrast(m, label, *difference_and_ratio(pair, self.how.level, scale)))
+        return tuple(found)
 
     def _basis(self, metrics: Sequence[str]) -> dict[str, Any]:
         """Who takes part: the labels left out, and whether two groups or more can be judged."""

@@ -63,10 +63,14 @@ class ReportOptions(TypedDict, total=False):
     Attributes:
         margin: the largest gap of no concern, or one by metric (``{"auc": 0.02}``, others 0.05): what "shown to be smaller"
             and the patients that are missing refer to. One number is that of metrics with values in [0, 1].
+        reference: group that the others are compared with, by attribute (``{"sex": "F"}``): differences and ratios.
+        within: attribute within whose values the others are compared as well: sex within each hospital.
         model_name: name of the model, for the record.
     """
 
     margin: float | Mapping[str, float]
+    reference: Any
+    within: str | None
     model_name: str
 
 
@@ -96,6 +100,7 @@ class FileOptions(PredictionOptions, ReportOptions, total=False):
         convention: ``"standard"`` or ``"fairgrpo"``.
         intersections: with several attributes, also report every pair of them, and all together.
         title: of the report.
+        at_specificity: take the threshold at which this share of the negatives is called negative.
     """
 
     target: str | Sequence[str] | None
@@ -111,6 +116,7 @@ class FileOptions(PredictionOptions, ReportOptions, total=False):
     convention: Convention
     intersections: bool
     title: str
+    at_specificity: float | None
 
 
 SAMPLE_OPTIONS = {
@@ -118,12 +124,12 @@ SAMPLE_OPTIONS = {
     "level": 0.95, "min_group_size": 30, "seed": 0, "progress": False,
 }  # fmt: skip
 PREDICTION_OPTIONS = {"threshold": 0.5, "strict": False, **READING_OPTIONS, **SAMPLE_OPTIONS}
-REPORT_OPTIONS = {"margin": 0.05, "model_name": ""}
+REPORT_OPTIONS = {"margin": 0.05, "reference": None, "within": None, "model_name": ""}
 FILE_OPTIONS: dict[str, Any] = {
     "target": None, "score": None, "values": None, "higher_is_better": True,
     "separator": None, "decimal": None, "encoding": None,
     **PREDICTION_OPTIONS, **REPORT_OPTIONS, "metrics": None, "convention": "standard", "intersections": True,
-    "title": "Fairness report",
+    "title": "Fairness report", "at_specificity": None,
 }  # fmt: skip
 del FILE_OPTIONS["task"]
 """Defaults of :class:`SampleOptions`, of :class:`PredictionOptions`, of :class:`ReportOptions` and of :class:`FileOptions`."""

@@ -91,7 +91,7 @@ def as_html(report: ReportData) -> str:
                 "shown; square: shown to be smaller than the margin; open circle: not shown, or too few to judge.",
             ),
         ]
-        for table in (of.outcomes, of.detectable):
+        for table in (of.differences, of.ratios, of.outcomes, of.detectable):
             parts += [] if table is None else [f"<h3>{html.escape(table.title)}</h3>", _table(table, "small")]
     parts.append(_footer(report))
     body = "\n".join(part for part in parts if part)

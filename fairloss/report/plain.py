@@ -32,7 +32,8 @@ def as_dict(report: ReportData) -> dict[str, Any]:
             gap = asdict(found)
             name, title, estimate = gap.pop("name"), gap.pop("title"), gap.pop("estimate")
             gaps[name] = {"title": title, **estimate, **gap, "verdict": found.verdict, "words": found.words}
-        attributes[a.name] = {"unknown": a.unknown, "groups": [asdict(g) for g in a.groups], "gaps": gaps}
+        beside = {"reference": a.reference, "contrasts": [asdict(c) for c in a.contrasts]}
+        attributes[a.name] = {**beside, "unknown": a.unknown, "groups": [asdict(g) for g in a.groups], "gaps": gaps}
     overall = {m: asdict(e) for m, e in report.overall.items()}
     parts = {"settings": report.settings, "overall": overall, "attributes": attributes, "warnings": report.warnings}
     return {name: plain_data(value) for name, value in parts.items()}
@@ -65,6 +66,11 @@ def as_frame(report: ReportData) -> Any:
                         None,
                         None,
                     )
+                )
+        for c in a.contrasts:
+            for kind, of in (("difference", c.difference), ("ratio", c.ratio)):
+                rows.append(
+                    (a.name, kind, c.group, c.metric, of.value, of.low, of.high, nan, None, None, None, nan, None, None)
                 )
         for gap in a.gaps:
             found = gap.estimate

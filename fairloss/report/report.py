@@ -32,7 +32,9 @@ from fairloss.report.arguments import (
     read_attributes,
     read_margins,
     read_metrics,
+    read_references,
     read_values,
+    threshold_at,
     value_kinds,
 )
 from fairloss.report.bootstrap import Draws, bootstrap_groups
@@ -62,14 +64,7 @@ __all__ = ["FairnessReport"]
 
 
 class FairnessReport(ReportData):
-    """Fairness of one set of predictions; made by :meth:`from_predictions` or :meth:`from_values`.
-
-    Attributes:
-        overall: metric to estimate over all samples.
-        attributes: one report an attribute, then the intersections.
-        warnings: in words: small groups, undefined values.
-        settings: what the numbers rest on (samples, threshold, replicates, level, seed, ...).
-    """
+    """Fairness of one set of predictions; made by :meth:`from_predictions`, :meth:`from_values` or :meth:`from_file`."""
 
     @classmethod
     @with_options(PREDICTION_OPTIONS | REPORT_OPTIONS, *OPTION_KINDS)
@@ -83,6 +78,7 @@ class FairnessReport(ReportData):
         convention: Convention = "standard",
         intersections: bool = True,
         title: str = "Fairness report",
+        at_specificity: float | None = None,
         **options: Unpack[ReportOfPredictions],
     ) -> FairnessReport:
         """Compute the report.
@@ -99,6 +95,7 @@ class FairnessReport(ReportData):
             convention: ``"standard"`` or ``"fairgrpo"``.
             intersections: with several attributes, also report every pair of them, and all together.
             title: of the report.
+            at_specificity: take the threshold at which this share of all negatives is called negative.
             options: by keyword.
 
         Returns:
@@ -106,8 +103,7 @@ class FairnessReport(ReportData):
 
         Raises:
             TypeError: a number, or names of metrics, of another type.
-            ValueError: shapes that do not fit, no attribute, one named like an intersection, a metric that the predictions
-                do not allow, a number out of range.
+            ValueError: shapes that do not fit, no attribute, a metric that the predictions do not allow, a number out of range.
 
         Example:
             >>> import numpy as np
@@ -123,6 +119,9 @@ class FairnessReport(ReportData):
         how, threshold, strict = Resampling.of(o), o["threshold"], o["strict"]
         reading = {name: o[name] for name in READING_OPTIONS}
         pred = as_predictions(y_true, y_score, threshold=threshold, strict=strict, **reading)
+        if at_specificity is not None:
+            threshold = threshold_at(pred, at_specificity, threshold, strict=strict)
+            pred = as_predictions(y_true, y_score, threshold=threshold, strict=strict, **reading)
 
         def made(pred: Predictions, title: str) -> FairnessReport:
             notes: list[str] = []
@@ -136,10 +135,11 @@ class FairnessReport(ReportData):
                 "threshold": threshold,
                 "decision": "score > threshold" if strict else "score >= threshold",
                 "convention": convention,
+                "at_specificity": at_specificity,
                 "model_name": o["model_name"],
             }
-            margins = read_margins(o["margin"], KINDS, names)
-            return cls._of(sample, encodings, names, KINDS, margins, how, settings, notes, convention)
+            judged = read_margins(o["margin"], KINDS, names), read_references(o["reference"], encodings)
+            return cls._of(sample, encodings, names, KINDS, judged, how, settings, notes, convention)
 
         report = made(pred, title)
         if pred.task == "multilabel":
@@ -199,8 +199,8 @@ class FairnessReport(ReportData):
         encodings = read_attributes(groups, present, intersections, o, notes)
         kinds = value_kinds(sample.values, higher_is_better)
         settings = {"title": title, "task": "values", "model_name": o["model_name"]}
-        margins = read_margins(o["margin"], kinds, tuple(arrays))
-        return cls._of(sample, encodings, tuple(arrays), kinds, margins, how, settings, notes)
+        judged = read_margins(o["margin"], kinds, tuple(arrays)), read_references(o["reference"], encodings)
+        return cls._of(sample, encodings, tuple(arrays), kinds, judged, how, settings, notes)
 
     @classmethod
     @with_options(FILE_OPTIONS, FileOptions, *OPTION_KINDS)
@@ -263,7 +263,7 @@ class FairnessReport(ReportData):
         encodings: Mapping[str, GroupEncoding],
         metrics: Sequence[str],
         kinds: Mapping[str, Kind],
-        margins: Mapping[str, float],
+        judged: tuple[Mapping[str, float], Mapping[str, Any]],
         how: Resampling,
         settings: dict[str, Any],
         notes: list[str],
@@ -271,7 +271,9 @@ class FairnessReport(ReportData):
     ) -> FairnessReport:
         """The report of the sample, with the same draws for every attribute."""
         everyone = np.zeros(len(sample), dtype=np.int64)
-        costs = sum(cost_of(ids) for ids in (everyone, *(e.ids for e in encodings.values())))
+        margins, references = judged
+        inside = {name: np.maximum(e.ids, -1) for name, e in encodings.items()}
+        costs = sum(map(cost_of, (everyone, *inside.values())))
         progress = Progress(how.num_replicates * costs, shown=how.progress)
 
         def drawn(ids: Ints, num_groups: int) -> dict[str, Draws]:
@@ -289,7 +291,9 @@ class FairnessReport(ReportData):
 
         overall = overall_estimates(drawn(everyone, 1), sample, how, kinds)
         reports = tuple(
-            attribute_report(name, e, drawn(e.ids, e.num_groups), sample, how, notes, kinds, margins)
+            attribute_report(
+                name, e, drawn(inside[name], e.num_groups), sample, how, notes, kinds, margins, references.get(name)
+            )
             for name, e in encodings.items()
         )
         progress.close()
@@ -322,15 +326,11 @@ class FairnessReport(ReportData):
         """What is beyond limits, for continuous integration; ``str`` of each is a line that says whether it is shown.
 
         Args:
-            max_gap: metric, or ``"equalized_odds"``, to the largest gap over any attribute.
-            minimum: metric to the lowest value of any group. "sensitivity", "specificity" and "ppv" are names, too.
+            max_gap: metric, or ``"equalized_odds"``, to the largest gap over any attribute; of several findings over each.
+            minimum: metric ("sensitivity" is a name, too) to the lowest value of any group that is large enough to judge.
 
         Returns:
-            One entry per gap and group beyond its limit, over the mean of several findings and over each. Groups too small
-            to judge are held against none; a limit that nothing can be held against is an entry of its own.
-
-        Raises:
-            ValueError: a metric that the report has not, or no finite number.
+            One entry per gap and group beyond its limit, and per limit that nothing can be held against.
         """
         return find_breaches(self, max_gap or {}, minimum or {})
 

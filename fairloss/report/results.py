@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 __all__ = [
     "AttributeReport",
+    "Contrast",
     "Estimate",
     "Gap",
     "GapDifference",
@@ -173,13 +174,25 @@ class Gap:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """A group beside the reference group: its value less the reference's, and divided by it, each judged by itself."""
+
+    metric: str
+    group: Any
+    difference: Estimate
+    ratio: Estimate
+
+
+@dataclass(frozen=True)
 class AttributeReport:
-    """Groups and gaps of one attribute or intersection."""
+    """Groups and gaps of one attribute or intersection; with a reference group, the others' contrasts to it."""
 
     name: str
     groups: tuple[Group, ...]
     gaps: tuple[Gap, ...]
     unknown: int
+    reference: Any = None
+    contrasts: tuple[Contrast, ...] = ()
 
     def gap(self, name: str) -> Gap:
         """The comparison of that name.

@@ -43,6 +43,8 @@ class AttributeTables(NamedTuple):
     outcomes: Table | None
     detectable: Table | None
     comparisons: Table
+    differences: Table | None
+    ratios: Table | None
 
     def all(self) -> list[Table]:
         """Those that there are."""
@@ -81,7 +83,9 @@ def overall_table(report: ReportData) -> Table:
 def tables(report: ReportData) -> list[AttributeTables]:
     """Of each attribute its groups, their counts, and its comparisons."""
     return [
-        AttributeTables(_groups(report, a), _outcomes(a), _detectable(report, a), _comparisons(a))
+        AttributeTables(
+            _groups(report, a), _outcomes(a), _detectable(report, a), _comparisons(a), *_contrasts(report, a)
+        )
         for a in report.attributes
     ]
 
@@ -145,6 +149,23 @@ def _comparisons(a: AttributeReport) -> Table:
     ]
     header = ["comparison", "value", "bias-corrected", "verdict", "groups"]
     return Table(f"{a.name}: comparisons{_without(common)}", header, rows, [gap.clear for gap in a.gaps])
+
+
+def _contrasts(report: ReportData, a: AttributeReport) -> tuple[Table | None, Table | None]:
+    """Differences from the reference group, and ratios to it."""
+    if a.reference is None:
+        return None, None
+    cells = {(c.group, c.metric): c for c in a.contrasts}
+    others = [g for g in a.groups if g.label != a.reference]
+    small, header = [g.small for g in others], ["group", *map(metric_heading, report.overall)]
+    found = []
+    for of, title in (("difference", "differences from"), ("ratio", "ratios to")):
+        rows = [
+            [group_title(a, g.label), *[format_estimate(getattr(cells[g.label, m], of)) for m in report.overall]]
+            for g in others
+        ]
+        found.append(Table(f"{a.name}: {title} {a.reference}", header, rows, small))
+    return found[0], found[1]
 
 
 def _without(labels: Sequence[Any]) -> str:

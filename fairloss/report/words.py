@@ -84,6 +84,8 @@ def settings_line(report: ReportData) -> str:
     elif "decision" in s:
         side = "above" if s["decision"] == "score > threshold" else "of at least"
         rule = f"A score {side} {s['threshold']:g} is a positive decision. "
+        if s.get("at_specificity") is not None:
+            rule = f"{rule.rstrip('. ')}: a specificity of {s['at_specificity']:g} over all. "
     return (
         f"{size}. {rule}In brackets: {100 * s['level']:g}% intervals from {s['replicates']} bootstrap replicates over "
         f"{drawn}, stratified by group."

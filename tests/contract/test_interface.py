@@ -52,6 +52,7 @@ FREE_TEXT = {
     "question": "a text",
     "title": "a heading",
     "model_name": "for the record",
+    "within": "one of the caller's attributes",
     "separator": "between two labels, or two cells",
     "encoding": "a codec of Python",
     **dict.fromkeys(("target", "score", "values", "groups"), "a column of the caller's file"),
