@@ -174,6 +174,8 @@ def read_labels(
     if not all(map(is_known, named)):
         raise ValueError(expected("known", "labels that name a group", "None or NaN, which is always unknown"))
     if categories is not None:
+        if isinstance(categories, (AbstractSet, Mapping)):
+            raise TypeError(expected("categories", "a sequence of labels, in the order of the ids", repr(categories)))
         categories = list(categories) if isinstance(categories, Iterator) else categories  # it is read twice
         named |= _listed("categories", categories)
     given, places, own_order, column = _distinct_labels(labels, name)

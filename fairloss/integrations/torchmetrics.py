@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fairloss.core.checks import choice, expected
+from fairloss.core.checks import choice, expected, flag
 from fairloss.groups.encode import GroupEncoding
 from fairloss.integrations._torchmetrics_base import Grouped
 from fairloss.integrations._torchmetrics_scores import AUCGap, CalibrationGap, EquityScaledAUC
@@ -72,7 +72,7 @@ class _Counted(Grouped):
                 expected("threshold", wanted, threshold, "the largest score decides among several classes")
             )
         self.task, self.num_columns = task, num_classes or 1
-        self.threshold, self.strict = threshold, strict
+        self.threshold, self.strict = threshold, flag("strict", strict)
         self.over_classes, self.convention = over_classes, convention
         rule = [] if task == "multiclass" else ["above" if strict else "from", repr(threshold)]
         self._state = self._state_name("counts", task, f"{num_groups}x{self.num_columns}", *rule)

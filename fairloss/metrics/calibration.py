@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from fairloss.core.checks import choice, expected
+from fairloss.core.checks import choice, expected, integer
 from fairloss.core.options import given_options, with_options
-from fairloss.metrics.arrays import Floats, Ints, round_as
+from fairloss.metrics.arrays import Floats, Ints, as_floats, round_as
 from fairloss.metrics.predictions import (
     BINARY_OPTIONS,
     READING_OPTIONS,
@@ -235,28 +235,32 @@ def sample_errors(metric: str, p: Floats, o: Floats) -> Floats:
 
 
 def bin_edges(
-    p: Floats, weight: Floats, bins: int | Sequence[float], strategy: Strategy, precision: str = "float64"
+    p: Floats,
+    weight: Floats,
+    bins: int | Sequence[float],
+    strategy: Strategy,
+    precision: str = "float64",
+    name: str = "bins",
 ) -> Floats:
     """The inner edges of the bins, rounded as scores of that ``precision``; bin b holds edge_{b-1} < score <= edge_b."""
     choice("strategy", strategy, get_args(Strategy))
-    if not isinstance(bins, (int, np.integer)):
-        edges = np.asarray(bins, dtype=np.float64)
-        if edges.ndim != 1 or len(edges) < 2 or (np.diff(edges) <= 0).any():
-            raise ValueError(expected("bins", "at least two increasing edges", repr(bins)))
+    if np.ndim(bins):
+        edges = as_floats(bins, name)
+        if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all():
+            raise ValueError(expected(name, "at least two increasing edges", repr(bins)))
         return round_as(edges[1:-1], precision)
-    if bins < 1:
-        raise ValueError(expected("bins", "at least one bin", bins))
+    bins = integer(name, bins, minimum=1)
     if strategy == "uniform":
-        return round_as(np.arange(1, int(bins)) / int(bins), precision)
+        return round_as(np.arange(1, bins) / bins, precision)
     if strategy == "range":
         # The decimals that the ends were written as, and edges without the last bits of the division.
         kind = np.float32 if precision == "bfloat16" else np.dtype(precision).type
         present = p[weight > 0]
         low, high = (float(str(kind(end))) for end in ((present.min(), present.max()) if len(present) else (0, 1)))
-        return round_as([float(f"{edge:.14g}") for edge in np.linspace(low, high, int(bins) + 1)[1:-1]], precision)
+        return round_as([float(f"{edge:.14g}") for edge in np.linspace(low, high, bins + 1)[1:-1]], precision)
     order = np.argsort(p, kind="stable")
     mass = np.cumsum(weight[order])
-    wanted = mass[-1] * np.arange(1, int(bins)) / int(bins)
+    wanted = mass[-1] * np.arange(1, bins) / bins
     # The slack keeps a cumulative weight that equals the wanted mass but for rounding.
     position = np.searchsorted(mass, wanted - 1e-9 * mass[-1], side="left")
     return np.asarray(p[order][np.minimum(position, len(p) - 1)])

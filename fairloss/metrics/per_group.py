@@ -222,9 +222,8 @@ def class_values(
     if metric != "ece":
         return partial(weighted_means, sample_errors(metric, p, o), weight)
     if strategy != "range":
-        edges = bin_edges(
-            p, weight, score_bins, strategy, pred.precision
-        )  # samples of unknown group move quantiles, too
+        # Samples of unknown group move quantiles as well.
+        edges = bin_edges(p, weight, score_bins, strategy, pred.precision, "score_bins")
         uniform = strategy == "uniform" and isinstance(score_bins, (int, np.integer)) and len(edges) < 1 << 16
         uniform &= pred.precision in ("float32", "float64")  # half precision may round an edge by more than a bin
         index = uniform_index(p, edges) if uniform else bin_index(p, edges)
@@ -235,7 +234,7 @@ def class_values(
         for g in range(size):
             at = (ids == g) & (weight > 0)
             if at.any():
-                edges = bin_edges(p[at], weight[at], score_bins, "range", pred.precision)
+                edges = bin_edges(p[at], weight[at], score_bins, "range", pred.precision, "score_bins")
                 values[g, 0] = binned_error(p[at], o[at], weight[at], edges)
         return values
 

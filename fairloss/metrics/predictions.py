@@ -8,7 +8,7 @@ checked of probabilities and logits, :mod:`fairloss.metrics.classes` the two lab
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, get_args
 
@@ -181,9 +181,11 @@ def as_predictions(
     ``y_true`` may be None where ``labels_matter`` is false.
     """
     choice("task", task, get_args(Task))
-    threshold, logits = number("threshold", threshold), flag("logits", logits)
+    threshold, strict, logits = number("threshold", threshold), flag("strict", strict), flag("logits", logits)
     pred = unboxed(as_array(y_pred, "y_pred"))
     precision = precision_of(y_pred, pred)
+    if isinstance(labels, (str, bytes, Set, Mapping)) or not (labels is None or isinstance(labels, Iterable)):
+        raise TypeError(expected("labels", "a sequence of classes, in the order of the columns", repr(labels)))
     labels = None if labels is None else tuple(labels)
     for name, label in (("positive", positive), ("ignore_index", ignore_index)):
         if np.ndim(label) or isinstance(label, (set, dict)):

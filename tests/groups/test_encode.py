@@ -53,6 +53,9 @@ def test_categories_fix_the_ids_and_reject_strangers():
         encode_groups(["M", "X"], categories=["F", "M"])
     with pytest.raises(ValueError, match="repeated"):
         encode_groups(["M"], categories=["M", "M"])
+    for unordered in ({"F", "M"}, {"F": 0, "M": 1}):
+        with pytest.raises(TypeError, match="categories: expected a sequence of labels, in the order of the ids"):
+            encode_groups(["M"], categories=unordered)
 
 
 def test_labels_named_unknown():

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 import fairloss.metrics as fm
+from fairloss.report import FairnessReport, compare_models
 from tests.oracles import metrics as oracle
 
 Y, S, G = [1, 0, 1, 0], [0.9, 0.5, 0.4, 0.1], ["F", "F", "M", "M"]
@@ -37,6 +38,41 @@ P = [0.9, 0.2, 0.4, 0.6]
 def test_errors_name_the_argument(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         fm.group_metric("accuracy", *arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strict": "no"}, "strict: expected True or False, got 'no'"),
+        ({"labels": "ab"}, "labels: expected a sequence of classes.*got 'ab'"),
+        ({"labels": {0, 1}}, "labels: expected a sequence of classes, in the order"),
+        ({"labels": {0: "no", 1: "yes"}}, "labels: expected a sequence of classes"),
+        ({"labels": 2}, "labels: expected a sequence of classes.*got 2"),
+    ],
+)
+def test_options_of_another_type_are_refused(options, message):
+    for call in (
+        lambda: fm.max_accuracy_gap(Y, S, G, **options),
+        lambda: fm.group_metric("accuracy", Y, S, G, **options),
+        lambda: FairnessReport.from_predictions(Y, S, G, num_replicates=100, **options),
+        lambda: compare_models(Y, {"m": S}, G, num_replicates=100, **options),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()
+
+
+@pytest.mark.parametrize(
+    "bins", [0, -1, 2.5, True, "auto", [0, float("nan"), 1], [1, 0], [0.5], ["a", "b"], None, [[0, 1]]]
+)
+def test_bins_of_scores_are_a_number_or_edges(bins):
+    calls = {
+        "bins": lambda: fm.expected_calibration_error(Y, S, bins=bins),
+        "score_bins": lambda: fm.group_metric("ece", Y, S, G, score_bins=bins),
+        "score_bins:": lambda: fm.calibration_gap(Y, S, G, score_bins=bins, strategy="range"),
+    }
+    for name, call in calls.items():
+        with pytest.raises((TypeError, ValueError), match=f"^{name}.* expected "):
+            call()
 
 
 def test_no_sample_is_refused_by_functions_as_well():
