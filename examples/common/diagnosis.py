@@ -1,8 +1,9 @@
 """Multiple-choice "diagnosis" for language models: three domains, three groups of patients, answers A, B and C.
 
-A case is a handful of findings, each of which points to one of three diagnoses, with noise. The small groups present with
-findings of their own, which a model meets rarely, and point to the diagnosis less reliably: the first can be learnt if the
-group weighs enough, the second no method can close. Nothing here is a patient's, and the words mean nothing.
+A case is the patient's group and a handful of findings, each of which points to one of three diagnoses, with noise. All groups
+of a domain have the same findings, but some of them point to another diagnosis in the small groups, and all less reliably: the
+first can be learnt if the group weighs enough, the second no method can close. Nothing here is a patient's, and the words mean
+nothing.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ GROUPS = ("middle", "old", "young")
 CLASSES = ("A", "B", "C")
 DOMAIN_SHARES = (0.6, 0.3, 0.1)
 GROUP_SHARES = (0.78, 0.16, 0.06)
-RELIABILITY = (0.75, 0.65, 0.65)  # chance that a finding points to the diagnosis; otherwise it is any of the group's
+RELIABILITY = (0.75, 0.65, 0.65)  # chance that a finding points to the diagnosis; otherwise it is any of the domain's
 FINDINGS, WORDS_A_CLASS = 4, 3
+TURNS = ((0, 0, 0), (1, 0, 0), (1, 2, 0))
+"""By how many diagnoses the first, second and third word of each class are turned in each group."""
 
 
 class Cases(NamedTuple):
@@ -34,9 +37,9 @@ class Cases(NamedTuple):
 
 
 def word(domain: int, group: int, diagnosis: int, which: int) -> str:
-    """The finding's word, such as ``skin-old-7``: its number says which diagnosis it points to, in no visible way."""
-    number = (diagnosis * WORDS_A_CLASS + which) * 4 % 9 + group
-    return f"{DOMAINS[domain]}-{GROUPS[group]}-{number}".lower()
+    """The finding, such as ``skin-7``, that points to a diagnosis in a group; its number says to which in no visible way."""
+    of_the_majority = (diagnosis - TURNS[group][which]) % len(CLASSES)
+    return f"{DOMAINS[domain]}-{(of_the_majority * WORDS_A_CLASS + which) * 4 % 9}".lower()
 
 
 def draw(n: int, seed: int, *, balanced: bool = False) -> Cases:
@@ -73,7 +76,7 @@ def prompt(cases: Cases, i: int, chat: bool) -> Any:
     """One case's prompt, for the small model or as a conversation."""
     findings = " ".join(cases.findings[i])
     if not chat:
-        return f"{DOMAINS[cases.domain[i]].lower()} {findings}"
+        return f"{DOMAINS[cases.domain[i]].lower()} {GROUPS[cases.group[i]]} {findings}"
     text = (
         f"{DOMAINS[cases.domain[i]]} of a patient of {GROUPS[cases.group[i]]} age. Findings: {findings}. "
         f"Which diagnosis is it, A, B or C? End with 'answer' and the letter."
@@ -116,7 +119,7 @@ def tokenizer() -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = ["<pad>", "<eos>", "answer", *CLASSES, *(d.lower() for d in DOMAINS)]
+    words = ["<pad>", "<eos>", "answer", *CLASSES, *(d.lower() for d in DOMAINS), *GROUPS]
     words += sorted({
         word(d, g, c, k)
         for d in range(len(DOMAINS)) for g in range(len(GROUPS)) for c in range(len(CLASSES)) for k in range(WORDS_A_CLASS)

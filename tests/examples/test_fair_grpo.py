@@ -1,5 +1,6 @@
 """The FairGRPO example runs, saves, resumes, logs each group, and takes a real model's folder."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -54,11 +55,13 @@ def test_the_task_is_what_it_says():
     cases = diagnosis.draw(20_000, 0)
     np.testing.assert_allclose(np.bincount(cases.group) / 20_000, diagnosis.GROUP_SHARES, atol=0.01)
     np.testing.assert_allclose(np.bincount(cases.domain) / 20_000, diagnosis.DOMAIN_SHARES, atol=0.01)
-    words = {diagnosis.word(d, g, c, k) for d in range(3) for g in range(3) for c in range(3) for k in range(3)}
-    assert len(words) == 81
+    places = list(itertools.product(range(3), repeat=3))  # domain, class, which
+    of_group = [{diagnosis.word(d, g, c, k): c for d, c, k in places} for g in range(3)]
+    assert of_group[0].keys() == of_group[1].keys() == of_group[2].keys()
+    assert [len(table) for table in of_group] == [27] * 3
+    assert [sum(table[w] != of_group[0][w] for w in table) for table in of_group] == [0, 9, 18]
     # The best possible answer is the diagnosis that most findings point to.
-    table = {diagnosis.word(d, g, c, k): c for d in range(3) for g in range(3) for c in range(3) for k in range(3)}
-    votes = np.stack([[table[w] for w in row] for row in cases.findings])
+    votes = np.stack([[of_group[g][w] for w in row] for row, g in zip(cases.findings, cases.group, strict=True)])
     best = np.array([np.bincount(v, minlength=3).argmax() for v in votes])
     right = [(best == cases.label)[cases.group == g].mean() for g in range(3)]
     assert right[0] > 0.94
