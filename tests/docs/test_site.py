@@ -37,7 +37,6 @@ SEARCHES = {
     "grpo_vlm": "recipes/#trls-grpo_vlm",
     "my gap did not move": "while-training/#my-gap-did-not-move",
     "command line": "command-line/",
-    "sample size": "report/#sample-size",
     "AUROC": "glossary/",
     "GroupMemory": "methods/small-batches/",
     "BalancedGroupSampler": "methods/samplers/",
