@@ -20,7 +20,7 @@ $(VENV)/.torch: constraints.txt $(VENV)/.created
 	touch $@
 
 $(VENV)/.demo: pyproject.toml $(VENV)/.torch
-	$(PIP) --editable ".[report]" tqdm
+	$(PIP) --editable ".[report]" tqdm SurvSet
 	touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch
@@ -39,8 +39,8 @@ $(VENV)/.docs: pyproject.toml $(VENV)/.torch
 	$(PIP) --editable ".[docs]"
 	touch $@
 
-demo: $(VENV)/.demo  ## the main job: train on real patients with and without fairloss
-	$(BIN)/python examples/quickstart.py
+demo: $(VENV)/.demo  ## the main job: real patients, before and after the recipe that the study recommends
+	$(BIN)/python examples/patients.py
 
 test: $(VENV)/.dev lint types  ## lint, types, doctests, contract, oracles, tables
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -26,6 +26,7 @@ __all__ = ["RATES", "Bands", "Budget", "Points", "rate"]
 RATES = ("tpr", "fpr", "positive_rate", "accuracy")
 _EPS = 1e-12  # rates are ratios of counts; those equal as fractions differ by rounding alone
 _MOST_WORK = 2e7  # points times true positives of the fronts that are merged, per width: a fraction of a second
+_MOST_SEARCHED = 1000  # starts of a band where standard errors count, for which no search is exact
 _MOST_STARTS = 100  # starts per rate, where two rates are bounded at once
 
 
@@ -81,18 +82,18 @@ class Points(NamedTuple):
 
 @dataclass(frozen=True)
 class Budget:
-    """What accuracy and balanced accuracy may lose against the common threshold.
+    """What accuracy and balanced accuracy may lose against the common threshold, each its own; less than 0: must gain.
 
-    A paired difference, plus ``standard_errors`` of its own standard errors below it, may not fall under ``-allowed``.
+    A paired difference, less ``standard_errors`` of its own standard errors, may not fall under ``-allowed``.
     """
 
-    allowed: float
+    allowed: tuple[float, float]
     standard_errors: float
 
-    def kept(
-        self, gain: Floats, lost: Floats, up: Floats, down: Floats, positives: float, negatives: float
-    ) -> NDArray[np.bool_]:
-        """Whether it is kept, by changes in TP (``gain``) and FP (``lost``) and rows changed among positives and negatives."""
+    def room(self, gain: Floats, lost: Floats, up: Floats, down: Floats, positives: float, negatives: float) -> Floats:
+        """What is left of the tighter one, by changes in TP (``gain``) and FP (``lost``) and rows changed among positives
+        and negatives; from -1e-12 on it is kept.
+        """
         n = positives + negatives
         accuracy = (gain - lost) / n
         balanced = (gain / positives - lost / negatives) / 2
@@ -100,8 +101,7 @@ class Budget:
         of_balanced = ((up / positives - (gain / positives) ** 2) / positives) / 4
         of_balanced = of_balanced + ((down / negatives - (lost / negatives) ** 2) / negatives) / 4
         error = [self.standard_errors * np.sqrt(np.maximum(v, 0.0)) for v in (of_accuracy, of_balanced)]
-        floor = -self.allowed - _EPS
-        return np.asarray((accuracy - error[0] >= floor) & (balanced - error[1] >= floor))
+        return np.asarray(np.minimum(accuracy - error[0] + self.allowed[0], balanced - error[1] + self.allowed[1]))
 
 
 class _RangeMaximum:
@@ -233,13 +233,24 @@ class Bands:
     def smallest(self, budget: Budget) -> tuple[Ints, bool]:
         """(G,) the points with the smallest gap that keep the budget, and whether none smaller exists.
 
-        The common threshold keeps any budget, so there is always an answer.
+        The common threshold keeps any budget that lets something be lost. Where a gain is demanded that no points were
+        found to have, the common threshold is returned, and False.
         """
         base = self.totals(np.array(self.common)[:, None])[:2, 0]
         exact = self.exact and budget.standard_errors == 0
         chosen, low, high = np.array(self.common), 0.0, self.gap(np.array(self.common))
+        if min(budget.allowed) < -_EPS:
+            found, _ = self._within(1.0, budget, base)
+            if found is None:
+                return chosen, False
+            chosen, high = found, self.gap(found)
+        finest = 1e-9
+        if budget.standard_errors and self.starts.shape[1] == 1 and len(self.starts) > _MOST_SEARCHED:
+            # A search, not an exact answer: a gap is found to about a thousandth on sets of tens of thousands.
+            places = np.linspace(0, len(self.starts) - 1, _MOST_SEARCHED).round().astype(int)
+            self.starts, finest = self.starts[places], 1e-5
         width = 0.0  # a gap of nothing at all is tried first
-        while high - low > 1e-9:
+        while high - low > finest:
             found, complete = self._within(width, budget, base)
             if found is None:
                 low, exact = width, exact and complete
@@ -251,9 +262,9 @@ class Bands:
     def _within(self, width: float, budget: Budget, base: Floats) -> tuple[Ints | None, bool]:
         """Points in one band of this width that keep the budget, None if there are none; and whether all were looked at."""
 
-        def kept(totals: Floats) -> NDArray[np.bool_]:
+        def room(totals: Floats) -> Floats:
             gain, lost = totals[0] - base[0], totals[1] - base[1]
-            return budget.kept(gain, lost, totals[2], totals[3], self.positives, self.negatives)
+            return budget.room(gain, lost, totals[2], totals[3], self.positives, self.negatives)
 
         windows = self._windows(width)
         margin = np.full(len(self.starts), np.inf)
@@ -266,11 +277,11 @@ class Bands:
             a, b = (share / n + (1 - share) / (2 * of) for of in (self.positives, self.negatives))
             chosen, total = self._best(float(a), float(b), windows, cost)
             if cost == costs[0]:
-                margin = np.minimum(margin, total - (a * base[0] - b * base[1]) + budget.allowed)
-            totals = self.totals(chosen)
-            value = np.where(kept(totals) & np.isfinite(total), totals[0] - totals[1], -np.inf)
+                allowed = share * budget.allowed[0] + (1 - share) * budget.allowed[1]
+                margin = np.minimum(margin, total - (a * base[0] - b * base[1]) + allowed)
+            value = np.where(np.isfinite(total), room(self.totals(chosen)), -np.inf)
             at = int(np.argmax(value))
-            if np.isfinite(value[at]) and (best is None or value[at] > best[0]):
+            if value[at] >= -_EPS and (best is None or value[at] > best[0]):
                 best = float(value[at]), chosen[:, at]
         if best is not None:
             return best[1], True
@@ -280,12 +291,12 @@ class Bands:
         left = left[np.argsort(-margin[left])]
         most = int(_MOST_WORK // (sum(len(p.tp) for p in self.points) * (self.positives + 1)))
         for band in left[:most]:
-            found = self._merged(windows[0][:, band], windows[1][:, band], kept)
+            found = self._merged(windows[0][:, band], windows[1][:, band], room)
             if found is not None:
                 return found, True
         return None, len(left) <= most
 
-    def _merged(self, low: Ints, high: Ints, kept: Callable[[Floats], NDArray[np.bool_]]) -> Ints | None:
+    def _merged(self, low: Ints, high: Ints, room: Callable[[Floats], Floats]) -> Ints | None:
         """A choice inside one band that keeps the budget, by the fewest false positives for every number of true ones."""
         size = int(self.positives) + 1
         front = np.full((4, size), np.inf)  # TP, FP, changed positives, changed negatives, by TP
@@ -307,10 +318,10 @@ class Bands:
             front = merged
             choices.append(choice)
         reached = np.flatnonzero(np.isfinite(front[1]))
-        good = reached[kept(front[:, reached])]
-        if not len(good):
+        left = room(front[:, reached])
+        if not len(left) or left.max() < -_EPS:
             return None
-        tp = int(good[np.argmax(front[0, good] - front[1, good])])
+        tp = int(reached[np.argmax(left)])
         chosen = np.empty(len(self.points), dtype=np.int64)
         for g in reversed(range(len(self.points))):
             chosen[g] = choices[g][tp]

@@ -172,7 +172,7 @@ def one_point(
     gain, lost = (x.sum(axis=0) - sum(x[g, k] for g, k in enumerate(start)) for x in (tp, fp))
     if close is not None:
         up, down = (np.stack([np.abs(x[g] - x[g, k]) for g, k in enumerate(start)]).sum(axis=0) for x in (tp, fp))
-        ok &= budget.kept(gain, lost, up, down, objective.positives, objective.negatives)
+        ok &= budget.room(gain, lost, up, down, objective.positives, objective.negatives) >= -1e-12
         value = np.where(ok, -spread + 1e-9 * (gain - lost) / (objective.positives + objective.negatives), -np.inf)
     else:
         width = min(gaps.values(), default=1.0)

@@ -7,11 +7,9 @@ import inspect
 import pickle
 import re
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,20 +19,15 @@ from fairloss.core.checks import expected
 from fairloss.groups.encode import UNKNOWN
 from fairloss.metrics.arrays import Floats, Ints, as_finite, as_groups, before_the_call
 from fairloss.metrics.scores import sigmoid
-from fairloss.postprocess.thresholds import GroupThresholds, binary_labels, check_fit_options
-from fairloss.report.sample import patient_codes
+from fairloss.postprocess.folds import Splitter, splits_of
+from fairloss.postprocess.options import binary_labels, check_fit_options
+from fairloss.postprocess.thresholds import GroupThresholds
 
 __all__ = ["CrossFit", "Output", "Splitter", "cross_fit"]
 
 Output = Literal["logit", "probability"]
 Average = Literal["logit", "probability", "vote"]
-
-
-class Splitter(Protocol):
-    """scikit-learn's splitters."""
-
-    def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[Ints, Ints]]:  # noqa: D102
-        ...
+_BUDGET = inspect.signature(GroupThresholds.fit).parameters["budget"].default
 
 
 @dataclass(frozen=True)
@@ -50,6 +43,7 @@ class CrossFit:
         output: what the members return.
         positive_rates: label of a group to its positive rate out of fold, and by the average of all members on the same
             samples. The two differ where averaging moves scores away from the thresholds.
+        reference: accuracy and balanced accuracy that the budget counted against; None: those of the common threshold.
         notes: what to know about the fit.
     """
 
@@ -59,6 +53,7 @@ class CrossFit:
     average: Average
     output: Output | None
     positive_rates: dict[Any, tuple[float, float]]
+    reference: tuple[float, float] | None
     notes: tuple[str, ...]
 
     def member_scores(self, data: Any) -> Floats:
@@ -86,6 +81,7 @@ def cross_fit(
     attribute: Any,
     patients: Any = None,
     folds: int | Splitter = 5,
+    repeats: int | None = None,
     average: Average = "logit",
     output: Output | None = None,
     seed: int = 0,
@@ -103,8 +99,12 @@ def cross_fit(
         y: (N,) labels 0 and 1.
         attribute: (N,) group labels, or a mapping of names to attributes: their intersection.
         patients: (N,) ids; a patient's samples are all in one fold.
-        folds: their number (stratified by label and group), or a splitter of scikit-learn's; a repeated one gives
-            every sample several out-of-fold scores, which are averaged.
+        folds: their number (stratified by label and group), or a splitter of scikit-learn's.
+        repeats: how often that number of folds is drawn; None: twice (a splitter says it itself). Every sample then has several
+            out-of-fold scores, which are averaged: closer to the mean that decides, whose scores spread less than one
+            model's. The common threshold is then the one at which as many are positive as by the members singly, and the
+            budget counts against the members' own accuracy and balanced accuracy out of fold (``reference``), not
+            against what averaging made of them. Not for ``average="vote"``.
         average: of the members: ``"logit"``; ``"probability"``, which moves the scores away from the thresholds;
             ``"vote"``, the majority of the members' decisions.
         output: what a function's or module's scores are; None: logits, unless all lie in [0, 1], which raises. Estimators
@@ -152,11 +152,11 @@ def cross_fit(
     fit_options.apply_defaults()
     check_fit_options(*fit_options.args[3:], **fit_options.kwargs)  # before anything is trained
     groups = as_groups(attribute, n, "attribute", option=before_the_call)
-    splits = _splits(folds, labels, groups.ids, patients, seed)
+    splits = splits_of(folds, repeats, labels, groups.ids, patients, seed)
     ids = np.asarray(groups.decode(groups.ids), dtype=object)
     store = None if directory is None else Path(directory)
     asked = b"" if store is None else _asked(fit, data, labels, output)
-    total, times, members = np.zeros(n), np.zeros(n), []
+    total, times, positive, members = np.zeros(n), np.zeros(n), np.zeros(n), []
     for number, (train, test) in enumerate(splits):
         key = _key(train, asked)
         kept = _load(store, number, key)
@@ -168,8 +168,10 @@ def cross_fit(
         if scores.shape != test.shape:
             raise ValueError(expected("fit", f"a model with {len(test)} scores for {len(test)} samples", scores.shape))
         members.append(member)
-        total[test] += sigmoid(scores) if average == "probability" else scores
+        scores = sigmoid(scores) if average == "probability" else scores
+        total[test] += scores
         times[test] += 1
+        positive[test] += scores >= (thresholds["common"] or 0.0)
     if (times == 0).any():
         raise ValueError(
             expected(
@@ -177,13 +179,15 @@ def cross_fit(
             )
         )
     out_of_fold = total / times
+    if times.max() > 1 and average != "vote" and thresholds["common"] is not None:
+        _count_against_members(thresholds, out_of_fold, positive / times, labels == 1, groups.ids != UNKNOWN)
     fitted = GroupThresholds.fit(out_of_fold, labels, attribute, **thresholds)
     notes = (
         ()
         if patients is not None
         else ("Rows are taken as independent: without patients=, rows of one patient may lie in two folds.",)
     )
-    result = CrossFit(tuple(members), out_of_fold, fitted, average, output, {}, notes)
+    result = CrossFit(tuple(members), out_of_fold, fitted, average, output, {}, thresholds.get("reference"), notes)
     before, after = fitted.predict(out_of_fold, attribute), result.predict(data, attribute)
     apart = []
     for g, label in enumerate(groups.labels):
@@ -204,37 +208,23 @@ def cross_fit(
     return result
 
 
-def _splits(folds: int | Splitter, y: Floats, ids: Ints, patients: Any, seed: int) -> list[tuple[Ints, Ints]]:
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
-    people = None if patients is None else patient_codes(patients, len(y))
-    number: Any = folds
-    if isinstance(number, (Integral, str)):
-        folds = checks.integer("folds", number, minimum=2)
-        fewest = int(min((y == 1).sum(), (y != 1).sum()))
-        if fewest < folds:
-            raise ValueError(
-                expected("folds", "at most as many as the rarer label has samples", f"{folds} of {fewest}")
-            )
-        kind = StratifiedKFold if people is None else StratifiedGroupKFold
-        splitter: Any = kind(folds, shuffle=True, random_state=seed)
-        strata = ids * 2 + (y == 1)
-        rare = [s for s, count in zip(*np.unique(strata, return_counts=True), strict=True) if count < folds]
-        strata = np.where(np.isin(strata, rare), 2 * UNKNOWN + (y == 1), strata)  # too few to be in every fold
-    else:
-        splitter, strata = folds, (y == 1).astype(int)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The groups parameter is ignored")  # an error below, where it matters
-        warnings.filterwarnings(
-            "ignore", "The least populated class"
-        )  # a stratum of the rare, spread as far as it goes
-        splits = [(np.asarray(a), np.asarray(b)) for a, b in splitter.split(np.zeros(len(y)), strata, people)]
-    for train, test in splits:
-        if people is not None and np.isin(people[test], people[train]).any():
-            raise ValueError(
-                expected("folds", "a splitter that keeps a patient's samples together", "one that parts them")
-            )
-    return splits
+def _count_against_members(
+    thresholds: dict[str, Any], score: Floats, positive: Floats, y: NDArray[np.bool_], known: NDArray[np.bool_]
+) -> None:
+    """Set ``common`` and ``reference`` by (N,) shares of the members' own decisions that are positive."""
+    s, p, t = score[known], positive[known], y[known]
+    count = round(float(p.sum()))
+    ordered = np.sort(s)[::-1]
+    if 0 < count < len(s):
+        thresholds["common"] = float((ordered[count - 1] + ordered[count]) / 2)
+    if thresholds.get("close") is not None and t.any() and not t.all():
+        now = s >= thresholds["common"]
+        members, mean = (
+            (float(np.where(t, d, 1 - d).mean()), float((d[t].mean() + 1 - d[~t].mean()) / 2)) for d in (p, now * 1.0)
+        )
+        # Where averaging itself lost more than the budget, the common threshold is as near as can be had.
+        room = thresholds.get("budget", _BUDGET)
+        thresholds.setdefault("reference", tuple(min(a, b + room) for a, b in zip(members, mean, strict=True)))
 
 
 def _rows(data: Any, index: Ints) -> Any:

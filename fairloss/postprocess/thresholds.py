@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,17 +15,15 @@ from fairloss.core.checks import expected
 from fairloss.groups.encode import UNKNOWN, GroupEncoding
 from fairloss.metrics.arrays import Floats, as_finite, as_groups, before_the_call
 from fairloss.postprocess.bands import RATES, Bands, Budget, Points, rate
-from fairloss.postprocess.choice import Objective, check_bounds, one_point, per_group_points, point_of, points_at
+from fairloss.postprocess.choice import Objective, one_point, per_group_points, point_of, points_at
+from fairloss.postprocess.options import Gap, Maximize, binary_labels, check_fit_options
 
 if TYPE_CHECKING:
     from torch import nn
 
     from fairloss.report.results import ModelComparison
 
-__all__ = ["Attained", "Gap", "GroupThresholds", "Maximize", "binary_labels", "check_fit_options"]
-
-Gap = Literal["tpr_gap", "fpr_gap", "positive_rate_gap", "accuracy_gap", "equalized_odds_gap"]
-Maximize = Literal["accuracy", "balanced_accuracy", "f1"]
+__all__ = ["Attained", "GroupThresholds"]
 
 
 @dataclass(frozen=True)
@@ -62,53 +60,6 @@ class Attained:
             (float(decided[y].mean()) + float((~decided[~y]).mean())) / 2 if y.any() and not y.all() else float("nan")
         )
         return cls(float((decided == y).mean()), balanced, gaps, by_group)
-
-
-def binary_labels(y: Any) -> NDArray[np.bool_]:
-    """(N,) whether labels 0 and 1 are 1."""
-    array = as_finite(y, "y")
-    if array.ndim != 1 or not np.isin(array, (0, 1)).all():
-        raise ValueError(expected("y", "(N,) labels 0 and 1", f"shape {array.shape}, values {np.unique(array)[:5]}"))
-    return np.asarray(array == 1)
-
-
-def check_fit_options(
-    close: str | None,
-    budget: float,
-    standard_errors: float,
-    maximize: str,
-    costs: Any,
-    subject_to: Any,
-    common: float | None,
-    per_group: bool,
-    shrink: float,
-) -> tuple[tuple[float, ...] | None, dict[str, float]]:
-    """Check the options of :meth:`GroupThresholds.fit`, which need no scores: the costs, and the bounds."""
-    if (close is None) == (subject_to is None):
-        given = "neither" if close is None else "both"
-        raise ValueError(expected("close", "one of close= and subject_to=", given, "subject_to={} bounds nothing"))
-    if close is not None:
-        checks.choice("close", close, get_args(Gap))
-    checks.number("budget", budget, minimum=0, maximum=1)
-    checks.number("standard_errors", standard_errors, minimum=0)
-    checks.choice("maximize", maximize, get_args(Maximize))
-    checks.flag("per_group", per_group)
-    if shrink and not per_group:
-        raise ValueError(expected("shrink", "0 beside per_group=False", shrink))
-    checks.number("shrink", shrink, minimum=0)
-    if common is not None:
-        checks.number("common", common)
-    if not isinstance(subject_to, Mapping | None):
-        raise TypeError(expected("subject_to", 'a mapping such as {"tpr_gap": 0.05}', repr(subject_to)))
-    check_bounds(subject_to or {})
-    if costs is None:
-        return None, dict(subject_to or {})
-    if not isinstance(costs, (tuple, list)) or len(costs) != 2:
-        raise ValueError(expected("costs", "those of a false positive and a false negative, (1, 5) say", costs))
-    if close is not None and common is not None:
-        cure = "pass subject_to= for the smallest costs under a bound, or common=None to start from the threshold with these"
-        raise ValueError(expected("costs", "None beside close=, which they take no part in", costs, cure))
-    return tuple(checks.number("costs", cost, minimum=0) for cost in costs), dict(subject_to or {})
 
 
 def _scores(score: Any) -> Floats:
@@ -160,7 +111,7 @@ class GroupThresholds:
         attribute: Any,
         *,
         close: Gap | None = None,
-        budget: float = 0.01,
+        budget: float = 0.005,
         standard_errors: float = 1.0,
         maximize: Maximize = "accuracy",
         costs: tuple[float, float] | None = None,
@@ -168,6 +119,7 @@ class GroupThresholds:
         common: float | None = 0.5,
         per_group: bool = True,
         shrink: float = 0.0,
+        reference: tuple[float, float] | None = None,
     ) -> GroupThresholds:
         """Fit the thresholds, over all points of the groups' ROC curves.
 
@@ -181,7 +133,8 @@ class GroupThresholds:
                 keep the common threshold and take no part in the fit.
             close: the gap to make as small as the budget allows; ``"equalized_odds_gap"`` is the larger of the gaps of
                 TPR and FPR.
-            budget: what accuracy, and balanced accuracy, may lose against the common threshold, in [0, 1].
+            budget: what accuracy, and balanced accuracy, may lose against ``reference``, in [0, 1]; half of what can be
+                spared, because what thresholds cost on other samples is more than what they cost where they were fitted.
             standard_errors: how many standard errors of the paired difference the budget must cover as well; 0 trusts the
                 difference on these samples.
             maximize: ``"accuracy"``, ``"balanced_accuracy"`` or ``"f1"``, over the samples of known group.
@@ -192,14 +145,17 @@ class GroupThresholds:
             per_group: False fits one threshold for all groups, the unknown included; ``shrink`` is 0 then.
             shrink: n0 >= 0: moves each t_g to (n_g t_g + n0 t) / (n_g + n0), for small groups; ``attained`` is then what
                 the moved thresholds attain, and a bound or budget may no longer hold.
+            reference: ``(accuracy, balanced_accuracy)`` of the decisions in use today, on samples that their model was not
+                trained on; None: those of the common threshold on these.
 
         Returns:
             The fitted thresholds.
 
         Raises:
             ValueError: both or neither of ``close`` and ``subject_to``; bounds that no thresholds meet, with the nearest value
-                that can be had; fewer than two groups with the rate; labels of one class; scores outside [0, 1] beside the
-                default ``common``.
+                that can be had;
+                a ``reference`` that none comes as near as the budget; fewer than two groups with the
+                rate; labels of one class; scores outside [0, 1] beside the default ``common``.
 
         Note:
             ``close`` with ``standard_errors=0``, and ``maximize`` under the gap of one rate, find the best there is
@@ -218,7 +174,7 @@ class GroupThresholds:
         if len(labels) != n:
             raise ValueError(expected("y", f"one label for each of {n} scores", f"{len(labels)}"))
         weights, bounds = check_fit_options(
-            close, budget, standard_errors, maximize, costs, subject_to, common, per_group, shrink
+            close, budget, standard_errors, maximize, costs, subject_to, common, per_group, shrink, reference
         )
         if common == 0.5 and ((scores < 0) | (scores > 1)).any():
             cure = "pass common=0.0 for logits, or common=None for the best single threshold"
@@ -239,12 +195,22 @@ class GroupThresholds:
             points = [points_at(pooled.threshold, s[ids == g], t[ids == g]) for g in members]
         start = [point_of(p, s[ids == g], common) for p, g in zip(points, members, strict=True)]
         names = [groups.labels[g] for g in members]
+        today = Attained.of(s >= common, t, GroupEncoding(ids, groups.labels)) if reference is not None else None
+        own = (0.0, 0.0) if today is None else (today.accuracy, today.balanced_accuracy)
+        room = [budget + a - b for a, b in zip(own, reference or own, strict=True)]
+        limit = Budget((room[0], room[1]), standard_errors)
         if per_group:
-            chosen, exact = per_group_points(
-                points, start, names, close, Budget(budget, standard_errors), objective, bounds
-            )
+            chosen, exact = per_group_points(points, start, names, close, limit, objective, bounds)
         else:
-            chosen, exact = one_point(points, start, close, Budget(budget, standard_errors), objective, bounds), True
+            chosen, exact = one_point(points, start, close, limit, objective, bounds), True
+        if reference is not None:
+            tp = sum(float(p.tp[k]) for p, k in zip(points, chosen, strict=True))
+            fp = sum(float(p.fp[k]) for p, k in zip(points, chosen, strict=True))
+            reached = ((tp + pooled.negatives - fp) / len(s), (tp / pooled.positives + 1 - fp / pooled.negatives) / 2)
+            if any(a < b - budget - 1e-9 for a, b in zip(reached, reference, strict=True)):
+                wanted = f"figures that thresholds on these scores come within {budget:g} of"
+                got = f"accuracy {reference[0]:.4f}, balanced accuracy {reference[1]:.4f}"
+                raise ValueError(expected("reference", wanted, got, "pass a larger budget= or another common="))
         found = {}
         for label, p, k, k0, g in zip(names, points, chosen, start, members, strict=True):
             value = common if k == k0 and per_group else float(p.threshold[k])
@@ -268,6 +234,25 @@ class GroupThresholds:
             warnings.warn(text, stacklevel=3)
         values = np.array([*(self.thresholds.get(label, self.common) for label in groups.labels), self.common])
         return np.asarray(values[groups.ids])  # id -1 is the last one, the common threshold
+
+    def expected(self, probabilities: Any, labels: Sequence[Any]) -> Floats:
+        """(N,) the mean threshold under estimated groups, for decisions ``score >= expected`` that are not told the group.
+
+        Args:
+            probabilities: (N, G) of each sample's group, by a model of the measurements (``predict_proba``), say.
+            labels: of the G columns (``classes_``); a label that was not fitted has the common threshold.
+
+        Note:
+            As good as groups that are told where the measurements betray the group, and the common threshold where they say
+            nothing of it. A decision that may not depend on the group may not depend on this either.
+        """
+        values = as_finite(probabilities, "probabilities")
+        shape = f"(N, {len(labels)}) of rows that sum to 1"
+        if values.ndim != 2 or values.shape[1] != len(labels):
+            raise ValueError(expected("probabilities", shape, f"shape {values.shape}"))
+        if (values < 0).any() or (np.abs(values.sum(axis=1) - 1) > 1e-3).any():
+            raise ValueError(expected("probabilities", shape, "others", "pass predict_proba's, no logits"))
+        return np.asarray(values @ np.array([self.thresholds.get(label, self.common) for label in labels]))
 
     def shifted(self, score: Any, attribute: Any) -> Floats:
         """(N,) ``score - t_g``: its sign is the decision. Rank by ``score`` itself."""

@@ -5,9 +5,11 @@ import pytest
 from scipy import stats
 
 from benchmarks.fairness_report import PAGE, fill
-from benchmarks.people import RESULTS, arms, measured, read, split
+from benchmarks.people import RESULTS, read
+from benchmarks.people_arms import PARTS, Split, split
 from benchmarks.people_data import People, bands
-from benchmarks.people_tables import by_seed, compared, corrected_p, summary, tables
+from benchmarks.people_tables import by_seed, compared, corrected_p, holm, summary, tables
+from benchmarks.people_train import measured
 
 
 def row(name, seed, arm, target="", **figures):
@@ -28,7 +30,7 @@ def test_a_cut_counts_where_the_guard_holds():
     (line,) = summary(rows, "positive_rate_gap")
     assert line["cuts"] == {"a": pytest.approx(0.75), "b": 0.0}
     assert line["cut"] == pytest.approx(0.375)
-    assert line["guard"] == "1 of 2"
+    assert line["guard"] == "1 of 2 (1)"
     assert line["balanced_accuracy"] == pytest.approx(-1.0)
 
 
@@ -44,6 +46,18 @@ def test_corrected_p_is_the_t_test_with_more_variance(rng):
         stats.ttest_1samp(values, 0, alternative="greater").pvalue
     )
     assert corrected_p(values) > corrected_p(values, test_to_train=0.0)
+
+
+def test_plain_is_the_mean_of_its_trainings():
+    rows = [row("a", s, "plain", tpr_gap=0.2 + s) for s in range(2)]
+    rows += [row("a", s, f"plain, trained again {k}", tpr_gap=0.3 + s) for s in range(2) for k in (1, 2, 3)]
+    (found,) = by_seed(rows).values()
+    assert [r["tpr_gap"] for r in found] == pytest.approx([0.275, 1.275])
+    assert found[0]["floor_tpr_gap"] == 0.19
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
 
 
 def test_measured_counts_by_hand():
@@ -66,10 +80,12 @@ def test_splits_share_no_row_and_bands_are_named_by_their_ends():
 
 @pytest.mark.examples
 def test_every_arm_runs_on_made_up_people(rng, monkeypatch):
-    monkeypatch.setattr("benchmarks.people.oxonfair", lambda *_: lambda score, group: score >= 0)
+    monkeypatch.setattr("benchmarks.people_rivals.oxonfair", lambda *_, **__: lambda score, group: score >= 0)
+    monkeypatch.setattr("benchmarks.people_rivals.fairret", lambda s, *_: np.zeros(len(s.test)))
     group = rng.integers(0, 2, 600)
     x = rng.standard_normal((600, 4)).astype(np.float32)
     y = (x[:, 0] + 0.8 * group + rng.standard_normal(600) > 0.5).astype(np.int64)
-    found = list(arms(People(x, y, np.array(["a", "b"])[group]), 0, "made up"))
-    assert len({arm for arm, *_ in found}) == 10
+    made_up = Split(People(x, y, np.array(["a", "b"])[group]), 0)
+    found = [arm for part in PARTS.values() for arm in part(made_up, 0)]
+    assert len({name for name, *_ in found}) == 26
     assert all(0 <= figures["accuracy"] <= 1 for _, _, figures, _ in found)

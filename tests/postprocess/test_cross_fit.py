@@ -4,9 +4,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.special import expit
+from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold, KFold, PredefinedSplit, RepeatedKFold, cross_val_predict
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from sklearn.model_selection import (
+    GroupKFold,
+    KFold,
+    PredefinedSplit,
+    RepeatedKFold,
+    StratifiedKFold,
+    cross_val_predict,
+)
 from sklearn.naive_bayes import GaussianNB
 from sklearn.tree import DecisionTreeClassifier
 
@@ -73,7 +81,7 @@ def test_patients_never_cross_folds(people):
     fitted = cross_fit(fit, np.arange(400), y=y, attribute=g, patients=patients, output="logit", **CLOSE)
     assert fitted.notes == ()
     left_out = [set(range(400)) - set(rows.tolist()) for rows in seen]
-    assert sorted(i for rows in left_out for i in rows) == list(range(400))
+    assert sorted(i for rows in left_out for i in rows) == sorted(2 * list(range(400)))  # twice
     for rows, out in zip(seen, left_out, strict=True):
         assert not set(patients[rows]) & set(patients[list(out)])
     with pytest.raises(ValueError, match="folds: expected a splitter that keeps a patient's samples together"):
@@ -91,6 +99,33 @@ def test_repeated_folds_average_each_samples_scores(people):
         total[b] += LogisticRegression().fit(x[a], y[a]).decision_function(x[b])
     np.testing.assert_allclose(fitted.out_of_fold, total / 2, rtol=1e-12)
     assert len(fitted.members) == 6
+
+
+@pytest.mark.filterwarnings("ignore:positive rates out of fold")
+def test_folds_are_drawn_twice_and_the_budget_counts_against_the_members(people):
+    x, y, g = people
+    fitted = cross_fit(DecisionTreeClassifier(max_depth=4, random_state=0), x, y=y, attribute=g, close="tpr_gap")
+    assert len(fitted.members) == 10
+    again = cross_fit(
+        DecisionTreeClassifier(max_depth=4, random_state=0), x, y=y, attribute=g, close="tpr_gap", repeats=1
+    )
+    assert len(again.members) == 5
+    assert again.reference is None
+    strata = np.unique(g, return_inverse=True)[1] * 2 + y
+    single, singles, tiny = np.zeros(400), [], np.finfo(np.float32).eps
+    for r in range(2):
+        folds = StratifiedKFold(5, shuffle=True, random_state=7919 * r)
+        model = DecisionTreeClassifier(max_depth=4, random_state=0)
+        for a, b in folds.split(x, strata):
+            single[b] = logit(np.clip(model.fit(x[a], y[a]).predict_proba(x[b])[:, 1], tiny, 1 - tiny))
+        singles.append(single.copy())
+    np.testing.assert_allclose(fitted.out_of_fold, np.mean(singles, axis=0), rtol=1e-5)
+    shares = np.mean([s >= 0 for s in singles])
+    assert (fitted.out_of_fold >= fitted.thresholds.common).mean() == pytest.approx(shares, abs=0.01)
+    accuracy = np.mean([accuracy_score(y, s >= 0) for s in singles])
+    balanced = np.mean([balanced_accuracy_score(y, s >= 0) for s in singles])
+    assert fitted.reference == pytest.approx((accuracy, balanced), abs=1e-6)
+    assert accuracy_score(y, fitted.thresholds.predict(fitted.out_of_fold, g)) >= accuracy - 0.005 - 1e-9
 
 
 def test_a_torch_loop_as_a_function_returning_a_module(people):
@@ -117,6 +152,7 @@ def test_a_torch_loop_as_a_function_returning_a_module(people):
     np.testing.assert_allclose(fitted.score(data), members, rtol=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:positive rates out of fold")
 def test_frames_are_indexed_by_row(people):
     x, y, g = people
     frame = pd.DataFrame(x, index=np.arange(400)[::-1], columns=list("abc"))
@@ -141,7 +177,7 @@ def test_a_stopped_fit_goes_on_where_it_stopped(people, tmp_path):
     with pytest.raises(Stopped):
         cross_fit(fit, x, y=y, attribute=g, directory=tmp_path / "folds", **CLOSE)
     fitted = cross_fit(fit, x, y=y, attribute=g, directory=tmp_path / "folds", **CLOSE)
-    assert len(calls) == 3 + 3  # two folds were kept
+    assert len(calls) == 3 + 8  # two folds of ten were kept
     whole = cross_fit(LogisticRegression(), x, y=y, attribute=g, **CLOSE)
     np.testing.assert_array_equal(fitted.out_of_fold, whole.out_of_fold)
     with pytest.raises(ValueError, match="directory: expected folds of these samples"):
@@ -204,6 +240,8 @@ def test_what_cannot_be_fitted_is_refused_by_name(fit, options, message, people)
         ({"close": None, "subject_to": {"tpr": 0.1}}, "subject_to: expected a rate"),
         ({"close": None, "subject_to": ["tpr_gap"]}, "subject_to: expected a mapping"),
         ({"budget": 2}, "budget: expected"),
+        ({"repeats": 0}, "repeats: expected"),
+        ({"repeats": 2, "folds": KFold(3)}, "repeats: expected None beside a splitter"),
         ({"tolerance": 0.1}, "unexpected keyword argument|tolerance"),
         ({"y": np.arange(400) % 2 + 1}, r"y: expected \(N,\) labels 0 and 1"),
         ({"y": np.zeros((400, 1))}, r"y: expected \(N,\) labels 0 and 1"),
@@ -237,7 +275,7 @@ def test_folds_of_another_fit_are_not_gone_on_with(change, people, tmp_path):
     x, y, g = people
     cross_fit(LogisticRegression(), x, y=y, attribute=g, directory=tmp_path, **CLOSE)
     again = cross_fit(LogisticRegression(), x, y=y, attribute=g, directory=tmp_path, **CLOSE)
-    assert len(again.members) == 5
+    assert len(again.members) == 10
     fit, data = change.pop("fit", LogisticRegression()), x * change.pop("data", 1.0)
     with pytest.raises(ValueError, match="directory: expected folds of these samples, fit and seed"):
         cross_fit(fit, data, y=y, attribute=g, directory=tmp_path, **change, **CLOSE)

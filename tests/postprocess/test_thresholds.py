@@ -84,6 +84,38 @@ def test_smallest_gap_within_the_budget_is_that_of_all_combinations(close, group
         assert objective("balanced_accuracy", decided, y) >= objective("balanced_accuracy", before, y) - budget - 1e-12
 
 
+@pytest.mark.parametrize("close", ["tpr_gap", "positive_rate_gap"])
+def test_budget_counts_against_a_reference_that_the_common_threshold_may_not_keep(close, rng):
+    seen = set()
+    for _ in range(8):
+        score, y, g = small_set(rng, 30, 2)
+        every = Every(score, y, g)
+        best = every.accuracy.max(), every.balanced_accuracy.max()
+        reference = tuple(float(b - rng.choice([0.0, 0.04, 0.1])) for b in best)
+        kept = (every.accuracy >= reference[0] - 0.02 - 1e-9) & (every.balanced_accuracy >= reference[1] - 0.02 - 1e-9)
+        options = {"close": close, "budget": 0.02, "standard_errors": 0, "reference": reference}
+        seen.add(bool(kept.any()))
+        if not kept.any():
+            with pytest.raises(ValueError, match=r"reference: expected figures .* come within 0\.02 of"):
+                GroupThresholds.fit(score, y, g, **options)
+            continue
+        decided = GroupThresholds.fit(score, y, g, **options).predict(score, g)
+        assert gaps(decided, y, g)[close] == pytest.approx(every.gaps[close][kept].min(), abs=1e-9)
+    assert True in seen
+
+
+def test_expected_threshold_is_the_mean_under_estimated_groups(rng):
+    score, y, g = small_set(rng, 60, 3)
+    fitted = GroupThresholds.fit(score, y, g, close="tpr_gap", budget=0.2, standard_errors=0)
+    told = np.eye(3)[g]
+    np.testing.assert_array_equal(score >= fitted.expected(told, [0, 1, 2]), fitted.predict(score, g))
+    half = np.full((60, 2), 0.5)
+    np.testing.assert_allclose(fitted.expected(half, [2, "new"]), (fitted.thresholds[2] + fitted.common) / 2)
+    for wrong in (told[:, :2], 2 * told, np.array([[-1.0, 1.0, 1.0]])):
+        with pytest.raises(ValueError, match=r"probabilities: expected \(N, 3\) of rows that sum to 1"):
+            fitted.expected(wrong, [0, 1, 2])
+
+
 @pytest.mark.parametrize("gap", GAPS)
 @pytest.mark.parametrize("maximize", ["accuracy", "balanced_accuracy", "f1"])
 def test_best_decision_under_a_gap_is_that_of_all_combinations(gap, maximize, rng):
@@ -248,6 +280,8 @@ def test_comparison_on_new_data_has_intervals(rng):
         ({}, "close: expected one of"),
         ({"close": "auc_gap"}, "close: expected one of"),
         ({"close": "tpr_gap", "budget": -0.1}, "budget: expected"),
+        ({"close": "tpr_gap", "reference": 0.8}, "reference: expected"),
+        ({"subject_to": {}, "reference": (0.8, 0.8)}, "reference: expected close="),
         ({"subject_to": {"recall_gap": 0.1}}, "subject_to: expected a rate"),
         ({"subject_to": {"tpr_gap": 0.1, "accuracy_gap": 0.1}}, "subject_to: expected the gap of one rate"),
         ({"subject_to": {"tpr_min": 0.99, "fpr_max": 0.0}}, "subject_to: .*tpr of at most .*fpr of at least"),

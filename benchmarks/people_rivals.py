@@ -1,0 +1,116 @@
+"""Other packages on the same people: thresholds on given scores, and training of their own."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.base import BaseEstimator
+
+from benchmarks.people_train import logits_of, measured, network
+
+
+def threshold_optimizer(
+    score: np.ndarray, y: np.ndarray, group: np.ndarray, target: str, objective: str = "accuracy_score"
+) -> Callable[..., np.ndarray]:
+    """fairlearn's ThresholdOptimizer on given scores: it mixes two thresholds a group at random."""
+    from fairlearn.postprocessing import ThresholdOptimizer
+
+    class Scores(BaseEstimator):  # type: ignore[misc]
+        fitted_ = True
+
+        def fit(self, *_: Any) -> Scores:
+            return self
+
+        def predict(self, x: np.ndarray) -> np.ndarray:
+            return x[:, 0]
+
+    constraint = {"positive_rate_gap": "demographic_parity", "tpr_gap": "true_positive_rate_parity"}[target]
+    optimizer = ThresholdOptimizer(
+        estimator=Scores(), constraints=constraint, objective=objective, prefit=True, predict_method="predict"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it asks for sklearn's check of a fitted estimator
+        optimizer.fit(score[:, None], y, sensitive_features=group)
+
+    def decide(new: np.ndarray, of: np.ndarray) -> np.ndarray:
+        return np.asarray(optimizer.predict(new[:, None], sensitive_features=of, random_state=0)) == 1
+
+    return decide
+
+
+def oxonfair(
+    score: np.ndarray, y: np.ndarray, group: np.ndarray, target: str, *, balanced: bool = False
+) -> Callable[..., np.ndarray]:
+    """OxonFair's thresholds on given logits: the smallest gap whose (balanced) accuracy is half a point under that at 0."""
+    from oxonfair import DeepDataDict, DeepFairPredictor
+    from oxonfair.utils import group_metrics
+
+    measure = {"positive_rate_gap": group_metrics.demographic_parity, "tpr_gap": group_metrics.equal_opportunity}[
+        target
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        predictor = DeepFairPredictor(y, score[:, None], group, use_actual_groups=True)
+        kept = group_metrics.balanced_accuracy if balanced else group_metrics.accuracy
+        right = (score >= 0) == y
+        now = (right[y == 1].mean() + right[y == 0].mean()) / 2 if balanced else right.mean()
+        predictor.fit(measure, kept, float(now - 0.005))
+
+    def decide(new: np.ndarray, of: np.ndarray) -> np.ndarray:
+        return np.asarray(predictor.predict(DeepDataDict(np.zeros(len(new)), new[:, None], of))).ravel() == 1
+
+    return decide
+
+
+def fairret(s: Any, seed: int, target: str) -> np.ndarray:
+    """fairret's NormLoss inside plain training: logits of the test part, at the strongest weight that validation allows."""
+    from fairret.loss import NormLoss
+    from fairret.statistic import PositiveRate, TruePositiveRate
+
+    loss = NormLoss({"positive_rate_gap": PositiveRate, "tpr_gap": TruePositiveRate}[target]())
+
+    def penalty(weight: float) -> Any:
+        def value(logits: torch.Tensor, y: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+            of = F.one_hot(groups, s.num_groups).float()
+            more = () if target == "positive_rate_gap" else (y[:, None].float(),)
+            return weight * loss(logits[:, None], of, *more)
+
+        return value
+
+    x, y, group = s.x[s.valid], s.y[s.valid] == 1, s.labels[s.valid]
+    best: tuple[float, np.ndarray] | None = None
+    base: dict[str, float] = {}
+    for weight in (0.0, 0.03, 0.1, 0.3, 1.0):
+        own = penalty(weight) if weight else None
+        model = network(s.x[s.train], s.y[s.train], s.ids[s.train], seed, penalty=own)
+        held = logits_of(model, x)
+        found = measured(held >= 0, held, y, group)
+        base = base or found
+        kept = all(found[k] >= base[k] - 0.01 for k in ("accuracy", "balanced_accuracy"))
+        if best is None or (kept and found[target] < best[0]):
+            best = found[target], logits_of(model, s.x[s.test])
+    assert best is not None
+    return best[1]
+
+
+def exponentiated_gradient(s: Any, target: str) -> tuple[np.ndarray, np.ndarray]:
+    """fairlearn's reduction of a logistic regression, gap bounded by 0.02: decisions (mixed at random), probabilities."""
+    from fairlearn.reductions import DemographicParity, ExponentiatedGradient, TruePositiveRateParity
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    constraint = {"positive_rate_gap": DemographicParity, "tpr_gap": TruePositiveRateParity}[target]
+    scale = StandardScaler().fit(s.x[s.both])
+    reduction = ExponentiatedGradient(
+        LogisticRegression(max_iter=300), constraint(difference_bound=0.02), max_iter=15, eps=0.01
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reduction.fit(scale.transform(s.x[s.both]), s.y[s.both], sensitive_features=s.labels[s.both])
+        x = scale.transform(s.x[s.test])
+        return reduction.predict(x, random_state=0) == 1, reduction._pmf_predict(x)[:, 1]
