@@ -133,21 +133,28 @@ def _scaled_sums(pools: Tensor, w: Tensor, squared: bool) -> Tensor:
     return torch.stack([(w * inter).sum(0), ((w * w if squared else w) * predicted).sum(0), true.sum(0)])
 
 
-def _of_attribute(pools: Tensor, counts: Tensor, o: Mapping[str, Any]) -> list[Tensor]:
-    """The Dice term of one attribute's (G + 1, 3, C) pools, the same without weights, and by group means and weights."""
+def _of_attribute(pools: Tensor, counts: Tensor, o: Mapping[str, Any], return_parts: bool) -> list[Tensor]:
+    """The Dice term of one attribute's (G + 1, 3, C) pools; of the parts the same without weights, means and weights."""
     losses = dice_loss_of_sums(pools, o, check_weights("class_weights", o["class_weights"]))
     error, classes = losses.sum(1), losses.shape[1]  # L_g
     present = (counts > 0).to(error.dtype)
     if o["variant"] == "released":
         w = _scales(error, counts, o["gamma"])
-        dice, task = (
-            torch.where(counts.sum() > 0, dice_loss_of_sums(_scaled_sums(pools, v, o["squared_pred"]), o).mean(), 0.0)
-            for v in (w, torch.ones_like(w))
-        )
+
+        def term(v: Tensor) -> Tensor:
+            losses = dice_loss_of_sums(_scaled_sums(pools, v, o["squared_pred"]), o)
+            return torch.where(counts.sum() > 0, losses.mean(), 0.0)
+
+        unweighted = torch.ones_like(w)
     else:
-        w = _weights(error, present, classes, o["gamma"], o["max_weight"])
-        dice, task = (_weighted_mean(v, error, classes) for v in (w, present))
-    return [dice, task, error[:-1] / classes * present[:-1], w[:-1] * present[:-1]]
+        w, unweighted = _weights(error, present, classes, o["gamma"], o["max_weight"]), present
+
+        def term(v: Tensor) -> Tensor:
+            return _weighted_mean(v, error, classes)
+
+    if not return_parts:
+        return [term(w)]
+    return [term(w), term(unweighted), error[:-1] / classes * present[:-1], w[:-1] * present[:-1]]
 
 
 def _of_batch(
@@ -168,16 +175,19 @@ def _of_batch(
         entropies = [] if o["dice_weight"] == 1 else [found.nll.sum(), found.pixels.sum()]
         flat = all_reduce_sums([t for pair in tables for t in pair] + entropies, o["process_group"])
         counts = flat[1 : 2 * len(sizes) : 2]
-        terms = [_of_attribute(pools, n, o) for pools, n in zip(flat[: 2 * len(sizes) : 2], counts, strict=True)]
-        dice, task, means, weights = zip(*terms, strict=True)
-        values = [reduce_attributes(torch.stack(part), o["attribute_reduction"]) for part in (dice, task)]
+        pooled = zip(flat[: 2 * len(sizes) : 2], counts, strict=True)
+        terms = list(zip(*(_of_attribute(pools, n, o, return_parts) for pools, n in pooled), strict=True))
+        values = [
+            part[0] if len(sizes) == 1 else reduce_attributes(torch.stack(part), o["attribute_reduction"])
+            for part in terms[:2]
+        ]
         if entropies:
             entropy = (1 - o["dice_weight"]) * flat[-2] / flat[-1].clamp(min=1)
             values = [o["dice_weight"] * value + entropy for value in values]
         if not return_parts:
             return values[0]
         known = [n[:-1].to(values[0].dtype) for n in counts]
-        return torch.cat([torch.stack(values), *means, *known, *weights])
+        return torch.cat([torch.stack(values), *terms[2], *known, *terms[3]])
 
     found = over_outputs(of_one, input, target, o["output_weights"])
     if not return_parts:

@@ -66,6 +66,7 @@ def fis(
     """Fair Identity Scaling as a function; see :class:`FISLoss`.
 
     Example:
+        >>> import torch
         >>> losses = torch.tensor([0.1, 0.2, 0.9, 1.2])
         >>> fis(losses, torch.tensor([0, 0, 1, 1]), num_groups=2)
         tensor(0.8524)
@@ -145,6 +146,7 @@ class FISLoss(ConstantsModule):
         detached, so the gradient is that of a weighted mean (``"released"`` keeps its own). Compiles as one graph.
 
     Example:
+        >>> import torch
         >>> losses = torch.tensor([0.1, 0.2, 0.9, 1.2])
         >>> FISLoss(num_groups=2)(losses, torch.tensor([0, 0, 1, 1]))
         tensor(0.8524)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import lightning
+import pytest
 import torch
 
 import fairloss
+
+lightning = pytest.importorskip("lightning")
 
 STEPS = 4
 
