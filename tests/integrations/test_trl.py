@@ -3,7 +3,6 @@
 import json
 import sys
 import warnings
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -346,13 +345,3 @@ def test_the_model_card_can_be_written(tmp_path):
     instance = trainer(tmp_path, save_strategy="steps", save_steps=2)
     instance.train()
     assert json.loads((tmp_path / "checkpoint-2" / "trainer_state.json").read_text())["global_step"] == 2
-
-
-def test_the_page_of_the_docs_runs(tmp_path):
-    text = (Path(__file__).resolve().parents[2] / "docs" / "integrations" / "trl.md").read_text()
-    code = text.split("```python")[1].split("```")[0]
-    assert 'model="Qwen/Qwen3-0.6B"' in code
-    code = code.replace('model="Qwen/Qwen3-0.6B"', "model=model, processing_class=words")
-    names = {"accuracy": reward, "config": config(tmp_path), "cases": dataset(), "model": model(), "words": tokenizer()}
-    exec(code, names)
-    assert names["trainer"].fair.history.totals()[0].sum() > 0
