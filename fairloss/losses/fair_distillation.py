@@ -26,7 +26,7 @@ from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_proce
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.options import option_names, options_of
 from fairloss.core.state import ConstantsModule
-from fairloss.core.tensor_checks import all_inside, floating, on_host, real, same_device, shaped
+from fairloss.core.tensor_checks import all_inside, floating, on_host, real, same_device, shaped, unwrapped
 from fairloss.groups.ids import check_groups, single_attribute
 from fairloss.losses.dice import check_class_ids
 from fairloss.losses.fis_weights import weighted_mean
@@ -53,7 +53,8 @@ def _sample_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """(N, C, *spatial) float32 or float64 logits -> (N,): the mean over pixels of the cross-entropy."""
     soft = target.dtype.is_floating_point
     target = target.to(logits.dtype if soft else torch.int64)
-    if not soft and not on_host(target):
+    # On the host torch raises for every id that is no class but for the one that it is told to ignore.
+    if not soft and not (on_host(target) and target.numel() and int(unwrapped(target).amin()) > _NO_CLASS):
         check_class_ids(target, logits.shape[1])
     try:
         entropy = F.cross_entropy(logits, target, reduction="none", ignore_index=_NO_CLASS)

@@ -12,7 +12,7 @@ BOUNDS = {
     "MaxAccGapLoss": 34,
     "FairCrossEntropyLoss, gap and counts": 40,
     "FISLoss, cross-entropies beside it": 64,
-    "FairDistillationLoss": 78,
+    "FairDistillationLoss": 79,
 }
 
 

@@ -248,3 +248,11 @@ def test_distillation_refuses_labels_that_are_no_class_probabilities():
     fairloss.FairDistillationLoss(2)(logits, torch.tensor([[0.25, 0.7, 0.05]] * 4), groups, teacher_logits=logits)
     with pytest.raises(ValueError, match="task_loss: .*CrossEntropyLoss"):
         fairloss.FairDistillationLoss(2, task_loss=nn.CrossEntropyLoss())
+
+
+def test_no_label_is_ignored():
+    """Torch leaves out one id; here it is the lowest integer, which is no class either."""
+    student, teachers, groups = torch.zeros(3, 2), torch.zeros(3, 2), torch.tensor([0, 1, 0])
+    for bad in (-100, -1, 2, -(2**63)):
+        with pytest.raises(ValueError, match="target"):
+            fair_distillation(student, torch.tensor([0, bad, 1]), groups, teacher_logits=teachers, num_groups=2)
