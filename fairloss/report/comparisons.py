@@ -73,7 +73,7 @@ def judged_groups(draws: Draws, few: Bools) -> Draws:
         return draws
     kept = ~few[:, None]
     drawn = np.where(kept, draws.drawn_by_class, np.nan)
-    return replace(draws, by_class=np.where(kept, draws.by_class, np.nan), drawn_by_class=drawn)
+    return replace(draws.where(kept), drawn_by_class=drawn)
 
 
 class Comparisons:
