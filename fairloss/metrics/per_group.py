@@ -8,6 +8,7 @@ those it has; comparisons of groups leave these classes out, and the warning nam
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -56,8 +57,11 @@ __all__ = [
     "GroupMetric",
     "Metric",
     "UndefinedGroupWarning",
+    "called",
+    "check_weighted",
     "group_mean",
     "group_metric",
+    "is_number",
     "stratified_metric",
 ]
 
@@ -256,6 +260,7 @@ def _measured(metric: Any, y_true: Any, y_pred: Any, groups: Any, control: Any, 
         same_length(true, answers)
         strata, weight = as_strata(groups, control, len(true), **labels), as_weights(o["sample_weight"], len(true))
         given = None if o["sample_weight"] is None else weight
+        check_weighted("metric", metric, given)
         values, overall = _of_function(metric, true, answers, strata, given)
     else:
         name, higher = choice("metric", metric, tuple(METRICS)), METRICS[metric]
@@ -278,6 +283,34 @@ def _measured(metric: Any, y_true: Any, y_pred: Any, groups: Any, control: Any, 
     }
 
 
+def check_weighted(argument: str, metric: Callable[..., Any], weight: Floats | None) -> None:
+    """Raise where there are weights, and the user's function takes none."""
+    try:
+        parameters = inspect.signature(metric).parameters.values()
+    except ValueError:  # one written in C may have no signature: its call will tell
+        return
+    if weight is not None and not any(p.name == "sample_weight" or p.kind is p.VAR_KEYWORD for p in parameters):
+        given = f"{getattr(metric, '__name__', 'one')}{inspect.signature(metric)}"
+        cure = "give it that argument, or leave the weights out: then every sample counts once"
+        raise TypeError(expected(argument, "a function that takes sample_weight=, as there are weights", given, cure))
+
+
+def called(metric: Callable[..., Any], true: NDArray[Any], pred: NDArray[Any], weight: Floats | None) -> Any:
+    """What the user's function returns of some samples; NaN of none. All such calls are made here."""
+    if not len(true):
+        return float("nan")
+    found = metric(true, pred, **({} if weight is None else {"sample_weight": weight}))
+    if found is None:
+        raise TypeError(expected("metric", "a function that returns a value", "None"))
+    return found
+
+
+def is_number(value: Any) -> bool:
+    """Whether a function returned one real number, by which groups can be compared."""
+    texts = (np.flexible, np.complexfloating)
+    return hasattr(value, "__float__") and np.ndim(value) == 0 and not isinstance(value, texts)
+
+
 def _of_function(
     metric: Callable[..., Any], true: NDArray[Any], pred: NDArray[Any], strata: Strata, weight: Floats | None
 ) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -285,20 +318,12 @@ def _of_function(
 
     def value(at: Bools) -> Any:
         at = at if weight is None else at & (weight > 0)
-        if not at.any():
-            return float("nan")
-        found = metric(true[at], pred[at], **({} if weight is None else {"sample_weight": weight[at]}))
-        if found is None:
-            raise TypeError(expected("metric", "a function that returns a value", "None"))
-        return found
+        return called(metric, true[at], pred[at], None if weight is None else weight[at])
 
     encodings = strata.cells, strata.control
     found = [[value(e.ids == i) for i in range(e.num_groups)] for e in encodings]
     # A matrix, a dictionary, ... stays what it is: groups have it, but cannot be compared by it.
-    texts = (np.flexible, np.complexfloating)
-    numbers = all(
-        hasattr(v, "__float__") and np.ndim(v) == 0 and not isinstance(v, texts) for v in [*found[0], *found[1]]
-    )
+    numbers = all(map(is_number, [*found[0], *found[1]]))
     cells, overall = (np.empty((len(each), 1), dtype=np.float64 if numbers else object) for each in found)
     for table, each in zip((cells, overall), found, strict=True):
         for row, v in zip(table, each, strict=True):

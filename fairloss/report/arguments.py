@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -19,10 +19,12 @@ from fairloss.metrics.scores import outside
 __all__ = [
     "KINDS",
     "Kind",
+    "Metrics",
     "Resampling",
     "check_number",
-    "metric_names",
+    "named_metrics",
     "read_attributes",
+    "read_directions",
     "read_margins",
     "read_metrics",
     "read_references",
@@ -31,13 +33,26 @@ __all__ = [
     "value_kinds",
 ]
 
+Metrics = dict[str, Callable[..., Any] | None]
+"""Names of metrics, and the functions of those that the user wrote."""
+# Comparisons and limits have these names, too.
+_TAKEN = {
+    *METRICS,
+    "sensitivity",
+    "specificity",
+    "ppv",
+    "equalized_odds",
+    "demographic_parity_ratio",
+    "equity_scaled_auc",
+}
+_RENAME = "define it with def under another name, or set its __name__"
 _MOST_GROUPS = 200  # 19,900 pairs
 _BINARY = ("accuracy", "auc", "tpr", "tnr", "precision", "npv", "f1", "positive_rate", "prevalence", "ece")
 _DEFAULT = ("accuracy", "auc", "tpr", "fpr", "fdr", "f1", "positive_rate", "ece")
 
 
 def read_attributes(
-    groups: Any, present: Bools, intersections: bool, options: Mapping[str, Any], notes: list[str]
+    groups: Any, present: Bools, options: Mapping[str, Any], notes: list[str]
 ) -> dict[str, GroupEncoding]:
     """Ids and names of every attribute of the samples ``present``, and of all crossed where there are several.
 
@@ -62,7 +77,7 @@ def read_attributes(
         found[name] = encoding._replace(ids=encoding.ids[present])
     names = list(found)
     inside = _within(found, options.get("within"))
-    sizes = {2, len(names)} if intersections and len(names) > 1 else ()
+    sizes = {2, len(names)} if options["intersections"] and len(names) > 1 else ()
     for several in (s for size in sorted(sizes) for s in combinations(names, size)):
         title = " & ".join(several)
         if title in found:
@@ -138,15 +153,13 @@ def check_number(name: str, encoding: GroupEncoding) -> None:
         raise ValueError(expected(f"groups[{name!r}]", f"at most {_MOST_GROUPS} groups", given, cure))
 
 
-def read_metrics(pred: Predictions, metrics: Sequence[str] | None, notes: list[str]) -> tuple[str, ...]:
-    """Names of the metrics asked for, else those that the task has; what the predictions do not allow is refused."""
-    if metrics is not None:
-        names = list(metric_names(metrics))
-    else:
-        names = _allowed(pred, notes)
-    for name in names:
-        pred.check(name)
-    return tuple(names)
+def read_metrics(pred: Predictions, metrics: Any, notes: list[str]) -> Metrics:
+    """The metrics asked for, else those that the task has; what the predictions do not allow is refused."""
+    found = named_metrics(_allowed(pred, notes) if metrics is None else metrics)
+    for name, function in found.items():
+        if function is None:
+            pred.check(name)
+    return found
 
 
 def _allowed(pred: Predictions, notes: list[str]) -> list[str]:
@@ -172,16 +185,30 @@ def only_decides(pred: Predictions) -> bool:
     return pred.log_odds is None and bool(np.isin(pred.score, (0, 1)).all())  # large logits round to 0 and 1
 
 
-def metric_names(metrics: Any) -> tuple[str, ...]:
-    """The names, each once."""
-    if isinstance(metrics, str) or not isinstance(metrics, Iterable):
-        raise TypeError(expected("metrics", "a sequence of names", repr(metrics)))
-    names = tuple(metrics)
-    if not names:
-        raise ValueError(expected("metrics", f"names among {', '.join(METRICS)}", "none"))
-    for name in names:
-        choice("metrics", name, tuple(METRICS))
-    return tuple(dict.fromkeys(names))
+def named_metrics(metrics: Any) -> Metrics:
+    """Each metric once, in order; a function by its own name, which has to be its alone."""
+    if isinstance(metrics, (str, Mapping)) or not isinstance(metrics, Iterable):
+        raise TypeError(expected("metrics", "a sequence of names and functions", repr(metrics)))
+    found: Metrics = {}
+    for metric in metrics:
+        function = metric if callable(metric) else None
+        name = choice("metrics", metric, tuple(METRICS)) if function is None else _own_name(metric)
+        if found.setdefault(name, function) is not function:
+            raise ValueError(expected("metrics", "functions of different names", f"two called {name!r}", _RENAME))
+    if not found:
+        raise ValueError(expected("metrics", f"functions, or names among {', '.join(METRICS)}", "none"))
+    return found
+
+
+def _own_name(function: Any) -> str:
+    name = getattr(function, "__name__", "")
+    if not isinstance(name, str) or name.strip() in ("", "<lambda>"):
+        given = f"a {name.strip('<>') or type(function).__name__} without one"
+        raise ValueError(expected("metrics", "functions that have a name", given, _RENAME))
+    if name.lower() in _TAKEN:
+        given = f"{name!r}, which the report has itself"
+        raise ValueError(expected("metrics", "functions with names of their own", given, _RENAME))
+    return name
 
 
 class Resampling(NamedTuple):
@@ -214,30 +241,37 @@ def read_values(values: Any, name: str) -> Floats:
 
 
 class Kind(NamedTuple):
-    """Direction of a metric and the ends of its range."""
+    """Direction of a metric, None where neither is better, and the ends of its range."""
 
-    higher_is_better: bool
+    higher_is_better: bool | None
     low: float = 0.0
     high: float = 1.0
 
 
-KINDS: dict[str, Kind] = {m: Kind(higher, 0.0, float("inf") if m == "bce" else 1.0) for m, higher in METRICS.items()}
+KINDS: dict[str, Kind] = {
+    m: Kind(None if m in ("positive_rate", "prevalence") else higher, 0.0, float("inf") if m == "bce" else 1.0)
+    for m, higher in METRICS.items()
+}
+
+
+def read_directions(higher_is_better: Any, names: Sequence[str]) -> dict[str, bool]:
+    """Of the values or functions ``names`` whose direction is said; True or False is that of all."""
+    if not isinstance(higher_is_better, Mapping):
+        higher_is_better = dict.fromkeys(names, higher_is_better)
+    found = {}
+    for name, better in higher_is_better.items():
+        choice("higher_is_better", str(name), tuple(names))
+        if not isinstance(better, (bool, np.bool_)):
+            raise TypeError(expected("higher_is_better", f"True or False for {name}", repr(better)))
+        found[str(name)] = bool(better)
+    return found
 
 
 def value_kinds(values: Mapping[str, Floats], higher_is_better: bool | Mapping[str, bool]) -> dict[str, Kind]:
     """Kinds of per-sample values: in [0, 1], where they all are, else between the smallest and the largest."""
-    if isinstance(higher_is_better, Mapping):
-        directions = {str(name): better for name, better in higher_is_better.items()}  # as the values' names
-        for name in directions:
-            choice("higher_is_better", name, tuple(values))
-    else:
-        directions = dict.fromkeys(values, higher_is_better)
-    kinds = {}
+    directions, kinds = read_directions(higher_is_better, tuple(values)), {}
     for name, v in values.items():
         better = directions.get(name, True)
-        if not isinstance(better, (bool, np.bool_)):
-            raise TypeError(expected("higher_is_better", f"True or False for {name}", repr(better)))
-        better = bool(better)
         low, high = float(np.nanmin(v)), float(np.nanmax(v))
         kinds[name] = Kind(better) if low >= 0 and high <= 1 else Kind(better, low, high)
     return kinds

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -41,12 +41,12 @@ class Draws:
         by_class: (G, K) point values.
         overall_by_class: (K,) point values over all samples.
         drawn_by_class: (R, G, K) replicates.
-        drawn_overall_by_class: (R, K) replicates.
+        drawn_overall_by_class: (R, K) replicates; NaN of the user's functions, of which nobody needs them.
         bias: (G,) how much too large a value may be on average, 0 where it is unbiased.
         trials: (G, K) independent trials behind the values.
         disjoint: whether the classes' trials are of different samples.
         weighted: whether samples are.
-        rate: whether the value is a share of decisions.
+        rate: whether the value is a share of decisions, or of a function that never leaves [0, 1].
     """
 
     by_class: Floats
@@ -120,6 +120,11 @@ def _about(values: Floats, drawn: Floats) -> Floats:
     return np.asarray(mean_over_classes(values) + mean_over_classes(drawn - values))
 
 
+def _within_one(*values: Floats) -> bool:
+    """Whether no value that is defined lies outside [0, 1]."""
+    return not any(((v < 0) | (v > 1)).any() for v in values)
+
+
 def bootstrap_groups(
     sample: Sample,
     ids: Ints,
@@ -129,33 +134,43 @@ def bootstrap_groups(
     num_replicates: int,
     rng: np.random.Generator,
     convention: Convention = "standard",
-    advance: Callable[[int], None] = lambda replicates: None,
+    names: Sequence[str] = (),
+    advance: Callable[[float], None] = lambda replicates: None,
 ) -> dict[str, Draws]:
     """Point values and replicates of the predictions' ``metrics``, or of the values, in the groups ``ids``; see the module.
 
-    ``advance`` is told how many more replicates are done.
+    ``names`` are the groups' in errors of functions; ``advance`` is told how many more replicates are done.
     """
     weight, patient = sample.weight, sample.patient
     units = units_of(strata_of(patient, ids), rng)
     unit = units.of[patient]
     cells = Cells.made(ids, num_groups, unit, len(units))
     source: MeansOfValues | MetricsOfPredictions
+    own, calls = sample.functions, len(sample.functions.of) * num_groups  # of functions, a replicate
+    names = names or [f"group {g}" for g in range(max(1, num_groups))]
     if sample.pred is None:
         source = MeansOfValues(sample.values)
     else:
-        source = MetricsOfPredictions(sample.pred, metrics, weight, convention)
+        source = MetricsOfPredictions(sample.pred, metrics, weight, convention, {"auc", *own.of})
     table = sums_of(source.columns, cells, weight)
     if isinstance(source, MeansOfValues):
         sums = np.stack([table[rows].sum(axis=0) for rows in cells.rows])
         points, overall = source.from_sums(sums[:-1]), source.from_sums(sums.sum(axis=0))
     else:
-        of = [class_values(m, source.pred, weight, convention=convention) for m in metrics]
+        made = partial(class_values, pred=source.pred, weight=weight, convention=convention)
+        of = [partial(own.by_group, m, names=names) if m in own.of else made(m) for m in metrics]
         points = [source.joined(values(ids, num_groups)) for values in of]
         overall = [source.joined(values(np.zeros_like(ids), 1))[0] for values in of]
-    areas: list[Areas] = []
+    apart: dict[str, list[Callable[[Floats], Floats]]] = {}  # what is no function of sums, of each group
     if isinstance(source, MetricsOfPredictions) and "auc" in metrics:
         everyone = Areas(source.pred, slice(None), unit, len(units), weight)
-        areas = [everyone, *areas_by_group(source.pred, cells, weight, ids)]
+        apart["auc"] = [*areas_by_group(source.pred, cells, weight, ids)]
+    for name in own.of:
+        rows_of = [np.flatnonzero(ids == g) for g in range(num_groups)]
+        apart[name] = [
+            own.of_draws(name, at, cells.of[at] - rows.start, where, partial(advance, 1 / calls))
+            for at, rows, where in zip(rows_of, cells.rows, names, strict=False)
+        ]
     drawn = [np.empty((num_replicates, *values.shape)) for values in points]
     drawn_overall = [np.empty((num_replicates, values.shape[1])) for values in points]
     start = 0
@@ -167,13 +182,14 @@ def bootstrap_groups(
         )  # (r, G + 1, C)
         found = zip(source.metrics, source.from_sums(sums[:, :-1]), source.from_sums(sums.sum(axis=1)), strict=True)
         for m, (name, of_groups, of_all) in enumerate(found):
-            if name == "auc" and isinstance(source, MetricsOfPredictions):
-                each = [source.joined(area(w)) for area, w in zip(areas, [counts, *parts[:-1]], strict=True)]
-                of_all = each[0]  # without a known group there are no others
-                of_groups = np.stack(each[1:], axis=1) if num_groups else np.empty((len(of_all), 0, of_all.shape[1]))
+            if name in apart and isinstance(source, MetricsOfPredictions):
+                each = [source.joined(values(part)) for values, part in zip(apart[name], parts, strict=False)]
+                of_groups = np.stack(each, axis=1) if each else drawn[m][rows]  # of no known group there is none
+                of_all = source.joined(everyone(counts)) if name == "auc" else np.full(overall[m].shape, np.nan)
             drawn[m][rows], drawn_overall[m][rows] = of_groups, of_all
         start = rows.stop
-        advance(counts.shape[1])
+        if not calls:  # which say so themselves
+            advance(counts.shape[1])
     result = {}
     for m, name in enumerate(source.metrics):
         bias = np.zeros(num_groups)
@@ -183,7 +199,7 @@ def bootstrap_groups(
         kind = {
             "disjoint": sample.pred is not None and sample.pred.task == "multiclass",
             "weighted": sample.weighted,
-            "rate": sample.pred is not None and name in RATES,
+            "rate": _within_one(points[m], drawn[m]) if name in own.of else sample.pred is not None and name in RATES,
         }
         result[name] = Draws(points[m], overall[m], drawn[m], drawn_overall[m], bias, trials, **kind)
     return result

@@ -7,7 +7,8 @@ the difference are those of :mod:`fairloss.report.intervals`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,11 +22,12 @@ from fairloss.metrics.arrays import Bools, as_groups, as_values
 from fairloss.metrics.per_group import Metric
 from fairloss.metrics.predictions import READING_OPTIONS, SCORED, Predictions, as_predictions
 from fairloss.metrics.undefined import UndefinedGroupWarning, undefined_labels
-from fairloss.report.arguments import Resampling, check_number, metric_names, only_decides
+from fairloss.report.arguments import KINDS, Resampling, check_number, named_metrics, only_decides
 from fairloss.report.bootstrap import Draws, bootstrap_groups
 from fairloss.report.build import attribute_report
 from fairloss.report.class_gaps import mean_difference, mean_gap
 from fairloss.report.comparisons import judged_groups
+from fairloss.report.functions import Functions, group_names
 from fairloss.report.intervals import gap_difference
 from fairloss.report.options import OPTION_KINDS, PREDICTION_OPTIONS, PredictionOptions
 from fairloss.report.progress import Progress
@@ -45,7 +47,7 @@ def gap_difference_test(
     score_b: Any,
     groups: Any,
     *,
-    metric: Metric = "accuracy",
+    metric: Metric | Callable[..., Any] = "accuracy",
     **options: Unpack[PredictionOptions],
 ) -> GapDifference:
     """Bootstrap test of whether two models differ in the gap of a metric on the same samples.
@@ -56,7 +58,7 @@ def gap_difference_test(
         score_b: of the second model.
         groups: (N,) group labels, or a mapping or frame of several attributes: their intersection (the report takes each
             apart).
-        metric: a name as in :func:`fairloss.metrics.group_metric`.
+        metric: a name or function as in :func:`compare_models`.
         options: by keyword.
 
     Returns:
@@ -83,7 +85,8 @@ def gap_difference_test(
     """
     models = {"a": score_a, "b": score_b}
     options["min_group_size"] = 0  # every group takes part
-    return compare_models(y_true, models, groups, metrics=(metric,), **options)[1].against_first[metric]
+    second = compare_models(y_true, models, groups, metrics=(metric,), **options)[1]
+    return next(iter(second.against_first.values()))
 
 
 @with_options(PREDICTION_OPTIONS, *OPTION_KINDS)
@@ -92,7 +95,7 @@ def compare_models(
     scores: Mapping[str, Any],
     groups: Any,
     *,
-    metrics: Sequence[Metric] | None = None,
+    metrics: Sequence[Metric | Callable[..., Any]] | None = None,
     **options: Unpack[PredictionOptions],
 ) -> list[ModelComparison]:
     """Values and gaps of several models on the same samples, and each one's difference to the first.
@@ -103,7 +106,7 @@ def compare_models(
         groups: (N,) group labels, or a mapping or frame of several attributes: their intersection (the report takes each
             apart).
         metrics: names as in :func:`fairloss.metrics.group_metric`; by default accuracy, AUC (where every model has scores, not
-            decisions), TPR and FPR.
+            decisions), TPR and FPR. Functions as in :meth:`FairnessReport.from_predictions`.
         options: by keyword.
 
     Returns:
@@ -112,7 +115,7 @@ def compare_models(
     Raises:
         TypeError: ``scores`` is no mapping.
         ValueError: no model, shapes that do not fit, no or an unknown metric, one of scores where some models alone give
-            decisions, fewer than 100 replicates.
+            decisions, fewer than 100 replicates, a function that fails.
 
     Note:
         A metric that is undefined in some group, or for some class there, gives one :class:`UndefinedGroupWarning`. Where it
@@ -127,7 +130,7 @@ def compare_models(
     """
     o = given_options(options, PREDICTION_OPTIONS)
     how = Resampling.of(o)
-    names = None if metrics is None else metric_names(metrics)
+    given = None if metrics is None else named_metrics(metrics)
     if not isinstance(scores, Mapping):
         raise TypeError(expected("scores", "a mapping of model names to predictions", type(scores).__name__))
     if not scores:
@@ -139,13 +142,15 @@ def compare_models(
     predictions = _read_models(y_true, scores, **{name: o[name] for name in ("threshold", "strict", *READING_OPTIONS)})
     deciding = [str(model) for model, pred in predictions.items() if only_decides(pred)]
     said: list[str] = []
-    if names is None:
-        names = ("accuracy", "tpr", "fpr") if deciding else ("accuracy", "auc", "tpr", "fpr")
+    if given is None:
+        given = named_metrics(("accuracy", "tpr", "fpr") if deciding else ("accuracy", "auc", "tpr", "fpr"))
         said = [f"Decisions were given, not scores, by {', '.join(deciding)}: AUC is left out."] * bool(deciding)
+    names = tuple(given)
     missing: dict[str, dict[str, list[str]]] = {m: {} for m in names}  # of each metric, by group, in which models
     for pred in predictions.values():
-        for name in names:
-            pred.check(name)
+        for name, function in given.items():
+            if function is None:
+                pred.check(name)
     scored = [name for name in names if name in SCORED]
     if scored and 0 < len(deciding) < len(predictions):
         wanted = f"scores of every model, or decisions of every model, for {scored[0]}"
@@ -155,10 +160,18 @@ def compare_models(
     everyone = as_groups(groups, n, **{rule: o[rule] for rule in LABEL_RULES})
     check_number(attribute, everyone)
     progress = Progress(how.num_replicates * len(predictions), shown=how.progress)
+    prepared = []
     for model, pred in predictions.items():
         notes = list(said)
         sample, present = read_sample(pred, {}, n, o["patients"], o["sample_weight"], notes)
         encoding = _present(everyone, present)
+        own = Functions.made(given, y_true, scores[model], pred, o["sample_weight"], present)
+        try:
+            kinds = KINDS | own.kinds({attribute: encoding}, None)
+        except ValueError as error:
+            raise ValueError(f"{error} (model {model})") from error.__cause__
+        prepared.append((model, pred, replace(sample, functions=own), encoding, kinds, notes))
+    for model, pred, sample, encoding, kinds, notes in prepared:
         if sample.weighted:
             worth = sample.effective(np.zeros(len(sample), dtype=np.int64), 1)[0]
             notes.append(f"Weighted: {count_of(len(sample), 'sample')}, worth {worth:.1f} of equal weight.")
@@ -169,9 +182,10 @@ def compare_models(
             metrics=names,
             num_replicates=how.num_replicates,
             rng=np.random.default_rng(how.seed),  # the same draws for every model
+            names=group_names(attribute, encoding),
             advance=progress.advance,
         )
-        report = attribute_report(attribute, encoding, draws, sample, how, notes)
+        report = attribute_report(attribute, encoding, draws, sample, how, notes, kinds)
         gaps = {m: report.gap(m) for m in names}
         few = {m: np.array([g.metrics[m].few for g in report.groups], dtype=bool) for m in names}
         judged = {m: judged_groups(d, few[m]) for m, d in draws.items()}

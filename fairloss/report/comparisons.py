@@ -37,7 +37,7 @@ _TITLES = {
 _NOTHING = Estimate(float("nan"), float("nan"), float("nan"))
 
 
-def difference_and_ratio(pair: Draws, level: float, scale: float) -> tuple[Estimate, Estimate]:
+def difference_and_ratio(pair: Draws, level: float, kind: Kind) -> tuple[Estimate, Estimate]:
     """The first group's value less the second's, with Newcombe's interval of shares; and their ratio, by percentiles.
 
     A ratio has no interval where a replicate of either group is 0 or none varies.
@@ -49,9 +49,9 @@ def difference_and_ratio(pair: Draws, level: float, scale: float) -> tuple[Estim
     deviation = drawn[:, 0] - drawn[:, 1] - value
     error = np.full(2, deviation[~np.isnan(deviation)].std())
     down, up = skewed_errors(values, drawn, error, z) if are_shares(pair) else (error, error)
-    slack = float(pair.slack(scale, level).mean(axis=1).sum())
+    slack, most = float(pair.slack(value_range(kind), level).mean(axis=1).sum()), kind.high - kind.low
     low, high = value - z * down[0] - slack - pair.bias[0], value + z * up[0] + slack + pair.bias[1]
-    difference = Estimate(value, max(-scale, float(low)), min(scale, float(high)))
+    difference = Estimate(value, max(-most, float(low)), min(most, float(high)))
     if not values[1] > 0:
         return difference, _NOTHING
     share, ends = float(values[0] / values[1]), (float("nan"), float("nan"))
@@ -135,8 +135,7 @@ class Comparisons:
                 if g != r:
                     pair = replace(d, **{k: getattr(d, k)[[g, r]] for k in ("by_class", "bias", "trials")})
                     pair = replace(pair, drawn_by_class=d.drawn_by_class[:, [g, r]])
-                    scale = value_range(self.kinds[m])
-                    found.append(Contrast(m, label, *difference_and_ratio(pair, self.how.level, scale)))
+                    found.append(Contrast(m, label, *difference_and_ratio(pair, self.how.level, self.kinds[m])))
         return tuple(found)
 
     def _basis(self, metrics: Sequence[str]) -> dict[str, Any]:
@@ -191,11 +190,13 @@ def _gap(
     # Two groups at least, and not all alike: else naming one as the worst would mislead.
     if len(parts) == 1 and disparity.gap(shared) > 1e-12 * max(1.0, float(np.nanmax(np.abs(shared), initial=0.0))):
         top, bottom = labels[int(np.nanargmax(shared))], labels[int(np.nanargmin(shared))]
-        best, worst = (top, bottom) if kind.higher_is_better else (bottom, top)
+        best, worst = (bottom, top) if kind.higher_is_better is False else (top, bottom)
     high = min(kind.high - kind.low, high) if high == high else high
     # Extrapolation goes too far where one tiny group makes most of the noise: not below what the data exclude.
     corrected = float(np.minimum(np.maximum(corrected, low), high))
-    return Gap(name, title, Estimate(value, low, high), corrected, best, worst)
+    return Gap(
+        name, title, Estimate(value, low, high), corrected, best, worst, directed=kind.higher_is_better is not None
+    )
 
 
 def _equity_scaled(auc: Draws, level: float) -> Estimate:

@@ -32,7 +32,7 @@ def as_markdown(report: ReportData) -> str:
 
 def as_model_card(report: ReportData) -> str:
     """The section of a model card: who was measured, values and intervals of the groups, what differs, what is not known."""
-    kept = [m for m in _CARD if m in report.overall] or list(report.overall)
+    kept = [m for m in (*_CARD, *report.settings.get("functions", ())) if m in report.overall] or list(report.overall)
     positives = "positives" in tables(report)[0].groups.header
     header = ["group", "patients", *["positives"] * positives, *map(metric_heading, kept)]
     lines = ["## Performance in subgroups", "", f"{settings_line(report)} (TRIPOD+AI, item 23a.)", ""]

@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fairloss._version import __version__
+from fairloss.core.arrays import as_array
 from fairloss.core.checks import expected
 from fairloss.core.options import given_options, with_options
 from fairloss.groups.encode import GroupEncoding
-from fairloss.metrics.arrays import Ints
-from fairloss.metrics.per_group import Metric
 from fairloss.metrics.predictions import READING_OPTIONS, Predictions, as_predictions
 from fairloss.metrics.rates import Convention
 from fairloss.report import findings
@@ -39,12 +38,13 @@ from fairloss.report.arguments import (
 )
 from fairloss.report.bootstrap import Draws, bootstrap_groups
 from fairloss.report.build import attribute_report, overall_estimates
+from fairloss.report.functions import EVERYONE, Functions, group_names
 from fairloss.report.limits import Breach, find_breaches
 from fairloss.report.markdown import as_model_card
 from fairloss.report.options import (
     FILE_OPTIONS,
     OPTION_KINDS,
-    PREDICTION_OPTIONS,
+    REPORT_OF_PREDICTIONS,
     REPORT_OPTIONS,
     SAMPLE_OPTIONS,
     FileOptions,
@@ -67,18 +67,12 @@ class FairnessReport(ReportData):
     """Fairness of one set of predictions; made by :meth:`from_predictions`, :meth:`from_values` or :meth:`from_file`."""
 
     @classmethod
-    @with_options(PREDICTION_OPTIONS | REPORT_OPTIONS, *OPTION_KINDS)
+    @with_options(REPORT_OF_PREDICTIONS, *OPTION_KINDS)
     def from_predictions(
         cls,
         y_true: Any,
         y_score: Any,
         groups: Any,
-        *,
-        metrics: Sequence[Metric] | None = None,
-        convention: Convention = "standard",
-        intersections: bool = True,
-        title: str = "Fairness report",
-        at_specificity: float | None = None,
         **options: Unpack[ReportOfPredictions],
     ) -> FairnessReport:
         """Compute the report.
@@ -89,21 +83,15 @@ class FairnessReport(ReportData):
                 :func:`fairloss.metrics.group_metric`.
             groups: attribute name to (N,) labels (a mapping or a data frame), or the labels of one attribute. None, NaN
                 and -1 are unknown.
-            metrics: names as in :func:`group_metric`; by default all that the predictions allow of accuracy, AUC,
-                sensitivity (TPR), specificity (TNR), PPV (precision), NPV, F1, positive rate, prevalence and ECE; of several
-                classes or labels FPR and FDR in place of TNR, PPV, NPV and prevalence.
-            convention: ``"standard"`` or ``"fairgrpo"``.
-            intersections: with several attributes, also report every pair of them, and all together.
-            title: of the report.
-            at_specificity: take the threshold at which this share of all negatives is called negative.
             options: by keyword.
 
         Returns:
             The report.
 
         Raises:
-            TypeError: a number, or names of metrics, of another type.
-            ValueError: shapes that do not fit, no attribute, a metric that the predictions do not allow, a number out of range.
+            TypeError: a number, or names of metrics, of another type; a function without ``sample_weight`` beside weights.
+            ValueError: shapes that do not fit, no attribute, a metric that the predictions do not allow, a number out of range;
+                a function without a name of its own, that raises (its error is the cause) or returns no finite number.
 
         Example:
             >>> import numpy as np
@@ -114,41 +102,50 @@ class FairnessReport(ReportData):
             >>> gap = report["sex"].gap("accuracy")
             >>> gap.worst, round(gap.estimate.value, 2), gap.estimate.low > 0
             ('M', 0.23, True)
+            >>> def mistaken(y_true, y_score):
+            ...     return np.mean((y_score >= 0.5) != y_true)
+            >>> options = {"metrics": ["tpr", mistaken], "higher_is_better": {"mistaken": False}}
+            >>> own = FairnessReport.from_predictions(y, score, {"sex": sex}, num_replicates=200, **options)["sex"]
+            >>> own.gap("mistaken").worst, own.gap("mistaken").words
+            (1, 'shown')
         """
-        o = given_options(options, PREDICTION_OPTIONS | REPORT_OPTIONS)
+        o = given_options(options, REPORT_OF_PREDICTIONS)
         how, threshold, strict = Resampling.of(o), o["threshold"], o["strict"]
         reading = {name: o[name] for name in READING_OPTIONS}
         pred = as_predictions(y_true, y_score, threshold=threshold, strict=strict, **reading)
-        if at_specificity is not None:
-            threshold = threshold_at(pred, at_specificity, threshold, strict=strict)
+        if o["at_specificity"] is not None:
+            threshold = threshold_at(pred, o["at_specificity"], threshold, strict=strict)
             pred = as_predictions(y_true, y_score, threshold=threshold, strict=strict, **reading)
 
-        def made(pred: Predictions, title: str) -> FairnessReport:
+        def made(pred: Predictions, title: str, true: Any, score: Any) -> FairnessReport:
             notes: list[str] = []
             sample, present = read_sample(pred, {}, len(pred), o["patients"], o["sample_weight"], notes)
-            encodings = read_attributes(groups, present, intersections, o, notes)
-            pred = sample.pred or pred
-            names = read_metrics(pred, metrics, notes)
+            encodings = read_attributes(groups, present, o, notes)
+            found = read_metrics(sample.pred or pred, o["metrics"], notes)
+            own = Functions.made(found, true, score, pred, o["sample_weight"], present)
+            kinds, names = KINDS | own.kinds(encodings, o["higher_is_better"]), tuple(found)
             settings = {
                 "title": title,
                 "task": pred.task,
                 "threshold": threshold,
                 "decision": "score > threshold" if strict else "score >= threshold",
-                "convention": convention,
-                "at_specificity": at_specificity,
-                "model_name": o["model_name"],
+                **{name: o[name] for name in ("convention", "at_specificity", "model_name")},
+                **({"functions": own.origins} if own.of else {}),
             }
-            judged = read_margins(o["margin"], KINDS, names), read_references(o["reference"], encodings)
-            return cls._of(sample, encodings, names, KINDS, judged, how, settings, notes, convention)
+            judged = read_margins(o["margin"], kinds, names), read_references(o["reference"], encodings)
+            sample = replace(sample, functions=own)
+            return cls._of(sample, encodings, names, kinds, judged, how, settings, notes, o["convention"])
 
-        report = made(pred, title)
+        report, lost = made(pred, o["title"], y_true, y_score), list[str]()
         if pred.task == "multilabel":
-            labels = {str(name): pred.label(k) for k, name in enumerate(pred.classes)}
-            known = {name: of for name, of in labels.items() if of.weights(o["sample_weight"]).any()}
-            report.findings.update({name: made(of, f"{title}: {name}") for name, of in known.items()})
-            lost = tuple(f"{name}: no label is known." for name in labels if name not in known)
-            report = replace(report, warnings=report.warnings + lost)
-        return report
+            columns = zip(pred.classes, as_array(y_true, "y_true").T, as_array(y_score, "y_score").T, strict=True)
+            for k, (name, true, score) in enumerate(columns):
+                of = pred.label(k)
+                if of.weights(o["sample_weight"]).any():
+                    report.findings[str(name)] = made(of, f"{o['title']}: {name}", true, score)
+                else:
+                    lost.append(f"{name}: no label is known.")
+        return replace(report, warnings=(*report.warnings, *lost))
 
     @classmethod
     @with_options(SAMPLE_OPTIONS | REPORT_OPTIONS, *OPTION_KINDS)
@@ -158,8 +155,6 @@ class FairnessReport(ReportData):
         groups: Any,
         *,
         higher_is_better: bool | Mapping[str, bool] = True,
-        intersections: bool = True,
-        title: str = "Fairness report",
         **options: Unpack[ReportOfValues],
     ) -> FairnessReport:
         """Compute the report of per-sample values: Dice or IoU of each image, a loss, an error in years.
@@ -168,8 +163,6 @@ class FairnessReport(ReportData):
             values: name to (N,) numbers; NaN (a Dice of two empty masks) is left out.
             groups: as in :meth:`from_predictions`.
             higher_is_better: the direction of all values, or of each by name.
-            intersections: as there.
-            title: as there.
             options: by keyword.
 
         Returns:
@@ -196,9 +189,9 @@ class FairnessReport(ReportData):
             raise ValueError(expected("values", "values of one length", f"lengths {sorted(lengths)}"))
         notes: list[str] = []
         sample, present = read_sample(None, arrays, lengths.pop(), o["patients"], o["sample_weight"], notes)
-        encodings = read_attributes(groups, present, intersections, o, notes)
+        encodings = read_attributes(groups, present, o, notes)
         kinds = value_kinds(sample.values, higher_is_better)
-        settings = {"title": title, "task": "values", "model_name": o["model_name"]}
+        settings = {"title": o["title"], "task": "values", "model_name": o["model_name"]}
         judged = read_margins(o["margin"], kinds, tuple(arrays)), read_references(o["reference"], encodings)
         return cls._of(sample, encodings, tuple(arrays), kinds, judged, how, settings, notes)
 
@@ -237,21 +230,20 @@ class FairnessReport(ReportData):
         return cls._of_file(read_predictions(path, columns, form, **labels), **o)
 
     @classmethod
-    def _of_file(cls, file: FilePredictions, *, higher_is_better: Any = True, **options: Any) -> FairnessReport:
+    def _of_file(cls, file: FilePredictions, *, higher_is_better: Any = None, **options: Any) -> FairnessReport:
         """The report of a file that has been read; options as in :meth:`from_file`."""
         options["patients"] = None if file.patients is None else file.patients.codes
         options["sample_weight"] = file.sample_weight
         if file.y_true is None:
-            of_values = {*SAMPLE_OPTIONS, *REPORT_OPTIONS, "intersections", "title"}
-            kept = {name: options.pop(name) for name in list(options) if name in of_values}
+            kept = {name: options.pop(name) for name in list(options) if name in SAMPLE_OPTIONS | REPORT_OPTIONS}
             idle = next((name for name, value in options.items() if value != FILE_OPTIONS[name]), None)
             if idle is not None:
                 raise ValueError(expected(idle, "labels and scores, of which it is", "values"))
-            report = cls.from_values(file.values, file.groups, higher_is_better=higher_is_better, **kept)
-        elif higher_is_better is not True and higher_is_better != {}:
-            raise ValueError(expected("higher_is_better", "values, of which it is", "labels and scores"))
+            better = True if higher_is_better is None else higher_is_better
+            report = cls.from_values(file.values, file.groups, higher_is_better=better, **kept)
         else:
-            report = cls.from_predictions(file.y_true, file.y_score, file.groups, **file.reading, **options)
+            options |= {"higher_is_better": higher_is_better, **file.reading}
+            report = cls.from_predictions(file.y_true, file.y_score, file.groups, **options)
         for each in (report, *report.findings.values()):
             each.settings.update(source=file.name, sha256=file.sha256, read_as=file.notes)
         return report
@@ -270,39 +262,37 @@ class FairnessReport(ReportData):
         convention: Convention = "standard",
     ) -> FairnessReport:
         """The report of the sample, with the same draws for every attribute."""
-        everyone = np.zeros(len(sample), dtype=np.int64)
-        margins, references = judged
-        inside = {name: np.maximum(e.ids, -1) for name, e in encodings.items()}
-        costs = sum(map(cost_of, (everyone, *inside.values())))
+        everyone = GroupEncoding(np.zeros(len(sample), dtype=np.int64), EVERYONE)
+        (margins, references), functions = judged, len(sample.functions.of)
+        costs = sum(cost_of(e.ids, functions) for e in (everyone, *encodings.values()))
         progress = Progress(how.num_replicates * costs, shown=how.progress)
 
-        def drawn(ids: Ints, num_groups: int) -> dict[str, Draws]:
-            rng, cost = np.random.default_rng(how.seed), cost_of(ids)
+        def drawn(encoding: GroupEncoding, names: Sequence[str]) -> dict[str, Draws]:
+            cost = cost_of(encoding.ids, functions)
             return bootstrap_groups(
                 sample,
-                ids,
-                num_groups,
+                np.maximum(encoding.ids, -1),
+                encoding.num_groups,
                 metrics=metrics,
                 num_replicates=how.num_replicates,
-                rng=rng,
+                rng=np.random.default_rng(how.seed),
                 convention=convention,
+                names=names,
                 advance=lambda replicates: progress.advance(replicates * cost),
             )
 
-        overall = overall_estimates(drawn(everyone, 1), sample, how, kinds)
-        reports = tuple(
-            attribute_report(
-                name, e, drawn(inside[name], e.num_groups), sample, how, notes, kinds, margins, references.get(name)
-            )
-            for name, e in encodings.items()
-        )
+        overall = overall_estimates(drawn(everyone, EVERYONE), sample, how, kinds)
+        reports = []
+        for name, e in encodings.items():
+            draws, reference = drawn(e, group_names(name, e)), references.get(name)
+            reports.append(attribute_report(name, e, draws, sample, how, notes, kinds, margins, reference))
         progress.close()
         settings |= {"samples": len(sample), "patients": sample.patients, "weighted": sample.weighted}
-        settings |= {"effective": float(sample.effective(everyone, 1)[0])}
+        settings |= {"effective": float(sample.effective(everyone.ids, 1)[0])}
         settings |= {name.removeprefix("num_"): v for name, v in how._asdict().items() if name != "progress"}
         settings |= {"margins": dict(margins)}
         settings |= {"version": __version__, "date": date.today().isoformat()}
-        return cls(overall, reports, tuple(notes), settings)
+        return cls(overall, tuple(reports), tuple(notes), settings)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries and lists that JSON can hold; None stands for an undefined value."""

@@ -112,6 +112,8 @@ class Gap:
             () where these would do, None where that is not known or of no interest.
         left_out: labels of groups too small to judge, which take no part.
         judged: whether two groups at least are large enough to judge; else all take part, and nothing is shown.
+        directed: whether a value is better than another: not so of positive rates, prevalences, and functions of which it
+            was not said; these are lower or higher.
     """
 
     name: str
@@ -125,11 +127,7 @@ class Gap:
     missing: tuple[tuple[Any, int], ...] | None = None
     left_out: tuple[Any, ...] = ()
     judged: bool = True
-
-    @property
-    def directed(self) -> bool:
-        """Whether a value is better than another: not so of positive rates and prevalences, which are lower or higher."""
-        return self.name not in ("positive_rate", "prevalence")
+    directed: bool = True
 
     @property
     def clear(self) -> bool:

@@ -20,6 +20,7 @@ from fairloss.groups.encode import number_labels
 from fairloss.groups.labels import is_unknown, may_be_missing
 from fairloss.metrics.arrays import Bools, Floats, Ints, as_array, as_weights
 from fairloss.metrics.predictions import Predictions
+from fairloss.report.functions import NO_FUNCTIONS, Functions
 from fairloss.report.resampling import numbered
 from fairloss.report.results import count_of
 
@@ -35,12 +36,14 @@ class Sample:
         patient: (N,) patient 0 .. P - 1 of each sample.
         weight: (N,) positive weights.
         values: name to (N,) values, NaN where there is none.
+        functions: metrics that the user wrote.
     """
 
     pred: Predictions | None
     patient: Ints
     weight: Floats
     values: Mapping[str, Floats] = field(default_factory=dict)
+    functions: Functions = NO_FUNCTIONS
 
     def __len__(self) -> int:
         return len(self.patient)
@@ -65,7 +68,10 @@ class Sample:
         return ~np.isnan(self.values[metric]) if metric in self.values else None
 
     def trials(self, metric: str, ids: Ints, num_groups: int, columns: int) -> Floats:
-        """(G, K) independent trials behind each value of the metric: patients with a sample in its denominator."""
+        """(G, K) independent trials behind each value of the metric: patients with a sample in its denominator.
+
+        A function may count positives or negatives alone: where either are fewer than ten, these are its trials.
+        """
         pred = self.pred
         if pred is None or columns != len(pred.classes):
             return np.repeat(self.effective(ids, num_groups, self.counted(metric))[:, None], columns, axis=1)
@@ -74,7 +80,7 @@ class Sample:
             positive, decided = pred.target[:, k], pred.decided[:, k]
             if metric in ("tpr", "fnr", "f1"):
                 masks = [positive]
-            elif metric in ("auc", "balanced_accuracy"):
+            elif metric in ("auc", "balanced_accuracy", *self.functions.of):
                 masks = [positive, ~positive]
             elif metric in ("fpr", "tnr"):
                 masks = [~positive]
@@ -85,6 +91,9 @@ class Sample:
             if pred.known is not None:
                 masks = [mask & pred.known[:, k] for mask in masks]
             found[:, k] = np.min([self.effective(ids, num_groups, m) for m in masks], axis=0)
+            if metric in self.functions.of:
+                every = self.effective(ids, num_groups, None if pred.known is None else pred.known[:, k])
+                found[:, k] = np.where(found[:, k] < 10, found[:, k], every)
         return found
 
 

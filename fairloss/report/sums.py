@@ -9,7 +9,7 @@ an area's variance, and the replicates are moved so that they lie about the exac
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -90,11 +90,13 @@ class MeansOfValues:
 class MetricsOfPredictions:
     """Values of all metrics of predictions from sums of columns, which are laid out once."""
 
-    def __init__(self, pred: Predictions, metrics: Sequence[str], weight: Floats, convention: Convention) -> None:
-        self.pred, self.metrics, self.convention = pred, tuple(metrics), convention
+    def __init__(
+        self, pred: Predictions, metrics: Sequence[str], weight: Floats, convention: Convention, apart: Set[str]
+    ) -> None:
+        self.pred, self.metrics, self.convention, self.apart = pred, tuple(metrics), convention, apart
         one = np.ones(len(pred))
         blocks: dict[str, list[Column]] = {"n": [(None, one, 1)]}
-        scored = [m for m in self.metrics if m not in RATES and m != "auc"]
+        scored = [m for m in self.metrics if m not in RATES and m not in apart]
         if any(m in RATES for m in self.metrics):
             cells = confusion_cells(pred)
             known = (one if pred.known is None else pred.known[:, k] for k in range(cells.shape[1]))
@@ -118,7 +120,7 @@ class MetricsOfPredictions:
         self.binned = blocks["ece"][0] if "ece" in blocks else None
 
     def from_sums(self, sums: Floats) -> list[Floats]:
-        """(..., C) sums of weighted columns to the values (..., K) of each metric; those of an AUC are left out."""
+        """(..., C) sums of weighted columns to the values (..., K) of each metric, none of those that are ``apart``."""
         n, found = sums[..., :1], []
         for name in self.metrics:
             if name == "accuracy" and self.pred.task == "multiclass" and self.convention == "standard":
@@ -129,7 +131,7 @@ class MetricsOfPredictions:
             elif name == "ece":
                 found.append(ratio(np.abs(sums[..., self.where[name]]).sum(axis=-1, keepdims=True), n))
             else:
-                found.append(sums[..., :0] if name == "auc" else ratio(sums[..., self.where[name]], n))
+                found.append(sums[..., :0] if name in self.apart else ratio(sums[..., self.where[name]], n))
         return found
 
     def joined(self, values: Floats) -> Floats:

@@ -99,6 +99,8 @@ def legend(report: ReportData) -> list[str]:
     metrics = dict.fromkeys(m for each in every for m in each.overall)
     names = {gap.name for each in every for a in each.attributes for gap in a.gaps}
     lines = [] if values else [f"{metric_heading(m)}: {_MEANINGS[m]}." for m in metrics if m in _MEANINGS]
+    for name, origin in report.settings.get("functions", {}).items():
+        lines.append(f"{metric_heading(name)}: a function given in Python, {origin}.")
     lines.append(
         "A gap or difference is the largest minus the smallest group value; 0 means that the groups are alike. Those of "
         "small groups are too large on average: the bias-corrected value allows for that."
