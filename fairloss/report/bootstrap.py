@@ -7,7 +7,8 @@ hold a single patient, who is then in every replicate, and intervals would be to
 
 Very many patients are drawn as units of several (:mod:`fairloss.report.resampling`). Every metric is a function of sums over
 samples (:mod:`fairloss.report.sums`), which are added up once by group and unit, so that a block of replicates is one
-product of these with how often each unit was drawn.
+product of these with how often each unit was drawn; the user's functions alone (:mod:`fairloss.report.functions`) are called
+on the rows of every replicate.
 
 A mean over classes keeps the values of each class. A replicate in which a class vanishes from a group changes the group's
 mean by the mean change of the classes that are left, so that point value and replicates are of the same classes.
