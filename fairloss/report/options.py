@@ -90,8 +90,8 @@ class ReportOfPredictions(PredictionOptions, ReportOptions, total=False):
             scores as they were given, before any threshold (of several labels one column at a time), and
             ``sample_weight=`` where there are weights. It returns a number, or NaN where it is undefined. It is called
             ``num_replicates`` times for all samples and for every group of every attribute, at one to three milliseconds a
-            call for scikit-learn's: 10 to 30 s for one attribute of four groups. Where nothing leaves [0, 1], it is taken as a share
-            of the samples; groups with fewer than ten positives or negatives are too few to judge by it.
+            call for scikit-learn's: 10 to 30 s for one attribute of four groups. Where nothing leaves [0, 1], it is taken
+            as a share of the samples; groups with fewer than ten positives or negatives are too few to judge by it.
         higher_is_better: True or False for all functions, or by name; of others the highest and lowest groups are named,
             not the best and worst.
         convention: ``"standard"`` or ``"fairgrpo"``.

@@ -58,7 +58,7 @@ def numbered(codes: Ints) -> tuple[Ints, Ints]:
 
 
 def cost_of(ids: Ints, functions: int = 0) -> float:
-    """What a replicate of the groups ``ids`` takes, in a unit of time of its own; a call of a function one to two milliseconds."""
+    """What a replicate of the groups ``ids`` takes, in a unit of time of its own; a call of a function 1.6 ms."""
     sizes = np.bincount(ids[ids >= 0])
     calls = functions * (12 * len(ids) + 400_000 * len(sizes))
     return float(len(ids) + 5 * np.minimum(sizes, UNITS).sum() + calls)
