@@ -13,6 +13,7 @@ where student and teacher agree.
 from __future__ import annotations
 
 import inspect
+import secrets
 from collections.abc import Callable
 from typing import Literal
 
@@ -26,10 +27,10 @@ from fairloss.core.distributed import ProcessGroup, all_reduce_sums, check_proce
 from fairloss.core.dtypes import statistics_dtype
 from fairloss.core.options import option_names, options_of
 from fairloss.core.state import ConstantsModule
-from fairloss.core.tensor_checks import all_inside, floating, on_host, real, same_device, shaped, unwrapped
+from fairloss.core.tensor_checks import all_inside, floating, on_host, real, same_device, shaped
 from fairloss.groups.ids import check_groups, single_attribute
 from fairloss.losses.dice import check_class_ids
-from fairloss.losses.fis_weights import weighted_mean
+from fairloss.losses.fis_weights import FIS_OPTIONS, scaled_weights
 from fairloss.losses.group_heads import route_by_group
 from fairloss.losses.tasks import check_fractions
 
@@ -39,8 +40,8 @@ Direction = Literal["teacher||student", "student||teacher"]
 DistillationVariant = Literal["default", "paper"]
 TaskLoss = Callable[..., Tensor]
 
-_NO_CLASS = -(1 << 63)
-"""Torch would ignore the class -100."""
+_NO_CLASS = -secrets.randbits(61) - (1 << 61)
+"""Torch lets one id pass, which it ignores: one that no labels hold but by chance, not even NaN made an integer."""
 
 
 def _two_classes(logits: Tensor) -> Tensor:
@@ -53,8 +54,7 @@ def _sample_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """(N, C, *spatial) float32 or float64 logits -> (N,): the mean over pixels of the cross-entropy."""
     soft = target.dtype.is_floating_point
     target = target.to(logits.dtype if soft else torch.int64)
-    # On the host torch raises for every id that is no class but for the one that it is told to ignore.
-    if not soft and not (on_host(target) and target.numel() and int(unwrapped(target).amin()) > _NO_CLASS):
+    if not soft and not on_host(target):  # on the host torch raises
         check_class_ids(target, logits.shape[1])
     try:
         entropy = F.cross_entropy(logits, target, reduction="none", ignore_index=_NO_CLASS)
@@ -68,14 +68,20 @@ def _divergence(
     student: Tensor, teacher: Tensor, temperature: float, direction: Direction, variant: DistillationVariant
 ) -> Tensor:
     """Sum over samples and pixels of minus the KL divergence over classes (dimension 1)."""
+
+    def expectation(log_p: Tensor, ratio: Tensor) -> Tensor:
+        # A dot product is one operation, but over millions of pixels it loses the digits that a sum keeps.
+        p = log_p.exp()
+        return torch.dot(p.flatten(), ratio.flatten()) if ratio.ndim == 2 else (p * ratio).sum()
+
     log_t = torch.log_softmax(teacher / temperature, 1)
     if variant == "paper":
         log_s, direction = torch.log_softmax(student, 1), "student||teacher"
     else:
         log_s = torch.log_softmax(student / temperature, 1)
     if direction == "teacher||student":
-        return (log_t.exp() * (log_s - log_t)).sum()
-    return (log_s.exp() * (log_t - log_s)).sum()
+        return expectation(log_t, log_s - log_t)
+    return expectation(log_s, log_t - log_s)
 
 
 def takes_values(task_loss: TaskLoss) -> bool:
@@ -190,8 +196,10 @@ def fair_distillation(
     if task_loss is not None:
         return torch.sub((1 - distill_weight) * task_loss(losses, groups), total, alpha=scale)
     losses, ids = gather_rows_with_gradient(losses, process_group), ids.gathered(process_group)
-    by_group, _ = weighted_mean(losses, ids, (losses.detach(), ids), factor=1 - distill_weight)
-    return torch.add(by_group, total, alpha=-scale)
+    share = (1 - distill_weight) / max(len(losses), 1)
+    weights = scaled_weights(losses, ids, (losses.detach(), ids), FIS_OPTIONS, share)
+    # One operation for the weighted mean and its sum with the other term.
+    return torch.addmv(total.unsqueeze(0), losses.unsqueeze(0), weights, beta=-scale).squeeze(0)
 
 
 class FairDistillationLoss(ConstantsModule):

@@ -43,6 +43,7 @@ __all__ = [
     "checked_reference",
     "compared_samples",
     "fis_weights",
+    "scaled_weights",
     "weighted_mean",
     "with_batch",
 ]
@@ -109,25 +110,26 @@ def checked_options(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> 
 
 
 def _signed_scores(line: LineStatistics, squared: Tensor, temperature: float, unit: float) -> Tensor:
-    """(G,): sign(mean_g - mean) o_g / (T Var + eps), raised to the largest one among the groups that do no worse.
+    """(G + 1,): sign(mean_g - mean) o_g / (T Var + eps), raised to the largest one among the groups that do no worse.
 
-    o is half of ``squared``; times ``unit``. Absent groups have an infinite mean, so that they raise nobody.
+    o is half of ``squared``; times ``unit``. Absent groups have the score -inf, so that they raise nobody. Nobody does as
+    badly as the unknown of the last place, whose score is ``NOTHING``; where nobody is known it is 0.
     """
     # Means that differ by rounding are equal, lest the order of the batch decide the sign.
-    equal = line.means.square() <= 1e-20 * line.variance
-    signed = squared.copysign(line.means).masked_fill(equal, 0.0)
-    scores = signed / torch.rsub(line.variance, 2 * _EPS / unit, alpha=-2 * temperature / unit)
-    return scores.masked_fill(line.means > line.means.unsqueeze(1), -torch.inf).amax(1)
+    unequal = torch.addcmul(line.variance, line.means, line.means, value=-1e20) < 0
+    scores = squared.copysign(line.means) / torch.rsub(line.variance, 2 * _EPS / unit, alpha=-2 * temperature / unit)
+    scores = torch.where(unequal, scores, line.zero)
+    return scores.masked_fill(line.means > line.means.unsqueeze(1), NOTHING).amax(1)
 
 
 def _unlike_default(o: Tensor, line: LineStatistics, own: GroupIds, variant: FISVariant) -> Tensor:
-    """(G,) distances over the temperature -> s^G per sample, (N,) float64, of the paper or of the released code."""
+    """(G + 1,) distances over the temperature -> s^G per sample, (N,) float64, of the paper or of the released code."""
     if variant == "released":  # softmax over samples; an unknown one gets the mean of the known
-        shares = torch.softmax(F.pad(o, (1, 0), value=NOTHING)[line.rows], 0)
-        return torch.where(line.unknown, 1 / torch.where(line.total > 0, line.total, len(shares)), shares)
+        shares = torch.softmax(o[line.ids], 0)
+        return torch.where(line.known, shares, 1 / torch.where(line.total > 0, line.total, len(shares)))
     present = own.sum(o.new_ones(len(own.ids))) > 0
     number = present.sum()
-    table = torch.softmax(torch.where(present, o, NOTHING), 0)
+    table = torch.softmax(torch.where(present, o[:-1], NOTHING), 0)
     return own.lookup(table * number, 1.0) / number.clamp(min=1)
 
 
@@ -160,7 +162,7 @@ def with_batch(x: Tensor, ids: GroupIds, held: Reference) -> Reference:
     return torch.cat([held[0].to(x.dtype), x.detach()]), torch.cat([held[1], ids.ids])
 
 
-def _weights(
+def scaled_weights(
     x: Tensor,
     ids: GroupIds,
     compared: tuple[Tensor, GroupIds],
@@ -169,7 +171,8 @@ def _weights(
     distances: Tensor | None = None,
 ) -> Tensor:
     """``scale`` times the weights of checked arguments, (N,) or (N, K)."""
-    n, sizes, c, variant, temperature = x.shape[0], ids.sizes, o["c"], o["variant"], o["temperature"]
+    n, sizes, variant, temperature = x.shape[0], ids.sizes, o["variant"], o["temperature"]
+    c = o["c"] if o["c"] > 1e-99 else 0.0  # is divided by
     group_temperature = temperature if o["group_temperature"] is None else o["group_temperature"]
     given = [None] * len(sizes) if distances is None else (2 * distances.detach().to(torch.float64)).split(list(sizes))
     lines = []  # of each attribute: statistics of what is compared, those of the batch's groups, scores or distances
@@ -180,16 +183,19 @@ def _weights(
             samples = [compared[0][others.column == g] for g in range(others.sizes[0])]
             found = sinkhorn_divergences([(sample, torch.cat(samples)) for sample in samples], o["blur"])
             squared = 2 * found.to(torch.float64)
-        squared = line.squared if squared is None else squared
+        squared = line.squared if squared is None else F.pad(squared, (0, 1), value=-torch.inf)
         if variant == "default":
             scores = _signed_scores(line, squared, group_temperature, temperature)
         else:
             scores = squared / (2 * group_temperature)
         if variant != "default" or compared[1] is not ids:  # groups that are not among what is compared
-            scores = scores.masked_fill(line.means == torch.inf, 0.0)
+            scores = scores[:-1].masked_fill(line.means[:-1] == -torch.inf, 0.0)
+            scores = F.pad(scores, (0, 1), value=NOTHING)
         if compared[1] is not ids:
-            rows = own.rows()
-            line = line._replace(rows=rows, unknown=rows == 0, total=rows.count_nonzero().to(torch.float64))
+            wrong = (line.known & ~compared[0].isfinite()).any()  # those of the batch show in the individual part
+            known = own.column >= 0
+            line = line._replace(ids=own.column, known=known, total=known.sum(dtype=torch.float64))
+            scores = scores.masked_fill(wrong, torch.nan)
         lines.append((line, own, scores))
     if variant != "default":
         scale *= o["right_asymptote"] if variant == "released" else 1.0
@@ -198,19 +204,17 @@ def _weights(
         weights = [(scale * (1 - c)) * individual + (scale * c) * part for part in parts]
         base = scale * individual
     else:
-        rows_of_scores = [F.pad(scores, (1, 0), value=NOTHING)[line.rows] for line, _, scores in lines]
-        logits = torch.stack([x.detach(), *rows_of_scores]).to(torch.float64)
+        logits = torch.stack([x.detach(), *(scores[line.ids] for line, _, scores in lines)]).to(torch.float64)
         logits = logits if temperature == 1 else logits / temperature
         cap = math.inf if o["max_weight"] is None else o["max_weight"]
         shares = capped_shares(logits, [n, *(line.total for line, _, _ in lines)], cap)
-        base = shares[0] * (scale * (1 - c) * n)
-        weights = [
-            # An unknown sample has share 0 and group weight 1.
-            torch.addcmul(torch.add(base, line.unknown, alpha=scale * c), share, line.total, value=scale * c).to(
-                x.dtype
-            )
-            for share, (line, _, _) in zip(shares[1:], lines, strict=True)
-        ]
+        base = shares[0] * (scale * (1 - c) * n) if c == 0 else shares[0]
+        weights = []
+        for share, (line, _, _) in zip(shares[1:], lines, strict=True):
+            # c (1 - known + total s^G) + (1 - c) n s^I: an unknown sample has share 0 and group weight 1.
+            less = torch.add(line.known, base, alpha=-n * (1 - c) / c)
+            less = torch.addcmul(less, share, line.total, value=-1)
+            weights.append(torch.rsub(less, scale * c, alpha=scale * c).to(x.dtype))
     weights = weights or [base.to(x.dtype)] * len(sizes)
     return weights[0] if len(sizes) == 1 else torch.stack(weights, 1)
 
@@ -242,19 +246,14 @@ def fis_weights(
     if distances is not None:
         shaped("distances", real("distances", distances, "a tensor of one distance per group"), (sum(sizes),))
         same_device("distances", distances, "values", x)
-    return _weights(x, ids, compared, o, distances=distances)
+    return scaled_weights(x, ids, compared, o, distances=distances)
 
 
 def weighted_mean(
-    x: Tensor,
-    ids: GroupIds,
-    compared: tuple[Tensor, GroupIds],
-    o: Mapping[str, Any] = FIS_OPTIONS,
-    *,
-    factor: float = 1.0,
+    x: Tensor, ids: GroupIds, compared: tuple[Tensor, GroupIds], o: Mapping[str, Any]
 ) -> tuple[Tensor, Tensor]:
-    """``factor`` times the loss of checked arguments, and ``factor / N`` times the weights."""
-    weights = _weights(x, ids, compared, o, scale=factor / max(x.shape[0], 1))
+    """The loss of checked arguments, and 1 / N times the weights."""
+    weights = scaled_weights(x, ids, compared, o, 1 / max(x.shape[0], 1))
     if len(ids.sizes) == 1:
         return torch.dot(weights, x), weights
     by_attribute = (weights * x.unsqueeze(1)).sum(0)

@@ -35,7 +35,7 @@ def capped_shares(logits: Tensor, totals: list[Tensor | int], cap: float) -> Ten
 
 
 def _by_sorting(logits: Tensor, cap: float) -> Tensor:
-    included = logits > -1e100  # whatever temperature divided them
+    included = ~(logits <= -1e100)  # whatever temperature divided them; NaN shows
     n = included.sum(1, keepdim=True)
     largest, _ = logits.sort(1, descending=True)
     rest = torch.logcumsumexp(largest.flip(1), 1).flip(1)  # from each place on

@@ -58,53 +58,57 @@ class _Quantiles(NamedTuple):
 def _mass_below(prefix: Tensor, t: Tensor) -> Tensor:
     """N times the integral of the quantile function from 0 to t / N."""
     k = t.to(torch.int64)
-    return torch.lerp(prefix[:-1][k], prefix[1:][k], t - k)
+    low, high = prefix.unfold(0, 2, 1)[k].unbind(-1)
+    return torch.lerp(low, high, t - k)
 
 
-def _without_tail(x: Tensor) -> Tensor:
-    """Sorted values with 0 in the place of the unknown, which are infinite."""
-    return x.nan_to_num(nan=torch.nan, posinf=0.0, neginf=-torch.inf)
-
-
-def _quantiles(values: Tensor, rows: Tensor, unknown: Tensor) -> _Quantiles:
-    # Small batches cost by the number of operations, not by their size.
-    total = rows.count_nonzero().to(torch.float64)
+def _about_mean(values: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """(N,) float64 values about the mean of the ``known`` ones, NaN elsewhere, and how many are known."""
+    # Small batches cost by the number of operations, not by their size. 0 / 0 is NaN where a value is unknown.
+    total = known.sum(dtype=torch.float64)
+    x = torch.addcdiv(values, total, known, value=0)
     # About the mean: W is the same, and squares lose no digits.
-    center = values.detach().masked_fill(unknown, 0.0).sum(dtype=torch.float64) / total
-    x, order = torch.sort((values - center.unsqueeze(0)).masked_fill(unknown, torch.inf), stable=True)
-    x = _without_tail(x)
+    center = x.detach().nansum(dtype=torch.float64)
+    return torch.addcdiv(x, center.unsqueeze(0), total.unsqueeze(0), value=-1), total
+
+
+def _quantiles(values: Tensor, ids: Tensor, known: Tensor) -> _Quantiles:
+    x, total = _about_mean(values, known)
+    x, order = torch.sort(x, stable=True)  # NaN comes last
+    x = x.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)
     # Regroup the sorted values; within a group they stay sorted.
-    rows, place = torch.sort(rows.index_select(0, order), stable=True)
-    return _Quantiles.of(x, x.index_select(0, place), rows, place, total)
+    ids, place = torch.sort(ids.index_select(0, order), stable=True)
+    return _Quantiles.of(x, x.index_select(0, place), ids + 1, place, total)
 
 
 class LineStatistics(NamedTuple):
-    """Per group, (G,), infinite where absent, and of all known samples; float64."""
+    """Of every group and, (G + 1,), of one that never has samples, where the id -1 finds it; float64."""
 
     squared: Tensor
-    """W_2^2 between the group's values and all values, to rounding, which may be below 0."""
+    """W_2^2 between the group's values and all values, to rounding, which may be below 0; -inf where absent."""
     means: Tensor
-    """Of the group, about the mean of all."""
+    """Of the group, about the mean of all; -inf where absent."""
     variance: Tensor
     """Of all, a scalar."""
     total: Tensor
     """Known samples, a scalar."""
-    rows: Tensor
-    """(N,) ids plus 1, 0 where unknown."""
-    unknown: Tensor
+    ids: Tensor
+    """(N,) ids, -1 = unknown."""
+    known: Tensor
     """(N,) bool."""
+    zero: Tensor
+    """0.0, a scalar."""
 
 
 def line_statistics(values: Tensor, ids: Tensor, num_groups: int) -> LineStatistics:
     """W_2^2 to all values with what the same sort gives besides, not for gradients; as :func:`wasserstein_to_all`."""
-    rows = ids + 1
-    unknown = rows == 0
-    q = _quantiles(values, rows, unknown)
+    known = ids >= 0
+    q = _quantiles(values, ids, known)
     variance = q.variance()
     terms = torch.stack([q.y, q.squares(variance)])
-    table = terms.new_full((2, num_groups + 1), torch.inf)
+    table = terms.new_full((2, num_groups + 2), -torch.inf)
     table = table.scatter_reduce(1, q.rows.expand(2, -1), terms, "mean", include_self=False)
-    return LineStatistics(table[1, 1:], table[0, 1:], variance, q.total, rows, unknown)
+    return LineStatistics(table[1, 1:], table[0, 1:], variance, q.total, ids, known, q.prefix[0])
 
 
 def _distances(q: _Quantiles, num_groups: int, p: int) -> Tensor:
@@ -127,11 +131,12 @@ def wasserstein_to_all(values: Tensor, ids: Tensor, num_groups: int, p: int) -> 
     Returns:
         (G,) float64, 0 where absent.
     """
-    rows = ids + 1
-    q = _quantiles(values, rows, rows == 0)
+    known = ids >= 0
+    q = _quantiles(values.masked_fill(~known, 0.0), ids, known)  # no gradient reaches the unknown
     # A group that is all there is: exactly 0, and so is its gradient.
     alone = ((q.share == 1) & (q.rows > 0)).any()
-    return _distances(q, num_groups, p).masked_fill(alone, 0.0)
+    found = _distances(q, num_groups, p).masked_fill(alone, 0.0)
+    return found.masked_fill((known & values.isnan()).any(), torch.nan)
 
 
 def wasserstein_to_sample(
@@ -157,7 +162,7 @@ def wasserstein_to_sample(
     rows, regrouped = torch.sort((ids + 1).index_select(0, order), stable=True)
     y = y.index_select(0, regrouped).masked_fill(rows == 0, 0.0)
     place = torch.searchsorted(ranked.detach(), y.detach())
-    return _distances(_Quantiles.of(_without_tail(ranked), y, rows, place, total), num_groups, p)
+    return _distances(_Quantiles.of(ranked.masked_fill(ranked == torch.inf, 0.0), y, rows, place, total), num_groups, p)
 
 
 def _absolute(q: _Quantiles) -> Tensor:

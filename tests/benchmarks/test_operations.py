@@ -11,8 +11,8 @@ BOUNDS = {
     "F.cross_entropy": 6,
     "MaxAccGapLoss": 34,
     "FairCrossEntropyLoss, gap and counts": 40,
-    "FISLoss, cross-entropies beside it": 64,
-    "FairDistillationLoss": 79,
+    "FISLoss, cross-entropies beside it": 58,
+    "FairDistillationLoss": 70,
 }
 
 

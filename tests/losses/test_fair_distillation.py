@@ -251,7 +251,7 @@ def test_distillation_refuses_labels_that_are_no_class_probabilities():
 
 
 def test_no_label_is_ignored():
-    """Torch leaves out one id; here it is the lowest integer, which is no class either."""
+    """Torch leaves out one id; the lowest integer is what NaN becomes."""
     student, teachers, groups = torch.zeros(3, 2), torch.zeros(3, 2), torch.tensor([0, 1, 0])
     for bad in (-100, -1, 2, -(2**63)):
         with pytest.raises(ValueError, match="target"):

@@ -262,6 +262,18 @@ def test_c_zero_runs_no_transport_and_checks_the_memory_all_the_same(variant, mo
         fis_weights(losses, groups, num_groups=3, c=0, variant=variant, memory=GroupMemory(2, capacity=4))
 
 
+@pytest.mark.parametrize("variant", ["default", "paper", "released"])
+def test_a_reference_of_nobody_tells_no_groups_apart_and_one_with_nan_is_seen(variant):
+    losses, ids = torch.tensor([0.5, 1.5, 1.0, 2.0]), torch.tensor([0, 1, -1, 1])
+    nobody = fis_weights(losses, ids, num_groups=2, c=1.0, variant=variant, reference=(losses[:0], ids[:0]))
+    torch.testing.assert_close(nobody, nobody[:1].expand(4))
+    for bad in (torch.nan, torch.inf):
+        reference = torch.tensor([0.5, bad, 1.0]), torch.tensor([0, 1, 0])
+        assert fis_weights(losses, ids, num_groups=2, variant=variant, reference=reference).isnan().any()
+        unknown = reference[0], torch.tensor([0, -1, 1])
+        assert fis_weights(losses, ids, num_groups=2, variant=variant, reference=unknown).isfinite().all()
+
+
 @pytest.mark.parametrize("n", [8, 32, 128])
 def test_the_loss_does_not_shrink_with_the_batch(n):
     """FairVision's FIS: identical losses of 0.7 give 0.175, 0.044 and 0.011 for batches of 8, 32 and 128."""
