@@ -1,7 +1,8 @@
 """Soft Dice of samples and of groups, so that segmentation meets every loss on per-sample values.
 
 Dice_c = (2 sum p t + smooth_nr) / (sum p^2 + sum t^2 + smooth_dr), with p the softmax over classes or the sigmoid of each
-channel; ``squared_pred=False``, MONAI's default, has sum p + sum t below the line. Names are MONAI's; the squared
+channel; ``squared_pred=False``, MONAI's default, has sum p + sum t below the line, and ``jaccard=True`` twice that less
+sum p t. Names are MONAI's; the squared
 denominator is that of V-Net (Milletari et al. 2016, https://arxiv.org/abs/1606.04797). :func:`sample_dice_loss` pools the
 pixels of a sample, (B,) values for FISLoss, GroupDROLoss, LossVarianceLoss or group_gap; :func:`group_dice_loss` pools the
 pixels of a whole group, which is steadier where a structure is small.
@@ -23,7 +24,7 @@ from fairloss.core.options import given_options, with_options
 from fairloss.core.tensor_checks import all_inside, between, floating, real, same_device
 from fairloss.groups.ids import check_groups, check_num_groups
 from fairloss.losses.tasks import check_fractions
-from fairloss.ops.dice_sums import dice_sums
+from fairloss.ops.dice_sums import dice_sums, probability_sums
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -46,7 +47,7 @@ __all__ = [
 ]
 
 
-Activation = Literal["softmax", "sigmoid"]
+Activation = Literal["softmax", "sigmoid", "none"]
 
 
 class MaskOptions(TypedDict, total=False):
@@ -55,7 +56,8 @@ class MaskOptions(TypedDict, total=False):
     Attributes:
         include_background: whether class 0 takes part in the Dice term.
         activation: ``"softmax"`` over classes that exclude one another, or ``"sigmoid"`` for one channel or regions that
-            overlap.
+            overlap; ``"none"``: the input holds probabilities, from a network that ends in either (no cross-entropy then).
+        jaccard: the soft Jaccard index (IoU) instead of Dice.
         squared_pred: whether Dice's denominator is squared; MONAI's default is False.
         ignore_index: the id of pixels that count for nothing; of masks with channels, the value in every channel.
         smooth_nr: added to Dice's numerator: an empty class that is predicted empty has Dice smooth_nr / smooth_dr.
@@ -64,6 +66,7 @@ class MaskOptions(TypedDict, total=False):
 
     include_background: bool
     activation: Activation
+    jaccard: bool
     squared_pred: bool
     ignore_index: int | None
     smooth_nr: float
@@ -87,6 +90,7 @@ class DiceOptions(MaskOptions, total=False):
 MASK_OPTIONS: MaskOptions = {
     "include_background": True,
     "activation": "softmax",
+    "jaccard": False,
     "squared_pred": True,
     "ignore_index": None,
     "smooth_nr": 1e-5,
@@ -115,13 +119,15 @@ def overlap(
     """Per-sample sums of (B, C, *spatial) logits; see :class:`Overlap` and :func:`sample_dice_loss`."""
     floating("input", input, "(B, C, *spatial)")
     real("target", target, "a tensor of class ids or probabilities")
-    sigmoid, ignore_index = o["activation"] == "sigmoid", o["ignore_index"]
+    sigmoid, ignore_index = o["activation"] != "softmax", o["ignore_index"]
     least = 1 if sigmoid else 2
     if input.ndim < 3 or input.shape[1] < least or (num_classes is not None and input.shape[1] != num_classes):
         wanted = f"C >= {least}" if num_classes is None else f"C = {num_classes}"
         cure = "activation='sigmoid' takes one channel" * (input.shape[1:2] == (1,) and not sigmoid)
         raise ValueError(expected("input", f"shape (B, C, *spatial) with {wanted}", tuple(input.shape), cure))
     same_device("target", target, "input", input)
+    if o["activation"] == "none":
+        between("input", input, 0, 1, "probabilities in [0, 1] beside activation='none'")
     x = input.flatten(2)
     n, classes, pixels = x.shape
     ignored: Tensor | None = None
@@ -150,7 +156,14 @@ def overlap(
         wanted = "ids (B, *spatial) or (B, 1, *spatial), or one-hot (B, C, *spatial)"
         given = f"{tuple(target.shape)} ({target.dtype})"
         raise ValueError(expected("target", f"{wanted}, for input {tuple(input.shape)}", given))
-    sums, nll = dice_sums(x, t, with_nll, sigmoid=sigmoid, squared=o["squared_pred"], ignored=ignored)
+    if o["activation"] == "none":
+        if with_nll:
+            raise ValueError(
+                expected("dice_weight", "1 beside activation='none'", "less", "cross-entropy takes logits")
+            )
+        sums, nll = probability_sums(x, t, squared=o["squared_pred"], ignored=ignored)
+    else:
+        sums, nll = dice_sums(x, t, with_nll, sigmoid=sigmoid, squared=o["squared_pred"], ignored=ignored)
     counted = sums.new_full((n,), pixels) if ignored is None else (~ignored).sum(1).to(sums.dtype)
     return Overlap(sums, nll, counted * classes if sigmoid else counted)
 
@@ -164,6 +177,7 @@ def check_masks(o: Mapping[str, Any]) -> None:
     """Check :class:`MaskOptions`."""
     checks.flag("include_background", o["include_background"])
     checks.choice("activation", o["activation"], get_args(Activation))
+    checks.flag("jaccard", o["jaccard"])
     checks.flag("squared_pred", o["squared_pred"])
     if o["ignore_index"] is not None:
         checks.integer("ignore_index", o["ignore_index"], minimum=-(1 << 31))
@@ -186,13 +200,14 @@ def check_weights(name: str, weights: Sequence[float] | Tensor | None) -> list[f
 
 
 def dice_loss_of_sums(sums: Tensor, o: Mapping[str, Any], class_weights: Sequence[float] | None = None) -> Tensor:
-    """w_c (1 - Dice_c): (..., 3, C) sums -> (..., C), without the first class if the background is left out."""
+    """w_c (1 - Dice_c), or Jaccard's index: (..., 3, C) sums -> (..., C), without the first class if the background is left out."""
     if not o["include_background"]:
         if sums.shape[-1] == 1:
             raise ValueError(expected("include_background", "True for one channel", False))
         sums = sums[..., 1:]
     inter, predicted, true = sums.unbind(-2)
-    losses = torch.rsub((inter + o["smooth_nr"] / 2) / (predicted + true + o["smooth_dr"]), 1, alpha=2)
+    below = 2 * (predicted + true - inter) if o["jaccard"] else predicted + true
+    losses = torch.rsub((inter + o["smooth_nr"] / 2) / (below + o["smooth_dr"]), 1, alpha=2)
     if class_weights is None:
         return losses
     if len(class_weights) != losses.shape[-1]:

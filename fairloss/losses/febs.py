@@ -91,7 +91,7 @@ def _checked(options: Mapping[str, Any], num_classes: int | None, least: int) ->
     check_weights("class_weights", o["class_weights"])
     check_weights("output_weights", o["output_weights"])
     if num_classes is not None:
-        checks.integer("num_classes", num_classes, minimum=1 if o["activation"] == "sigmoid" else least)
+        checks.integer("num_classes", num_classes, minimum=least if o["activation"] == "softmax" else 1)
     checks.number("gamma", o["gamma"], minimum=0)
     if o["max_weight"] is not None:
         checks.number("max_weight", o["max_weight"], minimum=1)

@@ -20,7 +20,7 @@ from fairloss.core.dtypes import statistics_dtype
 from fairloss.ops.derivatives import gradient_with_graph, needs_plain_form
 from fairloss.ops.dispatch import use_triton
 
-__all__ = ["dice_sums"]
+__all__ = ["dice_sums", "probability_sums"]
 
 # Elements a block. On the CPU small enough that the passes over it stay in the cache; elsewhere a block costs some thirty
 # launches whatever its size.
@@ -69,16 +69,36 @@ def _plain(
 ) -> tuple[Tensor, Tensor]:
     """The same by operations that have every derivative, with tensors of the logits' size kept."""
     x = logits.to(statistics_dtype(logits.dtype))
-    classes = torch.arange(logits.shape[1], device=logits.device).unsqueeze(1)
-    t = (target.detach() if target.dtype.is_floating_point else classes == target.unsqueeze(1)).to(x.dtype)
+    t = _plain_target(x, target)
     logp = F.logsigmoid(x) if sigmoid else torch.log_softmax(x, 1)
     p, entropy = logp.exp(), (-logp * t).masked_fill(t == 0, 0.0)
     if sigmoid:
         entropy = F.softplus(x) - x * t
     if ignored is not None:
         p, t, entropy = (part.masked_fill(ignored.unsqueeze(1), 0.0) for part in (p, t, entropy))
-    sums = torch.stack([(p * t).sum(2), (p * p if squared else p).sum(2), (t * t if squared else t).sum(2)], 1)
+    sums = _sums_of(p, t, squared)
     return sums, entropy.sum((1, 2)) if with_nll else sums.new_zeros(logits.shape[0])
+
+
+def _plain_target(x: Tensor, target: Tensor) -> Tensor:
+    """(B, C, P) target in the dtype of ``x``, of ids or as it is."""
+    classes = torch.arange(x.shape[1], device=x.device).unsqueeze(1)
+    return (target.detach() if target.dtype.is_floating_point else classes == target.unsqueeze(1)).to(x.dtype)
+
+
+def _sums_of(p: Tensor, t: Tensor, squared: bool) -> Tensor:
+    """(B, 3, C) sums over pixels of p t, p^2 and t^2 (p and t, not ``squared``)."""
+    return torch.stack([(p * t).sum(2), (p * p if squared else p).sum(2), (t * t if squared else t).sum(2)], 1)
+
+
+def probability_sums(p: Tensor, target: Tensor, *, squared: bool, ignored: Tensor | None) -> tuple[Tensor, Tensor]:
+    """As :func:`dice_sums` of (B, C, P) probabilities, whose gradient needs no exponentials."""
+    p = p.to(statistics_dtype(p.dtype))
+    t = _plain_target(p, target)
+    if ignored is not None:
+        p, t = (part.masked_fill(ignored.unsqueeze(1), 0.0) for part in (p, t))
+    sums = _sums_of(p, t, squared)
+    return sums, sums.new_zeros(p.shape[0])
 
 
 def _obstacle(logits: Tensor, sigmoid: bool, squared: bool, ignored: Tensor | None) -> str | None:

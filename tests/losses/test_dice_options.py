@@ -187,3 +187,72 @@ def test_samples_equal_monais(squared, include_background, sigmoid, weights, rng
         class_weights=weights,
     )
     torch.testing.assert_close(found, monai(x, ids).mean(1).flatten(), rtol=1e-6, atol=1e-8)
+
+
+X, Y = torch.tensor([[[[1.0, -1.0], [-1.0, 1.0]]]]), torch.tensor([[[[1.0, 0.0], [1.0, 1.0]]]])
+XX, YY = X.expand(2, 1, 2, 2), torch.tensor([[[[1.0, 1.0], [1.0, 1.0]]], [[[1.0, 0.0], [1.0, 0.0]]]])
+P = torch.tensor([[[[0.3, 0.4], [0.7, 0.9]]], [[[1.0, 0.1], [0.5, 0.3]]]])
+X2, Y2 = (
+    torch.tensor([[[-1.0, 0, 1], [1, 0, -1]], [[0.0, 0, 0], [0, 0, 0]]]),
+    torch.tensor([[[1.0, 0, 0]], [[1.0, 1, 0]]]),
+)
+ONE = torch.tensor([[[1.0, 1, 0], [0, 0, 1]], [[1.0, 0, 1], [0, 1, 0]]])
+IDS = torch.tensor([[[0.0, 0, 1]], [[0.0, 1, 0]]])
+# Of TEST_CASES in tests/losses/test_dice_loss.py of MONAI 1.6: our options, input, target, the mean over samples and classes
+# that it expects, its own options. Left out: other_act (tanh, log-softmax), whose outputs are no probabilities, and soft_label.
+MONAIS_CASES = {
+    "one channel": ({"activation": "sigmoid", "smooth": 1e-6}, X, Y, 0.307576, {"sigmoid": True}),
+    "two samples": ({"activation": "sigmoid", "smooth": 1e-4}, XX, YY, 0.416657, {"sigmoid": True}),
+    "fractions": ({"activation": "none", "smooth": 1e-4}, P, P, 0.307773, {}),
+    "no background": (
+        {"activation": "none", "include_background": False, "smooth": 1e-12},
+        ONE,
+        IDS,
+        0.0,
+        {"ids": True},
+    ),
+    "ids with sigmoid": ({"activation": "sigmoid", "smooth": 1e-4}, X2, Y2, 0.435050, {"sigmoid": True, "ids": True}),
+    "ids with softmax": ({"smooth": 1e-4}, X2, Y2, 0.383713, {"softmax": True, "ids": True}),
+    "summed": ({"smooth": 1e-4}, X2, Y2, 1.534853 / 4, {"softmax": True, "ids": True}),
+    "squares": ({"activation": "sigmoid", "squared_pred": True}, X, Y, 0.178337, {"sigmoid": True}),
+    "jaccard": ({"activation": "sigmoid", "jaccard": True}, X, Y, 0.470451, {"sigmoid": True}),
+}
+
+
+@pytest.mark.parametrize("name", MONAIS_CASES)
+def test_monais_own_cases(name):
+    options, x, y, expected, how = MONAIS_CASES[name]
+    smooth = options.get("smooth", 1e-5)
+    ours = {"squared_pred": False, **{k: v for k, v in options.items() if k != "smooth"}}
+    found = sample_dice_loss(x, y, smooth_nr=smooth, smooth_dr=smooth, **ours)
+    np.testing.assert_allclose(found.mean(), expected, rtol=1e-5, atol=1e-6)
+    losses = pytest.importorskip("monai.losses")
+    theirs = {k: v for k, v in ours.items() if k != "activation"} | {k: v for k, v in how.items() if k != "ids"}
+    monai = losses.DiceLoss(to_onehot_y="ids" in how, smooth_nr=smooth, smooth_dr=smooth, reduction="none", **theirs)
+    torch.testing.assert_close(found, monai(x, y).flatten(1).mean(1), rtol=1e-6, atol=1e-6)
+
+
+def test_monais_case_of_values_by_sample_and_class():
+    found = group_dice_loss(
+        X2, Y2, torch.arange(2), num_groups=2, activation="sigmoid", squared_pred=False, smooth_nr=1e-4, smooth_dr=1e-4
+    )
+    np.testing.assert_allclose(found, [[0.296529, 0.415136], [0.599976, 0.428559]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("jaccard", [False, True])
+@pytest.mark.parametrize("squared", [False, True])
+def test_probabilities_give_what_their_logits_give(regions, squared, jaccard):
+    x, t = regions
+    o = {"squared_pred": squared, "jaccard": jaccard, "ignore_index": -1}
+    t = t.long()
+    t[0, :, 0] = -1
+    groups = torch.tensor([0, 1, 1, -1])
+    for activation, p, target in (("sigmoid", x.sigmoid(), t), ("softmax", x.softmax(1), t.argmax(1))):
+        expected = febs(x, target, groups, num_groups=2, activation=activation, **o)
+        torch.testing.assert_close(febs(p, target, groups, num_groups=2, activation="none", **o), expected)
+        leaf = p.clone().requires_grad_()
+        assert torch.autograd.gradcheck(lambda v, y=target: sample_dice_loss(v, y, activation="none", **o), (leaf,))
+    with pytest.raises(ValueError, match=r"input: .*probabilities in \[0, 1\]"):
+        sample_dice_loss(x, t, activation="none")
+    with pytest.raises(ValueError, match="dice_weight: .*activation='none'"):
+        sample_dice_loss(x.sigmoid(), t, activation="none", dice_weight=0.5, ignore_index=-1)
