@@ -200,7 +200,7 @@ def check_weights(name: str, weights: Sequence[float] | Tensor | None) -> list[f
 
 
 def dice_loss_of_sums(sums: Tensor, o: Mapping[str, Any], class_weights: Sequence[float] | None = None) -> Tensor:
-    """w_c (1 - Dice_c), or Jaccard's index: (..., 3, C) sums -> (..., C), without the first class if the background is left out."""
+    """w_c (1 - Dice_c), or of Jaccard's index: (..., 3, C) sums -> (..., C), without class 0 if it is left out."""
     if not o["include_background"]:
         if sums.shape[-1] == 1:
             raise ValueError(expected("include_background", "True for one channel", False))

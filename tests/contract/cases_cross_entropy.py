@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -76,7 +78,24 @@ def ce_case(name, batch, kind, *, gap_weight=0.0, weighted=False, smoothing=None
     )
 
 
+def memory_case():
+    """A memory that is empty at first: value and gradient are the batch's own."""
+
+    def with_memory(call, num_groups, **arguments):
+        memory = fairloss.GroupMemory(num_groups, capacity=16)
+        return call(num_groups=num_groups, gap_weight=0.7, memory=memory, **arguments)
+
+    return replace(
+        ce_case("memory", multiclass, "multiclass", gap_weight=0.7),
+        make=lambda num_groups=3, process_group=None: with_memory(
+            fairloss.FairCrossEntropyLoss, num_groups, process_group=process_group
+        ),
+        function=lambda num_groups=3, **batch: with_memory(ff.fair_cross_entropy, num_groups, **batch),
+    )
+
+
 CASES = [
+    memory_case(),
     ce_case("vanilla", multiclass, "multiclass"),
     ce_case("fr", multiclass, "multiclass", gap_weight=0.7),
     ce_case("gr", multiclass, "multiclass", weighted=True),
