@@ -58,7 +58,10 @@ class _Quantiles(NamedTuple):
 def _mass_below(prefix: Tensor, t: Tensor) -> Tensor:
     """N times the integral of the quantile function from 0 to t / N."""
     k = t.to(torch.int64)
-    low, high = prefix.unfold(0, 2, 1)[k].unbind(-1)
+    if prefix.requires_grad:  # the gradient of unfold has no rule under vmap
+        low, high = prefix[:-1][k], prefix[1:][k]
+    else:
+        low, high = prefix.unfold(0, 2, 1)[k].unbind(-1)
     return torch.lerp(low, high, t - k)
 
 
