@@ -13,7 +13,6 @@ where student and teacher agree.
 from __future__ import annotations
 
 import inspect
-import secrets
 from collections.abc import Callable
 from typing import Literal
 
@@ -40,8 +39,8 @@ Direction = Literal["teacher||student", "student||teacher"]
 DistillationVariant = Literal["default", "paper"]
 TaskLoss = Callable[..., Tensor]
 
-_NO_CLASS = -secrets.randbits(61) - (1 << 61)
-"""Torch lets one id pass, which it ignores: one that no labels hold but by chance, not even NaN made an integer."""
+_NO_CLASS = -3_141_592_653_589_793_238
+"""Torch lets one id pass, which it ignores: one that no labels hold, neither -100 nor what NaN becomes as an integer."""
 
 
 def _two_classes(logits: Tensor) -> Tensor:

@@ -308,10 +308,12 @@ def authors_scaler(x, samples, attr, c, temperature, blur, right_asymptote=2.0):
     return (((1 - c) * weights[0] + c * weights[1]) * x).mean()
 
 
+@pytest.mark.parametrize("inputs", [2, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_released_variant_with_geomloss_is_the_authors_loss(dtype, generator):
+def test_released_variant_with_geomloss_is_the_authors_loss(dtype, inputs, generator):
     """On ordinary losses, where geomloss stops far from the exact distances."""
-    for blur in (0.1, 0.01):
+    exact = 0
+    for blur in (0.1, 0.01) * (inputs // 2):
         groups = torch.randint(0, 3, (32,), generator=generator)
         x = (8 * torch.rand(32, generator=generator, dtype=dtype) ** 2).requires_grad_()
         samples = [8 * torch.rand(16, generator=generator, dtype=dtype) ** 2 * (1 + g / 3) for g in range(3)]
@@ -322,7 +324,8 @@ def test_released_variant_with_geomloss_is_the_authors_loss(dtype, generator):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
         slopes = [torch.autograd.grad(value, x)[0] for value in (ours, theirs)]
         torch.testing.assert_close(*slopes, rtol=1e-6, atol=1e-6 * slopes[1].abs().max().item())
-        assert not torch.isclose(fis(x, groups, reference=reference, **options), theirs, rtol=1e-4)
+        exact += torch.isclose(fis(x, groups, reference=reference, **options), theirs, rtol=1e-4).item()
+    assert exact <= inputs / 4  # geomloss is seldom near
 
 
 @pytest.mark.parametrize("memory", [False, True])
