@@ -90,7 +90,7 @@ def test_teachers_and_student_leave_the_backbone_alone(tmp_path):
     from common import fundus
 
     args = argparse.Namespace(
-        device="cpu", amp="none", width=4, epochs=1, patience=5, batch=32, lr=1e-3, head_lr=0.05, cutmix=0.5,
+        device="cpu", amp="none", width=8, epochs=1, patience=5, batch=32, lr=1e-3, head_lr=0.05, cutmix=0.5,
         distill_weight=0.95, temperature=1.5,
     )  # fmt: skip
     train = fundus.make("standard", counts=[30, 20, 20], seed=0, size=32)
