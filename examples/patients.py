@@ -2,8 +2,8 @@
 
 9,105 critically ill adults of five American hospitals (SUPPORT2, Knaus et al., Annals of Internal Medicine 122, 1995; from the
 package SurvSet); the label is death within 180 days, the groups are bands of age. Each fifth of the patients is set aside
-once. On the others a network is trained plainly, and by ``cross_fit``: ten networks, each without a part of the patients, and
-a threshold per age band on scores by networks that did not see the patient, for equal shares of patients called at risk.
+once. On the others a network is trained plainly, and by ``cross_fit``: twenty networks, each without a part of the patients,
+and a threshold per age band on scores by networks that did not see the patient, for equal shares of patients called at risk.
 
     python examples/patients.py             # about a minute on one core
     python examples/patients.py --seed 1    # other fifths; the sentences follow the figures

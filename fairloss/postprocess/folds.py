@@ -41,7 +41,7 @@ def splits_of(
                 expected("folds", "at most as many as the rarer label has samples", f"{folds} of {fewest}")
             )
         kind = StratifiedKFold if people is None else StratifiedGroupKFold
-        repeats = 2 if repeats is None else checks.integer("repeats", repeats, minimum=1)
+        repeats = 4 if repeats is None else checks.integer("repeats", repeats, minimum=1)
         splitters: list[Any] = [kind(folds, shuffle=True, random_state=seed + 7919 * r) for r in range(repeats)]
         strata = ids * 2 + (y == 1)
         rare = [s for s, count in zip(*np.unique(strata, return_counts=True), strict=True) if count < folds]

@@ -100,8 +100,8 @@ def cross_fit(
         attribute: (N,) group labels, or a mapping of names to attributes: their intersection.
         patients: (N,) ids; a patient's samples are all in one fold.
         folds: their number (stratified by label and group), or a splitter of scikit-learn's.
-        repeats: how often that number of folds is drawn; None: twice (a splitter says it itself). Every sample then has several
-            out-of-fold scores, which are averaged: closer to the mean that decides, whose scores spread less than one
+        repeats: how often that number of folds is drawn; None: four times (a splitter says it itself). Every sample then has
+            several out-of-fold scores, which are averaged: closer to the mean that decides, whose scores spread less than one
             model's. The common threshold is then the one at which as many are positive as by the members singly, and the
             budget counts against the members' own accuracy and balanced accuracy out of fold (``reference``), not
             against what averaging made of them. Not for ``average="vote"``.

@@ -81,7 +81,7 @@ def test_patients_never_cross_folds(people):
     fitted = cross_fit(fit, np.arange(400), y=y, attribute=g, patients=patients, output="logit", **CLOSE)
     assert fitted.notes == ()
     left_out = [set(range(400)) - set(rows.tolist()) for rows in seen]
-    assert sorted(i for rows in left_out for i in rows) == sorted(2 * list(range(400)))  # twice
+    assert sorted(i for rows in left_out for i in rows) == sorted(4 * list(range(400)))  # four times
     for rows, out in zip(seen, left_out, strict=True):
         assert not set(patients[rows]) & set(patients[list(out)])
     with pytest.raises(ValueError, match="folds: expected a splitter that keeps a patient's samples together"):
@@ -102,10 +102,10 @@ def test_repeated_folds_average_each_samples_scores(people):
 
 
 @pytest.mark.filterwarnings("ignore:positive rates out of fold")
-def test_folds_are_drawn_twice_and_the_budget_counts_against_the_members(people):
+def test_folds_are_drawn_four_times_and_the_budget_counts_against_the_members(people):
     x, y, g = people
     fitted = cross_fit(DecisionTreeClassifier(max_depth=4, random_state=0), x, y=y, attribute=g, close="tpr_gap")
-    assert len(fitted.members) == 10
+    assert len(fitted.members) == 20
     again = cross_fit(
         DecisionTreeClassifier(max_depth=4, random_state=0), x, y=y, attribute=g, close="tpr_gap", repeats=1
     )
@@ -113,7 +113,7 @@ def test_folds_are_drawn_twice_and_the_budget_counts_against_the_members(people)
     assert again.reference is None
     strata = np.unique(g, return_inverse=True)[1] * 2 + y
     single, singles, tiny = np.zeros(400), [], np.finfo(np.float32).eps
-    for r in range(2):
+    for r in range(4):
         folds = StratifiedKFold(5, shuffle=True, random_state=7919 * r)
         model = DecisionTreeClassifier(max_depth=4, random_state=0)
         for a, b in folds.split(x, strata):
@@ -124,8 +124,19 @@ def test_folds_are_drawn_twice_and_the_budget_counts_against_the_members(people)
     assert (fitted.out_of_fold >= fitted.thresholds.common).mean() == pytest.approx(shares, abs=0.01)
     accuracy = np.mean([accuracy_score(y, s >= 0) for s in singles])
     balanced = np.mean([balanced_accuracy_score(y, s >= 0) for s in singles])
-    assert fitted.reference == pytest.approx((accuracy, balanced), abs=1e-6)
-    assert accuracy_score(y, fitted.thresholds.predict(fitted.out_of_fold, g)) >= accuracy - 0.005 - 1e-9
+    # Averaging lost more than the budget here: then the common threshold on the average is as near as can be had.
+    now = fitted.out_of_fold >= fitted.thresholds.common
+    nearest = accuracy_score(y, now) + 0.005, balanced_accuracy_score(y, now) + 0.005
+    assert nearest < (accuracy, balanced)
+    assert fitted.reference == pytest.approx(nearest, abs=1e-6)
+    assert accuracy_score(y, fitted.thresholds.predict(fitted.out_of_fold, g)) >= fitted.reference[0] - 0.005 - 1e-9
+    linear = cross_fit(LogisticRegression(), x, y=y, attribute=g, close="tpr_gap")  # of which it lost nothing
+    singles = []
+    for r in range(4):
+        for a, b in StratifiedKFold(5, shuffle=True, random_state=7919 * r).split(x, strata):
+            single[b] = LogisticRegression().fit(x[a], y[a]).decision_function(x[b])
+        singles.append((accuracy_score(y, single >= 0), balanced_accuracy_score(y, single >= 0)))
+    assert linear.reference == pytest.approx(np.mean(singles, axis=0), abs=1e-6)
 
 
 def test_a_torch_loop_as_a_function_returning_a_module(people):
@@ -177,7 +188,7 @@ def test_a_stopped_fit_goes_on_where_it_stopped(people, tmp_path):
     with pytest.raises(Stopped):
         cross_fit(fit, x, y=y, attribute=g, directory=tmp_path / "folds", **CLOSE)
     fitted = cross_fit(fit, x, y=y, attribute=g, directory=tmp_path / "folds", **CLOSE)
-    assert len(calls) == 3 + 8  # two folds of ten were kept
+    assert len(calls) == 3 + 18  # two folds of twenty were kept
     whole = cross_fit(LogisticRegression(), x, y=y, attribute=g, **CLOSE)
     np.testing.assert_array_equal(fitted.out_of_fold, whole.out_of_fold)
     with pytest.raises(ValueError, match="directory: expected folds of these samples"):
@@ -275,7 +286,7 @@ def test_folds_of_another_fit_are_not_gone_on_with(change, people, tmp_path):
     x, y, g = people
     cross_fit(LogisticRegression(), x, y=y, attribute=g, directory=tmp_path, **CLOSE)
     again = cross_fit(LogisticRegression(), x, y=y, attribute=g, directory=tmp_path, **CLOSE)
-    assert len(again.members) == 10
+    assert len(again.members) == 20
     fit, data = change.pop("fit", LogisticRegression()), x * change.pop("data", 1.0)
     with pytest.raises(ValueError, match="directory: expected folds of these samples, fit and seed"):
         cross_fit(fit, data, y=y, attribute=g, directory=tmp_path, **change, **CLOSE)
