@@ -14,19 +14,18 @@ from torch import nn
 
 from benchmarks import people_rivals as rivals
 from benchmarks.people_data import People
-from benchmarks.people_train import TARGETS, logits_of, measured, network, penalty_of
+from benchmarks.people_penalties import PENALTIES, STEP_SIZES, WEIGHTS, Budgeted, group_dro, warned
+from benchmarks.people_train import TARGETS, logits_of, measured, network
 from fairloss import encode_groups
-from fairloss.postprocess import CrossFit, GroupThresholds, cross_fit
+from fairloss.postprocess import CrossFit, GroupThresholds, cross_fit, retrain_last_layer
 
-WEIGHTS = (0.03, 0.1, 0.3, 1.0)
-HALF = {"budget": 0.005, "standard_errors": 0.0}  # half of the guard's point
-RECOMMENDED = "cross-fitted twice"
-ESTIMATED = "cross-fitted twice, estimated groups"
-ALIKE = ", members begin alike"
+RECOMMENDED = "cross-fitted thresholds"
+ESTIMATED = "cross-fitted thresholds, estimated groups"
+FOLDS_AGAIN = ", second draw of folds"
 AGAIN = "plain, trained again"
 
 Arm = tuple[str, str, dict[str, float], float]
-"""Its name, its target ("" for both), its figures on test data, its seconds."""
+"""Its name, its target ("" for all), its figures on test data, its seconds."""
 
 
 def split(people: People, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -37,11 +36,12 @@ def split(people: People, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 class Split:
-    """One set, parted by one seed."""
+    """One set, parted by one seed; ``hidden``: the network is not shown the group."""
 
-    def __init__(self, people: People, seed: int) -> None:
+    def __init__(self, people: People, seed: int, *, hidden: bool = False) -> None:
         codes = encode_groups(people.group.tolist())
-        self.x, self.y, self.labels, self.ids = people.x, people.y, people.group, codes.ids
+        self.x = np.ascontiguousarray(people.x[:, ~people.says_group]) if hidden else people.x
+        self.y, self.labels, self.ids = people.y, people.group, codes.ids
         self.names, self.num_groups = codes.labels, codes.num_groups
         self.train, self.valid, self.test = split(people, seed)
         self.both = np.concatenate([self.train, self.valid])
@@ -49,23 +49,29 @@ class Split:
     def result(self, decided: np.ndarray, score: np.ndarray) -> dict[str, float]:
         return measured(decided, score, self.y[self.test] == 1, self.labels[self.test])
 
-    def fit(self, seed: int, penalty: Any = None, *, same: bool = True) -> Callable[..., nn.Module]:
-        """A function for `cross_fit`; ``same``: all members begin with the same weights and order of batches."""
+    def validated(self, model: nn.Module) -> dict[str, float]:
+        score = logits_of(model, self.x[self.valid])
+        return measured(score >= 0, score, self.y[self.valid] == 1, self.labels[self.valid])
+
+    def plain(self, seed: int, **options: Any) -> nn.Module:
+        """Trained on the training part."""
+        return network(self.x[self.train], self.y[self.train], self.ids[self.train], seed, **options)
+
+    def fit(self, seed: int, penalty: Any = None) -> Callable[..., nn.Module]:
+        """A function for `cross_fit`; every member has first weights and an order of batches of its own."""
         number = {label: g for g, label in enumerate(self.names)}
         member = itertools.count(1000 * seed)
 
         def one(data: np.ndarray, target: np.ndarray, group: np.ndarray) -> nn.Module:
-            own = np.array([number[label] for label in group])
-            return network(data, target, own, seed if same else next(member), penalty=penalty)
+            return network(data, target, np.array([number[label] for label in group]), next(member), penalty=penalty)
 
         return one
 
     def cross_fit(self, fit: Any, **options: Any) -> CrossFit:
         x, y, group = (part[self.both] for part in (self.x, self.y, self.labels))
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # of positive rates that averaging moves; the study measures what comes of it
+            # Of positive rates that averaging moves: the study measures what comes of it.
+            warnings.simplefilter("ignore")
             return cross_fit(fit, x, y=y, attribute=group, **options)
 
     def group_probabilities(self, seed: int) -> np.ndarray:
@@ -79,24 +85,22 @@ class Split:
 def plain_arms(s: Split, seed: int) -> Iterator[Arm]:
     """Plain training, on the training part and on all but the test part; thresholds on the validation part."""
     started = time.perf_counter()
-    plain = network(s.x[s.train], s.y[s.train], s.ids[s.train], seed)
+    plain = s.plain(seed)
     score = logits_of(plain, s.x[s.test])
     figures = s.result(score >= 0, score)
     # What gaps are where there is none: the same decisions, groups permuted.
     drawn = np.random.default_rng(seed)
     permuted = [measured(score >= 0, score, s.y[s.test] == 1, drawn.permutation(s.labels[s.test])) for _ in range(20)]
-    figures |= {f"floor_{k}": float(np.mean([p[k] for p in permuted])) for k in (*TARGETS, "accuracy_gap")}
+    figures |= {f"floor_{k}": float(np.mean([p[k] for p in permuted])) for k in TARGETS}
     yield "plain", "", figures, time.perf_counter() - started
     held = logits_of(plain, s.x[s.valid])
     for target in TARGETS:
         started = time.perf_counter()
-        fitted = GroupThresholds.fit(held, s.y[s.valid], s.labels[s.valid], close=target, common=0.0, **HALF)
-        yield (
-            "thresholds on validation",
-            target,
-            s.result(fitted.predict(score, s.labels[s.test]), score),
-            time.perf_counter() - started,
+        fitted = GroupThresholds.fit(
+            held, s.y[s.valid], s.labels[s.valid], close=target, common=0.0, standard_errors=0.0
         )
+        decided = fitted.predict(score, s.labels[s.test])
+        yield "thresholds on validation", target, s.result(decided, score), time.perf_counter() - started
     started = time.perf_counter()
     whole = network(s.x[s.both], s.y[s.both], s.ids[s.both], seed)
     of_whole = logits_of(whole, s.x[s.test])
@@ -107,144 +111,142 @@ def again_arms(s: Split, seed: int) -> Iterator[Arm]:
     """Plain training four times more: one network's share of positives is chance, and every arm is compared with it."""
     for time_ in range(1, 5):
         started = time.perf_counter()
-        plain = network(s.x[s.train], s.y[s.train], s.ids[s.train], seed + 10_000 * time_)
-        score = logits_of(plain, s.x[s.test])
+        score = logits_of(s.plain(seed + 10_000 * time_), s.x[s.test])
         yield f"{AGAIN} {time_}", "", s.result(score >= 0, score), time.perf_counter() - started
 
 
-def single_arms(s: Split, seed: int) -> Iterator[Arm]:
-    """One draw of five folds: thresholds with and without standard errors, rivals on the same scores, penalties."""
-    started = time.perf_counter()
-    folds = cross_fit(
-        s.fit(seed),
-        s.x[s.both],
-        y=s.y[s.both],
-        attribute=s.labels[s.both],
-        seed=seed,
-        repeats=1,
-        close=TARGETS[0],
-        **HALF,
-    )
-    trained = time.perf_counter() - started
-    outside, mean = folds.out_of_fold, folds.score(s.x[s.test])
-    yield "mean of five folds", "", s.result(mean >= 0, mean), trained
-    for target in TARGETS:
-        for arm, options in {
-            "cross-fitted thresholds": HALF,
-            "cross-fitted thresholds, less one s.e.": {"budget": 0.01, "standard_errors": 1.0},
-            "cross-fitted thresholds, half, shrunk": {**HALF, "shrink": 30.0},
-        }.items():
-            started = time.perf_counter()
-            fitted = GroupThresholds.fit(outside, s.y[s.both], s.labels[s.both], close=target, common=0.0, **options)
-            yield (
-                arm,
-                target,
-                s.result(fitted.predict(mean, s.labels[s.test]), mean),
-                trained + time.perf_counter() - started,
-            )
-        started = time.perf_counter()
-        decide = rivals.threshold_optimizer(outside, s.y[s.both], s.labels[s.both], target)
-        yield (
-            "ThresholdOptimizer, same scores",
-            target,
-            s.result(decide(mean, s.labels[s.test]), mean),
-            time.perf_counter() - started,
-        )
-        started = time.perf_counter()
-        rival = rivals.oxonfair(outside, s.y[s.both], s.ids[s.both], target)
-        yield "OxonFair, same scores", target, s.result(rival(mean, s.ids[s.test]), mean), time.perf_counter() - started
-        # The group takes no part in the decision: the strongest penalty whose out-of-fold decisions keep the budget.
-        started = time.perf_counter()
-        best: tuple[float, np.ndarray] = (np.inf, mean)
-        base = measured(outside >= 0, outside, s.y[s.both] == 1, s.labels[s.both])
-        for weight in (0.0, *WEIGHTS):
-            made = folds
-            if weight:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # thresholds are not used here
-                    made = cross_fit(
-                        s.fit(seed, penalty_of(target, weight, s.num_groups)),
-                        s.x[s.both],
-                        y=s.y[s.both],
-                        attribute=s.labels[s.both],
-                        seed=seed,
-                        repeats=1,
-                        subject_to={},
-                    )
-            own = measured(made.out_of_fold >= 0, made.out_of_fold, s.y[s.both] == 1, s.labels[s.both])
-            kept = (
-                all(own[k] >= base[k] - 0.01 for k in ("accuracy", "balanced_accuracy"))
-                and own["auc"] >= base["auc"] - 0.005
-            )
-            if kept and own[target] < best[0]:
-                best = own[target], made.score(s.x[s.test])
-        yield (
-            "penalty and folds, no group to decide",
-            target,
-            s.result(best[1] >= 0, best[1]),
-            time.perf_counter() - started,
-        )
-
-
-def twice_arms(s: Split, seed: int, *, same: bool = False, called: str = "") -> Iterator[Arm]:
-    """The recommended recipe, `cross_fit` with its defaults, in two draws of folds; told the group, or estimating it."""
-    for draw, suffix in enumerate(("", ", second draw of folds")):
+def recommended_arms(s: Split, seed: int) -> Iterator[Arm]:
+    """`cross_fit` with its defaults in two draws of folds, told the group or estimating it; rivals on the first's scores."""
+    y, labels, ids, of = s.y[s.both], s.labels[s.both], s.ids[s.both], s.labels[s.test]
+    for draw, suffix in enumerate(("", FOLDS_AGAIN)):
         started = time.perf_counter()
         own = seed + 1000 * draw
-        first = s.cross_fit(s.fit(own, same=same), seed=own, close=TARGETS[0])
-        score, common, reference = first.score(s.x[s.test]), first.thresholds.common, first.reference
+        made = s.cross_fit(s.fit(own), seed=own, close=TARGETS[0])
+        score, outside = made.score(s.x[s.test]), made.out_of_fold
+        common, reference = made.thresholds.common, made.reference
         trained = time.perf_counter() - started
         started = time.perf_counter()
         estimated = s.group_probabilities(own)
-        trained_groups = time.perf_counter() - started
+        told_apart = time.perf_counter() - started
+        if not draw:
+            yield "mean of the members", "", s.result(score >= common, score), trained
         for target in TARGETS:
             started = time.perf_counter()
-            fitted = first.thresholds
+            fitted = made.thresholds
             if target != TARGETS[0]:  # the same members
-                y, labels = s.y[s.both], s.labels[s.both]
-                fitted = GroupThresholds.fit(
-                    first.out_of_fold, y, labels, close="tpr_gap", common=common, reference=reference
-                )
+                fitted = GroupThresholds.fit(outside, y, labels, close=target, common=common, reference=reference)
             seconds = trained + time.perf_counter() - started
-            decided = fitted.predict(score, s.labels[s.test])
-            yield RECOMMENDED + called + suffix, target, s.result(decided, score), seconds
+            yield RECOMMENDED + suffix, target, s.result(fitted.predict(score, of), score), seconds
             decided = score >= fitted.expected(estimated, s.names)
-            yield ESTIMATED + called + suffix, target, s.result(decided, score), seconds + trained_groups
+            yield ESTIMATED + suffix, target, s.result(decided, score), seconds + told_apart
+            if draw or target == "accuracy_gap":
+                continue
+            for kept in ("accuracy", "balanced_accuracy"):
+                started = time.perf_counter()
+                by_fairlearn = rivals.threshold_optimizer(outside, y, labels, target, objective=f"{kept}_score")
+                name, figures = (
+                    f"ThresholdOptimizer, {kept.replace('_', ' ')}",
+                    s.result(by_fairlearn(score, of), score),
+                )
+                yield name, target, figures, trained + time.perf_counter() - started
+                started = time.perf_counter()
+                by_oxonfair = rivals.oxonfair(outside - common, y, ids, target, balanced=kept != "accuracy")
+                decided = by_oxonfair(score - common, s.ids[s.test])
+                name = f"OxonFair, {kept.replace('_', ' ')}"
+                yield name, target, s.result(decided, score), trained + time.perf_counter() - started
 
 
-def alike_arms(s: Split, seed: int) -> Iterator[Arm]:
-    """The same, the members of a draw having the same first weights and order of batches."""
-    return twice_arms(s, seed, same=True, called=ALIKE)
+class Plain:
+    """Plain training on the training part, and what is chosen beside it on the validation part."""
+
+    def __init__(self, s: Split, seed: int) -> None:
+        started = time.perf_counter()
+        self.split, self.seed, self.model = s, seed, s.plain(seed)
+        self.figures, self.score = s.validated(self.model), logits_of(self.model, s.x[s.test])
+        self.seconds = time.perf_counter() - started
+
+    def best(self, models: list[nn.Module], target: str) -> np.ndarray:
+        """Scores of the test part by the model with the smallest gap that loses at most a point; by this one if none does."""
+        s, base = self.split, self.figures
+        best = base[target], self.score
+        for model in models:
+            own = s.validated(model)
+            if own[target] < best[0] and all(own[k] >= base[k] - 0.01 for k in ("accuracy", "balanced_accuracy")):
+                best = own[target], logits_of(model, s.x[s.test])
+        return best[1]
+
+    def arms(self, names: list[str]) -> Iterator[tuple[str, list[nn.Module], Arm]]:
+        """Each loss at each weight, and the arm of the weight that is chosen."""
+        s = self.split
+        for name in names:
+            started = time.perf_counter()
+            target, make = PENALTIES[name]
+            models = [s.plain(self.seed, penalty=make(weight, s.num_groups)) for weight in WEIGHTS]
+            seconds = self.seconds + time.perf_counter() - started
+            score = self.best(models, target)
+            yield name, models, (name, target, s.result(score >= 0, score), seconds)
+
+
+def penalty_arms(s: Split, seed: int) -> Iterator[Arm]:
+    """One network under losses that aim at gaps of decisions; their weight by a sweep, by the monitor, by a budget."""
+    plain = Plain(s, seed)
+    base = plain.figures["accuracy"], plain.figures["balanced_accuracy"]
+    for name, models, arm in plain.arms([name for name, (target, _) in PENALTIES.items() if target != TARGETS[2]]):
+        yield arm
+        if name in ("DemographicParity", "EqualOpportunity"):
+            # The strongest of them of which the monitor does not warn, without a look at the gap.
+            silent = [model for model in models if not warned(s, plain.model, model)]
+            score = logits_of(silent[-1], s.x[s.test]) if silent else plain.score
+            yield "penalty, the monitor silent", arm[1], s.result(score >= 0, score), arm[3]
+            started = time.perf_counter()
+            budgeted = Budgeted(s, name, base)
+            score = logits_of(s.plain(seed, penalty=budgeted, watch=budgeted.watch), s.x[s.test])
+            seconds = plain.seconds + time.perf_counter() - started
+            yield "penalty, AccuracyBudget", arm[1], s.result(score >= 0, score), seconds
+
+
+def reweighting_arms(s: Split, seed: int) -> Iterator[Arm]:
+    """One network under losses that aim at accuracy or the worst group."""
+    plain = Plain(s, seed)
+    for _, _, arm in plain.arms([name for name, (target, _) in PENALTIES.items() if target == TARGETS[2]]):
+        yield arm
+    started = time.perf_counter()
+    balanced = 1 / np.bincount(s.ids[s.train])[s.ids[s.train]]
+    models = [s.plain(seed, penalty=group_dro(size, s.num_groups), weights=balanced) for size in STEP_SIZES]
+    seconds = plain.seconds + time.perf_counter() - started
+    for target in TARGETS:
+        score = plain.best(models, target)
+        yield "GroupDRO, balanced batches", target, s.result(score >= 0, score), seconds
+    started = time.perf_counter()
+    body, last = plain.model[:2], plain.model[2]
+    with torch.no_grad():
+        embedded = body(torch.from_numpy(s.x)).numpy()
+    layer = retrain_last_layer(
+        embedded[s.valid], s.y[s.valid], s.labels[s.valid], strengths=(1.0, 0.01), subsamples=5, seed=seed
+    )
+    assert layer.weight.shape == last.weight.shape
+    with torch.no_grad():
+        score = layer(torch.from_numpy(embedded[s.test])).squeeze(1).double().numpy()
+    yield "last layer, balanced", "", s.result(score >= 0, score), plain.seconds + time.perf_counter() - started
 
 
 def rival_arms(s: Split, seed: int) -> Iterator[Arm]:
-    """Other packages, told of balanced accuracy as well where they can be; on the scores of the recommended recipe."""
-    first = s.cross_fit(s.fit(seed, same=False), seed=seed, close=TARGETS[0])
-    score, outside, common = first.score(s.x[s.test]), first.out_of_fold, first.thresholds.common
-    y, ids, labels = s.y[s.both], s.ids[s.both], s.labels[s.both]
-    for target in TARGETS:
+    """Other packages that train."""
+    for target in TARGETS[:2]:
         started = time.perf_counter()
-        decide = rivals.threshold_optimizer(outside, y, labels, target, objective="balanced_accuracy_score")
-        decided = decide(score, s.labels[s.test])
-        yield "ThresholdOptimizer, balanced accuracy", target, s.result(decided, score), time.perf_counter() - started
+        score = rivals.fairret(s, seed, target)
+        yield "fairret", target, s.result(score >= 0, score), time.perf_counter() - started
         started = time.perf_counter()
-        decide = rivals.oxonfair(outside - common, y, ids, target, balanced=True)
-        decided = decide(score - common, s.ids[s.test])
-        yield "OxonFair, balanced accuracy", target, s.result(decided, score), time.perf_counter() - started
-        started = time.perf_counter()
-        score_of_penalty = rivals.fairret(s, seed, target)
-        yield "fairret", target, s.result(score_of_penalty >= 0, score_of_penalty), time.perf_counter() - started
-        started = time.perf_counter()
-        decided, probability = rivals.exponentiated_gradient(s, target)
+        decided, probability = rivals.exponentiated_gradient(s, seed, target)
         yield "ExponentiatedGradient", target, s.result(decided, probability), time.perf_counter() - started
 
 
 PARTS: dict[str, Callable[[Split, int], Iterator[Arm]]] = {
     "plain": plain_arms,
     f"{AGAIN} 1": again_arms,
-    "mean of five folds": single_arms,
-    RECOMMENDED: twice_arms,
-    RECOMMENDED + ALIKE: alike_arms,
+    RECOMMENDED: recommended_arms,
     "fairret": rival_arms,
+    "DemographicParity": penalty_arms,
+    "last layer, balanced": reweighting_arms,
 }
 """The arm by which a part is known to be done -> the part."""

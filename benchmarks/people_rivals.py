@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, ClassifierMixin
 
+from benchmarks.people_penalties import WEIGHTS
 from benchmarks.people_train import logits_of, measured, network
 
 
@@ -85,7 +86,7 @@ def fairret(s: Any, seed: int, target: str) -> np.ndarray:
     x, y, group = s.x[s.valid], s.y[s.valid] == 1, s.labels[s.valid]
     best: tuple[float, np.ndarray] | None = None
     base: dict[str, float] = {}
-    for weight in (0.0, 0.03, 0.1, 0.3, 1.0):
+    for weight in (0.0, *WEIGHTS):
         own = penalty(weight) if weight else None
         model = network(s.x[s.train], s.y[s.train], s.ids[s.train], seed, penalty=own)
         held = logits_of(model, x)
@@ -98,19 +99,27 @@ def fairret(s: Any, seed: int, target: str) -> np.ndarray:
     return best[1]
 
 
-def exponentiated_gradient(s: Any, target: str) -> tuple[np.ndarray, np.ndarray]:
-    """fairlearn's reduction of a logistic regression, gap bounded by 0.02: decisions (mixed at random), probabilities."""
+def exponentiated_gradient(s: Any, seed: int, target: str) -> tuple[np.ndarray, np.ndarray]:
+    """fairlearn's reduction of the same network, gap bounded by 0.02: decisions (mixed at random), probabilities.
+
+    It hands weights and labels to the network, which draws its batches by these weights.
+    """
     from fairlearn.reductions import DemographicParity, ExponentiatedGradient, TruePositiveRateParity
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
+
+    class Network(BaseEstimator, ClassifierMixin):  # type: ignore[misc]
+        def fit(self, x: np.ndarray, y: np.ndarray, sample_weight: np.ndarray) -> Network:
+            y = np.asarray(y).astype(np.int64)
+            self.classes_, weights = np.array([0, 1]), np.asarray(sample_weight, dtype=float)
+            self.model_ = network(x, y, np.zeros(len(y), np.int64), seed, weights=weights)
+            return self
+
+        def predict(self, x: np.ndarray) -> np.ndarray:
+            return (logits_of(self.model_, x) >= 0).astype(np.int64)
 
     constraint = {"positive_rate_gap": DemographicParity, "tpr_gap": TruePositiveRateParity}[target]
-    scale = StandardScaler().fit(s.x[s.both])
-    reduction = ExponentiatedGradient(
-        LogisticRegression(max_iter=300), constraint(difference_bound=0.02), max_iter=15, eps=0.01
-    )
+    reduction = ExponentiatedGradient(Network(), constraint(difference_bound=0.02), max_iter=8, eps=0.01)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        reduction.fit(scale.transform(s.x[s.both]), s.y[s.both], sensitive_features=s.labels[s.both])
-        x = scale.transform(s.x[s.test])
+        reduction.fit(s.x[s.both], s.y[s.both], sensitive_features=s.labels[s.both])
+        x = s.x[s.test]
         return reduction.predict(x, random_state=0) == 1, reduction._pmf_predict(x)[:, 1]

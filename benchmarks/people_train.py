@@ -11,10 +11,7 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from fairloss import DemographicParityLoss
-from fairloss.functional import group_gap, sample_likelihood
-
-TARGETS = ("positive_rate_gap", "tpr_gap")
+TARGETS = ("positive_rate_gap", "tpr_gap", "accuracy_gap")
 
 
 def network(
@@ -24,10 +21,16 @@ def network(
     seed: int,
     *,
     penalty: Any = None,
+    weights: np.ndarray | None = None,
+    watch: Callable[[Callable[[np.ndarray], torch.Tensor]], None] | None = None,
     steps: int = 150,
     classes: int = 1,
 ) -> nn.Module:
-    """One hidden layer of 64, Adam, batches of 512; ``penalty(logits, target, groups)`` is added to the cross-entropy."""
+    """One hidden layer of 64, Adam, batches of 512.
+
+    ``penalty(logits, target, groups)`` is added to the cross-entropy; rows are drawn in proportion to ``weights``;
+    ``watch(function)`` is given the present network, as a function of measurements, after every tenth step.
+    """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     mean, std = x.mean(axis=0), x.std(axis=0) + 1e-6
@@ -35,8 +38,12 @@ def network(
     ids = torch.from_numpy(group)
     body = nn.Sequential(nn.Linear(x.shape[1], 64), nn.ReLU(), nn.Linear(64, classes))
     optimizer = torch.optim.Adam(body.parameters(), lr=3e-3, weight_decay=1e-4)
-    for _ in range(steps):
-        rows = torch.randint(len(data), (512,), generator=generator)
+    drawn = None if weights is None else torch.from_numpy(weights).double()
+    for step in range(1, steps + 1):
+        if drawn is None:
+            rows = torch.randint(len(data), (512,), generator=generator)
+        else:
+            rows = torch.multinomial(drawn, 512, replacement=True, generator=generator)
         logits = body(data[rows]).squeeze(1)
         loss = (
             F.binary_cross_entropy_with_logits(logits, target[rows].float())
@@ -48,6 +55,9 @@ def network(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if watch is not None and step % 10 == 0:
+            with torch.no_grad():
+                watch(lambda rows: body(torch.from_numpy((rows - mean) / std)).squeeze(1))
     with torch.no_grad():  # the standardization becomes part of the first layer
         first = body[0]
         first.weight /= torch.from_numpy(std)
@@ -58,19 +68,6 @@ def network(
 def logits_of(model: nn.Module, x: np.ndarray) -> np.ndarray:
     with torch.no_grad():
         return model(torch.from_numpy(x)).squeeze(1).double().numpy()
-
-
-def penalty_of(target: str, weight: float, num_groups: int) -> Callable[..., torch.Tensor]:
-    """A soft positive-rate gap, or the gap of the soft true-positive rate, times the weight."""
-    if target == "positive_rate_gap":
-        parity = DemographicParityLoss(num_groups)
-        return lambda logits, y, groups: weight * parity(logits, y, groups)
-
-    def on_positives(logits: torch.Tensor, y: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-        likelihood = sample_likelihood(logits, y).prob
-        return weight * group_gap(likelihood, torch.where(y == 1, groups, -1), num_groups=num_groups)
-
-    return on_positives
 
 
 def measured(decided: np.ndarray, score: np.ndarray, y: np.ndarray, group: np.ndarray) -> dict[str, float]:

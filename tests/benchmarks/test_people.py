@@ -1,20 +1,28 @@
 """The study on real people: its page shows its results file; cuts, guard and tests are what they are called."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 from benchmarks.fairness_report import PAGE, fill
 from benchmarks.people import RESULTS, read
 from benchmarks.people_arms import PARTS, Split, split
-from benchmarks.people_data import People, bands
-from benchmarks.people_tables import by_seed, compared, corrected_p, holm, summary, tables
+from benchmarks.people_data import People, bands, table
+from benchmarks.people_tables import by_seed, compared, corrected_p, holm, shown, summary, tables
 from benchmarks.people_train import measured
 
 
 def row(name, seed, arm, target="", **figures):
-    plain = {"accuracy": 0.8, "balanced_accuracy": 0.7, "auc": 0.8, "positive_rate_gap": 0.2, "tpr_gap": 0.2}
-    floors = {"floor_positive_rate_gap": 0.02, "floor_tpr_gap": 0.19}
+    plain = {
+        "accuracy": 0.8,
+        "balanced_accuracy": 0.7,
+        "auc": 0.8,
+        "positive_rate_gap": 0.2,
+        "tpr_gap": 0.2,
+        "accuracy_gap": 0.1,
+    }
+    floors = {"floor_positive_rate_gap": 0.02, "floor_tpr_gap": 0.19, "floor_accuracy_gap": 0.0}
     return {"set": name, "seed": seed, "arm": arm, "target": target, "seconds": 1.0, **plain, **floors, **figures}
 
 
@@ -71,11 +79,26 @@ def test_measured_counts_by_hand():
 
 
 def test_splits_share_no_row_and_bands_are_named_by_their_ends():
-    people = People(np.zeros((50, 1)), np.zeros(50), np.zeros(50))
+    people = People(np.zeros((50, 1)), np.zeros(50), np.zeros(50), np.zeros(1, bool))
     parts = split(people, 3)
     assert sorted(np.concatenate(parts)) == list(range(50))
     assert [len(part) for part in parts] == [30, 10, 10]
     assert bands(np.array([39, 40, 64, 65]), 40, 65).tolist() == ["< 40", "40-64", "40-64", ">= 65"]
+
+
+def test_seeds_of_the_choice_are_not_shown():
+    rows = [row("a", 9, "plain"), row("a", 10, "plain"), row("a", 11, "plain") | {"hidden": True}]
+    assert shown(rows) == rows[1:2]
+    assert shown(rows, hidden=True) == rows[2:]
+
+
+def test_columns_that_say_the_group_are_known_and_hidden():
+    frame = pd.DataFrame({"num_age": [30.0, 50.0, 70.0], "fac_race": ["a", "b", "a"], "language": [1.0, 2.0, 4.0]})
+    people = table(frame, pd.Series([0, 1, 0]), np.array(["x", "y", "x"]), "age")
+    assert people.says_group.tolist() == [True, False, False, False]
+    assert Split(people, 0, hidden=True).x.tolist() == people.x[:, 1:].tolist()
+    by_race = table(frame, pd.Series([0, 1, 0]), np.array(["x", "y", "x"]), "race")
+    assert by_race.says_group.tolist() == [False, False, True, True]
 
 
 @pytest.mark.examples
@@ -85,7 +108,7 @@ def test_every_arm_runs_on_made_up_people(rng, monkeypatch):
     group = rng.integers(0, 2, 600)
     x = rng.standard_normal((600, 4)).astype(np.float32)
     y = (x[:, 0] + 0.8 * group + rng.standard_normal(600) > 0.5).astype(np.int64)
-    made_up = Split(People(x, y, np.array(["a", "b"])[group]), 0)
+    made_up = Split(People(x, y, np.array(["a", "b"])[group], np.array([True, False, False, False])), 0)
     found = [arm for part in PARTS.values() for arm in part(made_up, 0)]
-    assert len({name for name, *_ in found}) == 26
+    assert len({name for name, *_ in found}) == 33
     assert all(0 <= figures["accuracy"] <= 1 for _, _, figures, _ in found)
