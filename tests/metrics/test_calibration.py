@@ -177,7 +177,7 @@ def test_the_report_bins_as_the_function_does(kind):
     assert [group.metrics["ece"].value for group in found["group"].groups] == pytest.approx(by_hand, abs=1e-7)
     # Replicates are binned alike: their middle lies above the value by the noise of the bins alone.
     pred = as_predictions(y, score)
-    drawn = MetricsOfPredictions(pred, ["ece"], np.ones(400), "standard")
+    drawn = MetricsOfPredictions(pred, ["ece"], np.ones(400), "standard", set())
     cells = Cells.made(np.zeros(400, dtype=np.int64), 1, np.arange(400), 400)
     (ece,) = drawn.from_sums(sums_of(drawn.columns, cells, np.ones(400)).sum(axis=0))
     assert ece == pytest.approx(ece_of_hundredths(y, k.tolist()), abs=1e-7)
