@@ -119,14 +119,17 @@ def overlap(
     """Per-sample sums of (B, C, *spatial) logits; see :class:`Overlap` and :func:`sample_dice_loss`."""
     floating("input", input, "(B, C, *spatial)")
     real("target", target, "a tensor of class ids or probabilities")
-    sigmoid, ignore_index = o["activation"] != "softmax", o["ignore_index"]
-    least = 1 if sigmoid else 2
+    ignore_index, probabilities = o["ignore_index"], o["activation"] == "none"
+    apart = o["activation"] != "softmax"  # whether each channel is a question of its own
+    least = 1 if apart else 2
     if input.ndim < 3 or input.shape[1] < least or (num_classes is not None and input.shape[1] != num_classes):
         wanted = f"C >= {least}" if num_classes is None else f"C = {num_classes}"
-        cure = "activation='sigmoid' takes one channel" * (input.shape[1:2] == (1,) and not sigmoid)
+        cure = "activation='sigmoid' takes one channel" * (input.shape[1:2] == (1,) and not apart)
         raise ValueError(expected("input", f"shape (B, C, *spatial) with {wanted}", tuple(input.shape), cure))
     same_device("target", target, "input", input)
-    if o["activation"] == "none":
+    if probabilities and with_nll:
+        raise ValueError(expected("dice_weight", "1 beside activation='none'", "less", "cross-entropy takes logits"))
+    if probabilities:
         between("input", input, 0, 1, "probabilities in [0, 1] beside activation='none'")
     x = input.flatten(2)
     n, classes, pixels = x.shape
@@ -138,7 +141,7 @@ def overlap(
             t = t.masked_fill(ignored.unsqueeze(1), 0)
         check_fractions(t)  # a mask of 0 and 255 would train on nonsense
         t = t if t.dtype.is_floating_point else t.to(torch.float32)
-        if not sigmoid:
+        if not apart:
             whole = t.sum(1)
             whole = whole if ignored is None else whole.masked_fill(ignored, 1.0)
             cure = "overlapping masks take activation='sigmoid'; a pixel to leave out is ignore_index in every channel"
@@ -156,16 +159,12 @@ def overlap(
         wanted = "ids (B, *spatial) or (B, 1, *spatial), or one-hot (B, C, *spatial)"
         given = f"{tuple(target.shape)} ({target.dtype})"
         raise ValueError(expected("target", f"{wanted}, for input {tuple(input.shape)}", given))
-    if o["activation"] == "none":
-        if with_nll:
-            raise ValueError(
-                expected("dice_weight", "1 beside activation='none'", "less", "cross-entropy takes logits")
-            )
+    if probabilities:
         sums, nll = probability_sums(x, t, squared=o["squared_pred"], ignored=ignored)
     else:
-        sums, nll = dice_sums(x, t, with_nll, sigmoid=sigmoid, squared=o["squared_pred"], ignored=ignored)
+        sums, nll = dice_sums(x, t, with_nll, sigmoid=apart, squared=o["squared_pred"], ignored=ignored)
     counted = sums.new_full((n,), pixels) if ignored is None else (~ignored).sum(1).to(sums.dtype)
-    return Overlap(sums, nll, counted * classes if sigmoid else counted)
+    return Overlap(sums, nll, counted * classes if apart else counted)
 
 
 def check_class_ids(ids: Tensor, num_classes: int) -> None:

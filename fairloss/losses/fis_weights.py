@@ -208,7 +208,7 @@ def scaled_weights(
         logits = logits if temperature == 1 else logits / temperature
         cap = math.inf if o["max_weight"] is None else o["max_weight"]
         shares = capped_shares(logits, [n, *(line.total for line, _, _ in lines)], cap)
-        base = shares[0] * (scale * (1 - c) * n) if c == 0 else shares[0]
+        base = shares[0] * (scale * n) if c == 0 else shares[0]  # without lines it is the weight
         weights = []
         for share, (line, _, _) in zip(shares[1:], lines, strict=True):
             # c (1 - known + total s^G) + (1 - c) n s^I: an unknown sample has share 0 and group weight 1.
