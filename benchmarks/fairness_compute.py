@@ -19,11 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy import stats
 
 import fairloss as fl
 from benchmarks.fairness_data import FULL, RENDERED, Fold, Part, folds
-from benchmarks.fairness_report import PAGE, fill
+from benchmarks.fairness_report import PAGE, fill, interval, read_rows
 from benchmarks.fairness_train import Batches, Loss, Network, repeated, shuffled, train
 
 RESULTS = Path(__file__).parent / "results" / "fairness_compute.jsonl"
@@ -135,23 +134,12 @@ def task_rows(task: str, seed: int, cache: Path, names: list[str]) -> list[dict[
     return rows
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
 def differences(rows: list[dict[str, Any]], arm: str, control: str, figure: str) -> np.ndarray:
     """(tasks,) mean over the seeds of the arm minus its control, in points."""
     value = {(row["task"], row["seed"], row["arm"]): row[figure] for row in rows}
     seeds = sorted({seed for _, seed, name in value if name == arm})
     tasks = [task for task in RENDERED if all((task, seed, arm) in value for seed in seeds)]
     return 100 * np.array([np.mean([value[t, s, arm] - value[t, s, control] for s in seeds]) for t in tasks])
-
-
-def interval(values: np.ndarray) -> str:
-    if len(values) < 2:
-        return f"{values.mean():+.2f}"
-    width = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return f"{values.mean():+.2f} [{values.mean() - width:+.2f}, {values.mean() + width:+.2f}]"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -177,12 +165,14 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="write the page's table from the results file")
     args = parser.parse_args()
     if args.save:
-        PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), {"compute": table(read(args.out))}), encoding="utf-8")
+        PAGE.write_text(
+            fill(PAGE.read_text(encoding="utf-8"), {"compute": table(read_rows(args.out))}), encoding="utf-8"
+        )
         return
     torch.set_num_threads(1)
     for seed in range(args.seeds):
         for task in RENDERED:
-            done = {row["arm"] for row in read(args.out) if (row["task"], row["seed"]) == (task, seed)}
+            done = {row["arm"] for row in read_rows(args.out) if (row["task"], row["seed"]) == (task, seed)}
             if done >= set(ARMS):
                 continue
             rows = task_rows(task, seed, args.cache, list(ARMS))

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from .fairness_data import Sizes
 from .fairness_methods import PLAIN, RESAMPLING, SAME_RATE
@@ -57,6 +59,26 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_rounded(v) for v in value]
     return float(f"{value:.9g}") if isinstance(value, float) else value
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Of a results file with one object a line; none where there is no file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def bounds(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean and the ends of its 95 % t interval, NaN for fewer than two values."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, float("nan"), float("nan")
+    width = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return mean, mean - width, mean + width
+
+
+def interval(values: Sequence[float]) -> str:
+    """These, in words."""
+    mean, low, high = bounds(values)
+    return f"{mean:+.2f}" if len(values) < 2 else f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def fill(page: str, parts: dict[str, str]) -> str:

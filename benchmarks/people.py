@@ -18,11 +18,10 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from benchmarks.fairness_report import PAGE, fill
+from benchmarks.fairness_report import PAGE, fill, read_rows
 from benchmarks.people_arms import PARTS, Split
 from benchmarks.people_data import SETS
 from benchmarks.people_tables import FIRST, picture, tables
@@ -30,12 +29,8 @@ from benchmarks.people_tables import FIRST, picture, tables
 RESULTS = Path(__file__).parent / "results" / "people.jsonl"
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
 def run(path: Path, seeds: range, names: list[str], parts: list[str], hidden: bool) -> None:
-    done = {(row["set"], row["seed"], row["arm"]) for row in read(path) if row.get("hidden", False) == hidden}
+    done = {(row["set"], row["seed"], row["arm"]) for row in read_rows(path) if row.get("hidden", False) == hidden}
     path.parent.mkdir(parents=True, exist_ok=True)
     for part in parts:
         for seed in seeds:
@@ -63,7 +58,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="write the page's tables from the results file")
     args = parser.parse_args()
     if args.save:
-        rows = read(args.out)
+        rows = read_rows(args.out)
         PAGE.write_text(fill(PAGE.read_text(encoding="utf-8"), {"people": tables(rows)}), encoding="utf-8")
         picture(rows).savefig(PAGE.parent / "img" / "people.png", dpi=120)
     else:

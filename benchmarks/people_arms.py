@@ -14,7 +14,7 @@ from torch import nn
 
 from benchmarks import people_rivals as rivals
 from benchmarks.people_data import People
-from benchmarks.people_penalties import PENALTIES, STEP_SIZES, WEIGHTS, Budgeted, group_dro, warned
+from benchmarks.people_penalties import PENALTIES, STEP_SIZES, WEIGHTS, Budgeted, Penalty, group_dro, warned
 from benchmarks.people_train import TARGETS, logits_of, measured, network
 from fairloss import encode_groups
 from fairloss.postprocess import CrossFit, GroupThresholds, cross_fit, retrain_last_layer
@@ -49,7 +49,8 @@ class Split:
     def result(self, decided: np.ndarray, score: np.ndarray) -> dict[str, float]:
         return measured(decided, score, self.y[self.test] == 1, self.labels[self.test])
 
-    def validated(self, model: nn.Module) -> dict[str, float]:
+    def validated(self, model: Callable[..., torch.Tensor]) -> dict[str, float]:
+        """Figures on the validation part."""
         score = logits_of(model, self.x[self.valid])
         return measured(score >= 0, score, self.y[self.valid] == 1, self.labels[self.valid])
 
@@ -57,22 +58,18 @@ class Split:
         """Trained on the training part."""
         return network(self.x[self.train], self.y[self.train], self.ids[self.train], seed, **options)
 
-    def fit(self, seed: int, penalty: Any = None) -> Callable[..., nn.Module]:
-        """A function for `cross_fit`; every member has first weights and an order of batches of its own."""
-        number = {label: g for g, label in enumerate(self.names)}
+    def cross_fit(self, seed: int, **options: Any) -> CrossFit:
+        """Of plain networks; every member has first weights and an order of batches of its own."""
         member = itertools.count(1000 * seed)
 
-        def one(data: np.ndarray, target: np.ndarray, group: np.ndarray) -> nn.Module:
-            return network(data, target, np.array([number[label] for label in group]), next(member), penalty=penalty)
+        def fit(data: np.ndarray, target: np.ndarray, _: np.ndarray) -> nn.Module:
+            return network(data, target, np.zeros(len(target), np.int64), next(member))
 
-        return one
-
-    def cross_fit(self, fit: Any, **options: Any) -> CrossFit:
         x, y, group = (part[self.both] for part in (self.x, self.y, self.labels))
         with warnings.catch_warnings():
             # Of positive rates that averaging moves: the study measures what comes of it.
             warnings.simplefilter("ignore")
-            return cross_fit(fit, x, y=y, attribute=group, **options)
+            return cross_fit(fit, x, y=y, attribute=group, seed=seed, **options)
 
     def group_probabilities(self, seed: int) -> np.ndarray:
         """(N, G) of the test part, by a network of the same size that was trained to tell the groups apart."""
@@ -121,7 +118,7 @@ def recommended_arms(s: Split, seed: int) -> Iterator[Arm]:
     for draw, suffix in enumerate(("", FOLDS_AGAIN)):
         started = time.perf_counter()
         own = seed + 1000 * draw
-        made = s.cross_fit(s.fit(own), seed=own, close=TARGETS[0])
+        made = s.cross_fit(own, close=TARGETS[0])
         score, outside = made.score(s.x[s.test]), made.out_of_fold
         common, reference = made.thresholds.common, made.reference
         trained = time.perf_counter() - started
@@ -175,41 +172,42 @@ class Plain:
                 best = own[target], logits_of(model, s.x[s.test])
         return best[1]
 
-    def arms(self, names: list[str]) -> Iterator[tuple[str, list[nn.Module], Arm]]:
-        """Each loss at each weight, and the arm of the weight that is chosen."""
-        s = self.split
-        for name in names:
-            started = time.perf_counter()
-            target, make = PENALTIES[name]
-            models = [s.plain(self.seed, penalty=make(weight, s.num_groups)) for weight in WEIGHTS]
-            seconds = self.seconds + time.perf_counter() - started
-            score = self.best(models, target)
-            yield name, models, (name, target, s.result(score >= 0, score), seconds)
+    def sweep(self, name: str, target: str, make: Callable[[float, int], Penalty]) -> tuple[list[nn.Module], Arm]:
+        """A loss at each weight, and the arm of the weight that is chosen."""
+        started, s = time.perf_counter(), self.split
+        models = [s.plain(self.seed, penalty=make(weight, s.num_groups)) for weight in WEIGHTS]
+        seconds = self.seconds + time.perf_counter() - started
+        score = self.best(models, target)
+        return models, (name, target, s.result(score >= 0, score), seconds)
 
 
 def penalty_arms(s: Split, seed: int) -> Iterator[Arm]:
     """One network under losses that aim at gaps of decisions; their weight by a sweep, by the monitor, by a budget."""
     plain = Plain(s, seed)
     base = plain.figures["accuracy"], plain.figures["balanced_accuracy"]
-    for name, models, arm in plain.arms([name for name, (target, _) in PENALTIES.items() if target != TARGETS[2]]):
+    for name, (target, make) in PENALTIES.items():
+        if target == "accuracy_gap":
+            continue
+        models, arm = plain.sweep(name, target, make)
         yield arm
         if name in ("DemographicParity", "EqualOpportunity"):
             # The strongest of them of which the monitor does not warn, without a look at the gap.
             silent = [model for model in models if not warned(s, plain.model, model)]
             score = logits_of(silent[-1], s.x[s.test]) if silent else plain.score
-            yield "penalty, the monitor silent", arm[1], s.result(score >= 0, score), arm[3]
+            yield "penalty, the monitor silent", target, s.result(score >= 0, score), arm[3]
             started = time.perf_counter()
             budgeted = Budgeted(s, name, base)
             score = logits_of(s.plain(seed, penalty=budgeted, watch=budgeted.watch), s.x[s.test])
             seconds = plain.seconds + time.perf_counter() - started
-            yield "penalty, AccuracyBudget", arm[1], s.result(score >= 0, score), seconds
+            yield "penalty, AccuracyBudget", target, s.result(score >= 0, score), seconds
 
 
 def reweighting_arms(s: Split, seed: int) -> Iterator[Arm]:
     """One network under losses that aim at accuracy or the worst group."""
     plain = Plain(s, seed)
-    for _, _, arm in plain.arms([name for name, (target, _) in PENALTIES.items() if target == TARGETS[2]]):
-        yield arm
+    for name, (target, make) in PENALTIES.items():
+        if target == "accuracy_gap":
+            yield plain.sweep(name, target, make)[1]
     started = time.perf_counter()
     balanced = 1 / np.bincount(s.ids[s.train])[s.ids[s.train]]
     models = [s.plain(seed, penalty=group_dro(size, s.num_groups), weights=balanced) for size in STEP_SIZES]
@@ -231,11 +229,10 @@ def reweighting_arms(s: Split, seed: int) -> Iterator[Arm]:
 
 
 def rival_arms(s: Split, seed: int) -> Iterator[Arm]:
-    """Other packages that train."""
+    """Other packages that train; fairret's weight is chosen as those of the library's losses are."""
+    plain = Plain(s, seed)
     for target in TARGETS[:2]:
-        started = time.perf_counter()
-        score = rivals.fairret(s, seed, target)
-        yield "fairret", target, s.result(score >= 0, score), time.perf_counter() - started
+        yield plain.sweep("fairret", target, rivals.fairret(target))[1]
         started = time.perf_counter()
         decided, probability = rivals.exponentiated_gradient(s, seed, target)
         yield "ExponentiatedGradient", target, s.result(decided, probability), time.perf_counter() - started

@@ -6,13 +6,12 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import fairloss as fl
-from benchmarks.people_train import TARGETS, measured
+from benchmarks.people_train import TARGETS
 from fairloss.training import AccuracyBudget, FairnessMonitor, FairnessWarning
 
 WEIGHTS = (0.03, 0.1, 0.3, 1.0)
@@ -91,10 +90,8 @@ class Budgeted(nn.Module):
         value: torch.Tensor = self.budget(logits, y, groups)
         return value
 
-    def watch(self, network: Callable[[np.ndarray], torch.Tensor]) -> None:
-        s = self.split
-        score = network(s.x[s.valid]).double().numpy()
-        own = measured(score >= 0, score, s.y[s.valid] == 1, s.labels[s.valid])
+    def watch(self, network: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        own = self.split.validated(network)
         self.budget.update(accuracy=own["accuracy"], balanced_accuracy=own["balanced_accuracy"])
 
 

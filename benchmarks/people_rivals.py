@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from benchmarks.people_penalties import WEIGHTS
-from benchmarks.people_train import logits_of, measured, network
+from benchmarks.people_penalties import Penalty
+from benchmarks.people_train import logits_of, network
 
 
 def threshold_optimizer(
@@ -68,35 +68,23 @@ def oxonfair(
     return decide
 
 
-def fairret(s: Any, seed: int, target: str) -> np.ndarray:
-    """fairret's NormLoss inside plain training: logits of the test part, at the strongest weight that validation allows."""
+def fairret(target: str) -> Callable[[float, int], Penalty]:
+    """fairret's NormLoss, as a function of weight and number of groups."""
     from fairret.loss import NormLoss
     from fairret.statistic import PositiveRate, TruePositiveRate
 
     loss = NormLoss({"positive_rate_gap": PositiveRate, "tpr_gap": TruePositiveRate}[target]())
 
-    def penalty(weight: float) -> Any:
+    def make(weight: float, num_groups: int) -> Penalty:
         def value(logits: torch.Tensor, y: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-            of = F.one_hot(groups, s.num_groups).float()
+            of = F.one_hot(groups, num_groups).float()
             more = () if target == "positive_rate_gap" else (y[:, None].float(),)
-            return weight * loss(logits[:, None], of, *more)
+            found: torch.Tensor = weight * loss(logits[:, None], of, *more)
+            return found
 
         return value
 
-    x, y, group = s.x[s.valid], s.y[s.valid] == 1, s.labels[s.valid]
-    best: tuple[float, np.ndarray] | None = None
-    base: dict[str, float] = {}
-    for weight in (0.0, *WEIGHTS):
-        own = penalty(weight) if weight else None
-        model = network(s.x[s.train], s.y[s.train], s.ids[s.train], seed, penalty=own)
-        held = logits_of(model, x)
-        found = measured(held >= 0, held, y, group)
-        base = base or found
-        kept = all(found[k] >= base[k] - 0.01 for k in ("accuracy", "balanced_accuracy"))
-        if best is None or (kept and found[target] < best[0]):
-            best = found[target], logits_of(model, s.x[s.test])
-    assert best is not None
-    return best[1]
+    return make
 
 
 def exponentiated_gradient(s: Any, seed: int, target: str) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from benchmarks.fairness_report import bounds, interval
+
 GUARD = 0.01
 FIRST = 10  # the first of the seeds that are shown; on those before it everything was chosen
 RECOMMENDED = "cross-fitted thresholds"
@@ -93,14 +95,13 @@ def summary(rows: list[dict[str, Any]], target: str) -> list[dict[str, Any]]:
             found[name] = compare([plain[row["seed"]] for row in own], own, target) | {"seeds": len(own)}
         of = [found[name] for name in sets]
         cuts = [one["cut"] for one in of]
-        mean, error = np.mean(cuts), stats.sem(cuts) if len(cuts) > 1 else float("nan")
-        width = stats.t.ppf(0.975, len(cuts) - 1) * error if len(cuts) > 1 else float("nan")
+        mean, low, high = bounds(cuts)
         lines.append(
             {
                 "arm": arm,
                 "cut": mean,
-                "low": mean - width,
-                "high": mean + width,
+                "low": low,
+                "high": high,
                 "all": np.mean([one["cut"] for one in found.values()]),
                 "guard": f"{sum(one['holds'] for one in of)} of {len(sets)} ({sum(one['broken'] for one in of)})",
                 "halved": sum(one["paired"] < 0.05 for one in of),
@@ -127,15 +128,6 @@ def holm(p_values: list[float]) -> list[float]:
     corrected = np.empty(len(order))
     corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return list(corrected)
-
-
-def interval(values: list[float]) -> str:
-    """Mean and t interval over sets."""
-    mean = np.mean(values)
-    if len(values) < 2:
-        return f"{mean:+.2f}"
-    width = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
-    return f"{mean:+.2f} [{mean - width:+.2f}, {mean + width:+.2f}]"
 
 
 def shown(rows: list[dict[str, Any]], *, hidden: bool = False) -> list[dict[str, Any]]:

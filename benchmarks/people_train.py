@@ -22,7 +22,7 @@ def network(
     *,
     penalty: Any = None,
     weights: np.ndarray | None = None,
-    watch: Callable[[Callable[[np.ndarray], torch.Tensor]], None] | None = None,
+    watch: Callable[[Callable[[torch.Tensor], torch.Tensor]], None] | None = None,
     steps: int = 150,
     classes: int = 1,
 ) -> nn.Module:
@@ -57,7 +57,7 @@ def network(
         optimizer.step()
         if watch is not None and step % 10 == 0:
             with torch.no_grad():
-                watch(lambda rows: body(torch.from_numpy((rows - mean) / std)).squeeze(1))
+                watch(lambda rows: body((rows - torch.from_numpy(mean)) / torch.from_numpy(std)))
     with torch.no_grad():  # the standardization becomes part of the first layer
         first = body[0]
         first.weight /= torch.from_numpy(std)
@@ -65,7 +65,7 @@ def network(
     return body
 
 
-def logits_of(model: nn.Module, x: np.ndarray) -> np.ndarray:
+def logits_of(model: Callable[..., torch.Tensor], x: np.ndarray) -> np.ndarray:
     with torch.no_grad():
         return model(torch.from_numpy(x)).squeeze(1).double().numpy()
 

@@ -3,14 +3,14 @@
 import numpy as np
 from scipy import stats
 
-from benchmarks.fairness_compute import ARMS, RESULTS, TODAY, differences, interval, read, table
+from benchmarks.fairness_compute import ARMS, RESULTS, TODAY, differences, table
 from benchmarks.fairness_data import RENDERED
-from benchmarks.fairness_report import PAGE, fill
+from benchmarks.fairness_report import PAGE, fill, interval, read_rows
 
 
 def test_the_page_shows_the_results_file():
     page = PAGE.read_text(encoding="utf-8")
-    assert fill(page, {"compute": table(read(RESULTS))}) == page
+    assert fill(page, {"compute": table(read_rows(RESULTS))}) == page
 
 
 def test_controls_train_as_long_on_the_same_data():
